@@ -1,0 +1,32 @@
+# `make test` needs nothing but Python; every target works in .venv, which it makes when it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+.PHONY: demo test test-host lint bench clean
+
+$(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	$(PY) -m pip install --quiet --no-deps -e .
+	touch $@
+
+demo:
+	@echo "The demo needs the toy world's trained weights, which come with a later version. Until then: make test, or a workflow in ComfyUI."
+
+test: $(VENV)/installed
+	$(PY) -m pytest
+
+test-host: $(VENV)/installed
+	$(PY) -m pytest tests/host
+
+lint: $(VENV)/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m basedpyright
+
+bench: $(VENV)/installed
+	$(PY) -m bench.masks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
