@@ -1,10 +1,22 @@
 """ComfyUI-StoryIdentity: picture stories whose characters stay the same person in every frame."""
 
+import importlib
+from typing import Any
+
 WEB_DIRECTORY = "./web"
 
+_OLDEST_HOST = (0, 14)
 
-async def comfy_entrypoint():  # noqa: ANN201 - the host's type exists only inside the host
-    """Called once by ComfyUI (0.14 or newer) when it loads the pack."""
+
+async def comfy_entrypoint() -> Any:
+    """Called once by ComfyUI when it loads the pack; says so if that ComfyUI is too old."""
+    from comfyui_version import __version__
+
+    if tuple(int(part) for part in __version__.split(".")[:2]) < _OLDEST_HOST:
+        oldest = ".".join(map(str, _OLDEST_HOST))
+        raise RuntimeError(
+            f"ComfyUI-StoryIdentity needs ComfyUI {oldest} or newer; this is {__version__}. Update ComfyUI."
+        )
     from .nodes.extension import StoryIdentityExtension
 
     return StoryIdentityExtension()

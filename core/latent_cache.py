@@ -1,0 +1,148 @@
+"""Noisy image caching (IdentityStory, section 3.2, equations 3 and 4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of the model while the template was sampled.
+
+    Args:
+        sigma: The noise level of the call.
+        prediction: The guided x0 prediction that the sampler went on with.
+        latent: The latent that entered the call, or None where it was not kept.
+        unconditional: The unconditional x0 prediction, kept only for samplers that read it (CFG++).
+    """
+
+    sigma: float
+    prediction: Float[Tensor, "b c h w"]
+    latent: Float[Tensor, "b c h w"] | None = None
+    unconditional: Float[Tensor, "b c h w"] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What made a cache: enough to run the same solver again and to refuse a model it does not fit.
+
+    Args:
+        model_family: The host's name for the architecture, such as `SDXL`.
+        sigma_range: The smallest and largest noise level the model was trained on.
+        sampler_name: The sampler, for messages.
+        seed: The seed of the starting noise and of the sampler's own noise.
+        cfg: The guidance scale of the template.
+        solver: The host's own sampler object; opaque here.
+    """
+
+    model_family: str
+    sigma_range: tuple[float, float]
+    sampler_name: str
+    seed: int
+    cfg: int | float
+    solver: object
+
+
+@dataclass(frozen=True)
+class NoisyLatentCache:
+    """Every model call of one template frame, and what started and ended it.
+
+    Tensors are on the CPU. `sigmas` is the schedule, from noisy to clean, one more than there are steps. A step may be
+    several calls: Euler and DDIM call the model once, Heun and DPM-2 twice. Latents are in the model's own
+    (scaled, variance-exploding) space, except `initial` and `final`, which are as the host hands them out.
+    Treat it as immutable: hosts keep it between runs.
+    """
+
+    calls: tuple[ModelCall, ...]
+    sigmas: Float[Tensor, " steps_plus_one"]
+    noise: Float[Tensor, "b c h w"]
+    initial: Float[Tensor, "b c h w"]
+    final: Float[Tensor, "b c h w"]
+    noise_mask: Float[Tensor, "..."] | None
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        if not self.calls:
+            raise ValueError("A noisy latent cache needs at least one model call; the schedule had no steps.")
+        shape = tuple(self.noise.shape)
+        for index, call in enumerate(self.calls):
+            if tuple(call.prediction.shape) != shape:
+                raise ValueError(f"Call {index} predicted shape {tuple(call.prediction.shape)}, the noise is {shape}.")
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors held."""
+        tensors = [self.sigmas, self.noise, self.initial, self.final, self.noise_mask]
+        for call in self.calls:
+            tensors += [call.prediction, call.latent, call.unconditional]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    def step_of(self, sigma: float) -> int:
+        """The step a noise level belongs to: the last one whose sigma is not below it, 0-based, counted up."""
+        return max(int((self.sigmas[:-1] >= sigma).sum()) - 1, 0)
+
+
+class LatentRecorder:
+    """Collects model calls while a host samples.
+
+    Args:
+        keep_from: Calls with a sigma above this keep no latent (predictions are always kept: replay needs them).
+        dtype: Storage type. float32 is exact; float16 halves the bytes and rounds each prediction to 11 bits.
+    """
+
+    def __init__(self, keep_from: float = float("inf"), dtype: torch.dtype = torch.float32) -> None:
+        self.keep_from = keep_from
+        self.dtype = dtype
+        self.calls: list[ModelCall] = []
+
+    def add(self, sigma: float, latent: Tensor, prediction: Tensor, unconditional: Tensor | None = None) -> None:
+        """Record one call; the tensors are copied to the CPU, so the sampler may write into its own."""
+        self.calls.append(
+            ModelCall(
+                sigma=sigma,
+                prediction=self._stored(prediction),
+                latent=self._stored(latent) if sigma <= self.keep_from else None,
+                unconditional=None if unconditional is None else self._stored(unconditional),
+            )
+        )
+
+    def _stored(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to("cpu", self.dtype, copy=True)
+
+
+class CacheReplay:
+    """Hands the recorded calls out again, in order, and refuses a solver that takes another path.
+
+    Args:
+        calls: The recorded calls.
+        sampler_name: Named in the error.
+    """
+
+    def __init__(self, calls: Sequence[ModelCall], sampler_name: str) -> None:
+        self._calls = calls
+        self._sampler_name = sampler_name
+        self._next = 0
+
+    def answer(self, sigma: float) -> ModelCall:
+        """The next recorded call.
+
+        Raises:
+            ValueError: If the solver asks for another noise level than it did when the template was sampled.
+        """
+        if self._next >= len(self._calls) or self._calls[self._next].sigma != sigma:
+            recorded = f"sigma {self._calls[self._next].sigma}" if self._next < len(self._calls) else "no further call"
+            raise ValueError(
+                f'The sampler "{self._sampler_name}" took another path than when the template was sampled: at model '
+                f"call {self._next + 1} the cache holds {recorded}, now it asks for sigma {sigma}. Samplers whose "
+                "steps depend on the picture cannot be replayed; use another sampler, such as euler."
+            )
+        call = self._calls[self._next]
+        self._next += 1
+        return call

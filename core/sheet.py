@@ -1,0 +1,127 @@
+"""Pictures for people to look at: a layout drawn over its frame, a story on one sheet."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .layout import Layout
+
+_MARGIN = 16
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    """A colour per character: golden-ratio steps around the hue circle, so neighbours differ."""
+    red, green, blue = colorsys.hsv_to_rgb((0.58 + index * 0.618034) % 1.0, 0.75, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw_layout(image: Float[Tensor, "h w 3"], layout: Layout) -> Float[Tensor, "h w 3"]:
+    """The frame with each character's mask tinted and named; empty masks are listed at the bottom.
+
+    Raises:
+        ValueError: If the layout was made for a picture of another size.
+    """
+    if tuple(image.shape[:2]) != layout.size:
+        height, width = layout.size
+        raise ValueError(
+            f"{layout.label}: the picture is {image.shape[1]}x{image.shape[0]}, but the layout is {width}x{height}."
+        )
+    pixels = _to_uint8(image).astype(np.float32)
+    for index, mask in enumerate(layout.masks.numpy()):
+        pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour_of(index), dtype=np.float32)
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(10, picture.height // 32))
+    missing = [name for name, mask in zip(layout.names, layout.masks, strict=True) if not mask.any()]
+    for index, (name, mask) in enumerate(zip(layout.names, layout.masks, strict=True)):
+        if mask.any():
+            rows, columns = torch.nonzero(mask.any(dim=1)), torch.nonzero(mask.any(dim=0))
+            _label(draw, (int(columns[0]), int(rows[0])), name, font, colour_of(index))
+    if missing:
+        _label(draw, (0, picture.height), f"not found: {', '.join(missing)}", font, (255, 255, 255))
+    return _to_float(picture)
+
+
+def contact_sheet(
+    images: Sequence[Float[Tensor, "h w 3"]], captions: Sequence[str], columns: int, cell_width: int
+) -> Float[Tensor, "H W 3"]:
+    """All pictures on one sheet, row by row, each scaled to one width, with its caption under it.
+
+    Args:
+        images: Any sizes; at least one.
+        captions: One per picture; an empty one takes no room.
+        columns: 1 or more.
+        cell_width: Width of a picture on the sheet, in pixels, 16 or more.
+    """
+    if not images:
+        raise ValueError("The sheet has no pictures.")
+    if columns < 1 or cell_width < 16:
+        raise ValueError(f"A sheet needs at least 1 column and cells of 16 pixels, not {columns} and {cell_width}.")
+    font = ImageFont.load_default(size=max(10, cell_width // 22))
+    cells = [_cell(image, text, cell_width, font) for image, text in zip(images, captions, strict=True)]
+    columns = min(columns, len(cells))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    sheet = Image.new(
+        "RGB",
+        (columns * (cell_width + _MARGIN) + _MARGIN, sum(heights) + _MARGIN * (len(rows) + 1)),
+        "white",
+    )
+    top = _MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (_MARGIN + column * (cell_width + _MARGIN), top))
+        top += height + _MARGIN
+    return _to_float(sheet)
+
+
+def _cell(image: Tensor, caption: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
+    picture = Image.fromarray(_to_uint8(image))
+    picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
+    lines = _wrap(caption, width, font)
+    line_height = round(font.getbbox("Ag")[3] * 1.25)
+    cell = Image.new("RGB", (width, picture.height + (line_height * len(lines) + 6 if lines else 0)), "white")
+    cell.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(cell)
+    for number, line in enumerate(lines):
+        draw.text((0, picture.height + 4 + number * line_height), line, fill=(40, 40, 40), font=font)
+    return cell
+
+
+def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] = f"{lines[-1]} {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _label(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    text: str,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    colour: tuple[int, int, int],
+) -> None:
+    """Write text on a plate at a corner, moved inside the picture where it would stick out."""
+    width, height = draw.im.size if draw.im else (0, 0)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    x = max(0, min(corner[0], width - round(right - left) - 8))
+    y = max(0, min(corner[1], height - round(bottom) - 8))
+    draw.rectangle((x, y, x + right - left + 8, y + bottom + 6), fill=(0, 0, 0))
+    draw.text((x + 4, y + 2), text, fill=colour, font=font)
+
+
+def _to_uint8(image: Tensor) -> np.ndarray:
+    return (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def _to_float(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)

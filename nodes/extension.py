@@ -1,0 +1,30 @@
+"""The list of nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .host.folders import register_folders
+
+
+class StoryIdentityExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_folders()
+        from . import identity, layout, sampling, sheet, story
+
+        return [
+            story.StoryNode,
+            story.StoryFramesNode,
+            identity.CharacterPortraitsNode,
+            identity.PhotoMakerLoaderNode,
+            identity.IdentityDiscoveryNode,
+            identity.SaveIdentityNode,
+            identity.LoadIdentityNode,
+            identity.IdentityConditioningNode,
+            sampling.NoisyLatentCacheNode,
+            layout.GroundedSAMLoaderNode,
+            layout.GroundedSAMLayoutNode,
+            layout.LayoutFromMasksNode,
+            layout.PreviewLayoutNode,
+            sampling.CastNode,
+            sampling.RedenoiseNode,
+            sheet.StorySheetNode,
+        ]

@@ -1,0 +1,80 @@
+"""Where the pack's files lie in ComfyUI's folders."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...core.weights import by_name
+
+KINDS = {
+    "grounding-dino": {".pth", ".pt", ".safetensors"},
+    "sams": {".pth", ".pt", ".safetensors"},
+    "identities": {".safetensors"},
+}
+"""Folders under `models/` that ComfyUI does not know by itself, and what counts as a file of theirs."""
+
+TYPED_IN = "(typed in below)"
+"""The choice of the Story node that reads its text fields in place of a file."""
+
+
+def register_folders() -> None:
+    """Add our folders to those the host searches; paths another pack or extra_model_paths.yaml gave stay."""
+    for kind, extensions in KINDS.items():
+        paths = (
+            list(folder_paths.folder_names_and_paths[kind][0]) if kind in folder_paths.folder_names_and_paths else []
+        )
+        default = str(Path(folder_paths.models_dir) / kind)
+        if default not in paths:
+            paths.append(default)
+        folder_paths.folder_names_and_paths[kind] = (paths, extensions)
+
+
+def names(kind: str, preferred: str) -> list[str]:
+    """Files of a kind for a dropdown; the one the workflows use stands first, or alone where there is none."""
+    found = folder_paths.get_filename_list(kind)
+    return [preferred, *(name for name in found if name != preferred)] if preferred in found else [*found, preferred]
+
+
+def check_present(kind: str, name: str) -> bool | str:
+    """True, or one sentence that says which file is missing, where it goes and where to get it."""
+    if folder_paths.get_full_path(kind, name) is not None:
+        return True
+    folders = folder_paths.get_folder_paths(kind)
+    weight = by_name(kind, name)
+    if weight is not None:
+        return weight.describe_missing(Path(folders[0]))
+    return f'"{name}" is not in {folders[0]}. Put the file there and reload the page (R), or choose another.'
+
+
+def full_path(kind: str, name: str) -> Path:
+    """The file's path; FileNotFoundError with the same sentence if it is missing."""
+    present = check_present(kind, name)
+    if present is not True:
+        raise FileNotFoundError(present)
+    return Path(folder_paths.get_full_path_or_raise(kind, name))
+
+
+def story_files() -> list[str]:
+    """JSON files in ComfyUI's input folder."""
+    folder = Path(folder_paths.get_input_directory())
+    return [TYPED_IN, *sorted(path.name for path in folder.glob("*.json"))]
+
+
+def story_path(name: str) -> Path:
+    """A file of the input folder; refuses names that lead out of it."""
+    folder = Path(folder_paths.get_input_directory()).resolve()
+    path = (folder / name).resolve()
+    if path.parent != folder:
+        raise ValueError(f'The story file "{name}" is not in the input folder.')
+    return path
+
+
+def identity_path(filename: str, overwrite: bool) -> Path:
+    """Where to save an identity; numbered rather than overwritten unless asked."""
+    folder = Path(folder_paths.get_folder_paths("identities")[0])
+    path = folder / f"{filename}.safetensors"
+    number = 2
+    while path.exists() and not overwrite:
+        path = folder / f"{filename}_{number}.safetensors"
+        number += 1
+    return path

@@ -1,0 +1,213 @@
+"""Who is where: Load Grounded-SAM, Grounded-SAM Layout, Layout from Masks, Preview Layout."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..core.layout import Layout, exclusive_masks
+from ..core.sheet import draw_layout
+from ..core.story import Frame
+from .host.detector import Detector, find_layout, load_detector
+from .host.folders import check_present, names
+from .types import DetectorSocket, LayoutSocket, StoryFrameSocket
+
+
+class GroundedSAMLoaderNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityGroundedSAMLoader",
+            display_name="Load Grounded-SAM",
+            category="StoryIdentity/layout",
+            description="Loads Grounding DINO (words to boxes) and Segment Anything (boxes to masks), original files.",
+            search_aliases=["grounding dino", "segment anything", "sam", "IdentityStory"],
+            inputs=[
+                io.Combo.Input(
+                    "grounding_dino_name",
+                    options=names("grounding-dino", "groundingdino_swinb_cogcoor.pth"),
+                    tooltip="A file in models/grounding-dino. The paper uses Swin-B.",
+                ),
+                io.Combo.Input(
+                    "sam_name",
+                    options=names("sams", "sam_vit_h_4b8939.pth"),
+                    tooltip="A file in models/sams. The paper uses ViT-H; ViT-B is small and quick.",
+                ),
+                io.Combo.Input(
+                    "engine",
+                    options=["transformers", "original"],
+                    default="transformers",
+                    tooltip="transformers needs nothing more; original needs groundingdino-py and segment-anything.",
+                ),
+            ],
+            outputs=[DetectorSocket.Output(display_name="detector")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, grounding_dino_name: str, sam_name: str) -> bool | str:
+        for kind, name in (("grounding-dino", grounding_dino_name), ("sams", sam_name)):
+            present = check_present(kind, name)
+            if present is not True:
+                return present
+        return True
+
+    @classmethod
+    def execute(cls, grounding_dino_name: str, sam_name: str, engine: str) -> io.NodeOutput:
+        return io.NodeOutput(load_detector(grounding_dino_name, sam_name, engine))
+
+
+class GroundedSAMLayoutNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityGroundedSAMLayout",
+            display_name="Grounded-SAM Layout",
+            category="StoryIdentity/layout",
+            description="Finds the frame's characters in the template picture and makes their masks exclusive.",
+            search_aliases=["segment", "mask from text", "grounding dino", "sam", "IdentityStory"],
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded template: one picture."),
+                DetectorSocket.Input("detector", tooltip="From Load Grounded-SAM."),
+                StoryFrameSocket.Input("frame", optional=True, tooltip="Whom to look for: the frame's cast."),
+                io.String.Input(
+                    "words",
+                    default="",
+                    optional=True,
+                    tooltip="Where there is no frame: class words, comma between them, such as: woman, man.",
+                ),
+                io.Float.Input(
+                    "box_threshold", default=0.30, min=0.0, max=1.0, step=0.01, tooltip="Least score of a box."
+                ),
+                io.Float.Input(
+                    "text_threshold",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Least score of the word itself.",
+                ),
+                io.Int.Input("dilate_px", default=10, min=0, max=512, tooltip="Grow each mask by this many pixels."),
+                io.Combo.Input(
+                    "on_missing",
+                    options=["error", "skip"],
+                    default="error",
+                    tooltip="A character that is not found: stop and say so, or leave them as the template drew them.",
+                ),
+            ],
+            outputs=[
+                LayoutSocket.Output(display_name="layout"),
+                io.Mask.Output(display_name="masks"),
+                io.Image.Output(display_name="preview"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        detector: Detector,
+        box_threshold: float,
+        text_threshold: float,
+        dilate_px: int,
+        on_missing: str,
+        frame: Frame | None = None,
+        words: str = "",
+    ) -> io.NodeOutput:
+        picture = one_picture(image)
+        wanted, label = wanted_characters(frame, words)
+        layout = find_layout(
+            detector,
+            picture,
+            wanted,
+            label,
+            box_threshold=box_threshold,
+            text_threshold=text_threshold,
+            dilate_px=dilate_px,
+            skip_missing=on_missing == "skip",
+        )
+        return io.NodeOutput(layout, layout.masks.float(), draw_layout(picture, layout).unsqueeze(0))
+
+
+class LayoutFromMasksNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityLayoutFromMasks",
+            display_name="Layout from Masks",
+            category="StoryIdentity/layout",
+            description="A layout from masks of any other node or painted by hand: one mask per character.",
+            search_aliases=["masks", "manual mask", "sam3", "IdentityStory"],
+            inputs=[
+                io.Mask.Input("masks", tooltip="A batch with one mask per character, at the picture's size."),
+                StoryFrameSocket.Input(
+                    "frame", optional=True, tooltip="The characters, in the order in which the prompt names them."
+                ),
+                io.String.Input(
+                    "names", default="", optional=True, tooltip="Where there is no frame: names, comma between."
+                ),
+                io.Int.Input("dilate_px", default=0, min=0, max=512, tooltip="Grow each mask by this many pixels."),
+            ],
+            outputs=[LayoutSocket.Output(display_name="layout"), io.Mask.Output(display_name="background")],
+        )
+
+    @classmethod
+    def execute(cls, masks: torch.Tensor, dilate_px: int, frame: Frame | None = None, names: str = "") -> io.NodeOutput:
+        if frame is not None:
+            people, label = tuple(character.name for character in frame.cast), frame.label
+        else:
+            people, label = tuple(split_words(names)), "Layout from Masks"
+        if len(people) != len(masks):
+            raise ValueError(
+                f"{label}: there are {len(masks)} masks for {len(people)} characters "
+                f"({', '.join(people) or 'nobody'}). Give one mask per character, in this order; an empty mask leaves "
+                "one as drawn."
+            )
+        layout = Layout(people, exclusive_masks(masks.cpu() > 0.5, dilate_px), label)
+        return io.NodeOutput(layout, layout.background.unsqueeze(0).float())
+
+
+class PreviewLayoutNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityPreviewLayout",
+            display_name="Preview Layout",
+            category="StoryIdentity/layout",
+            description="Shows the picture with each character's mask tinted and named.",
+            search_aliases=["mask overlay", "preview mask", "IdentityStory"],
+            inputs=[
+                LayoutSocket.Input("layout", tooltip="Any layout."),
+                io.Image.Input("image", tooltip="The picture it was made for."),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, layout: Layout, image: torch.Tensor) -> io.NodeOutput:
+        picture = draw_layout(one_picture(image), layout).unsqueeze(0)
+        return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def one_picture(image: torch.Tensor) -> torch.Tensor:
+    """The picture `(h, w, 3)` of an IMAGE that holds just one."""
+    if len(image) != 1:
+        raise ValueError(
+            f"The IMAGE holds {len(image)} pictures; a layout is of one. The lists of Story Frames run this node once "
+            "per frame; a batch can be split with Rebatch Images."
+        )
+    return image[0, ..., :3].cpu().float()
+
+
+def split_words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def wanted_characters(frame: Frame | None, words: str) -> tuple[list[tuple[str, str]], str]:
+    """(name, class word) of whom to find, in the order of the prompt, and what messages call the frame."""
+    if frame is not None:
+        return [(character.name, character.word) for character in frame.cast], frame.label
+    listed = split_words(words)
+    if not listed:
+        raise ValueError("Grounded-SAM Layout: connect a frame, or write the words to look for.")
+    names = [w if listed.count(w) == 1 else f"{w} {listed[: i + 1].count(w)}" for i, w in enumerate(listed)]
+    return list(zip(names, listed, strict=True)), "Grounded-SAM Layout"

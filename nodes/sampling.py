@@ -1,0 +1,237 @@
+"""The two passes: Noisy Latent Cache, Cast, Progressive-Mask Re-denoise."""
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from ..core.identity import Identity
+from ..core.latent_cache import NoisyLatentCache
+from ..core.layout import Layout
+from .host.passes import as_latent, check_sampler, frame_latent, redenoise, sample_template, sampler_name_of, schedule
+from .types import Cast, CastMember, CastSocket, Conditioning, IdentitySocket, LayoutSocket, NoisyLatentCacheSocket
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
+
+
+class NoisyLatentCacheNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityNoisyLatentCache",
+            display_name="Noisy Latent Cache",
+            category="StoryIdentity/sampling",
+            description="Samples a frame exactly as KSampler does and keeps what the model predicted at every call, so "
+            "that Progressive-Mask Re-denoise can change the characters and nothing else.",
+            search_aliases=["ksampler", "template", "cache", "IdentityStory"],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model: the one that follows prompts best."),
+                io.Conditioning.Input("positive", tooltip="The frame's prompt; ControlNet and the like welcome."),
+                io.Conditioning.Input("negative", tooltip="What to keep out."),
+                io.Latent.Input("latent_image", tooltip="One picture; an empty latent, or one with a noise mask."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The frame's seed.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Sampling steps (the paper's T)."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="Any sampler but dpm_adaptive.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    tooltip="The noise schedule.",
+                ),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="Below 1 it starts from latent_image."
+                ),
+                io.Int.Input(
+                    "keep_from_step",
+                    default=10,
+                    min=0,
+                    max=999,
+                    tooltip="Noisy latents are kept from this step on (predictions always). Use the step at which "
+                    "re-denoising starts, or less.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="float32",
+                    tooltip="float16 halves the cache; the background is then equal to about 3 digits, not exactly.",
+                ),
+                io.Noise.Input("noise", optional=True, tooltip="Replaces the seed."),
+                io.Sampler.Input("sampler", optional=True, tooltip="Replaces sampler_name."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Replaces steps, scheduler and denoise."),
+            ],
+            outputs=[io.Latent.Output(display_name="latent"), NoisyLatentCacheSocket.Output(display_name="cache")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, sampler_name: str | None) -> bool | str:
+        if sampler_name is None:
+            return True
+        if sampler_name not in comfy.samplers.KSampler.SAMPLERS:
+            return f'There is no sampler "{sampler_name}" in this ComfyUI.'
+        try:
+            check_sampler(sampler_name)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        keep_from_step: int,
+        precision: str,
+        noise: Any = None,
+        sampler: Any = None,
+        sigmas: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        if sampler is not None:
+            sampler_name = sampler_name_of(sampler)
+        if sigmas is None:
+            sigmas = schedule(model, sampler_name, scheduler, steps, denoise)
+        samples = frame_latent(model, latent_image)
+        if noise is not None:
+            start, seed = noise.generate_noise({**latent_image, "samples": samples}), noise.seed
+        else:
+            start = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
+        cache = sample_template(
+            model,
+            positive,
+            negative,
+            latent_image,
+            noise=start,
+            seed=seed,
+            cfg=cfg,
+            sampler=sampler or comfy.samplers.sampler_object(sampler_name),
+            sampler_name=sampler_name,
+            sigmas=sigmas,
+            keep_from_step=keep_from_step,
+            dtype=PRECISIONS[precision],
+        )
+        passed_on = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
+        return io.NodeOutput({**passed_on, **as_latent(cache.final)}, cache)
+
+
+class CastNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityCast",
+            display_name="Cast",
+            category="StoryIdentity/sampling",
+            description="Adds a character to the cast of the frame: who they are, and what the identity generator is "
+            "told about them. One node per character, in a chain.",
+            search_aliases=["characters", "multiple characters", "IdentityStory"],
+            inputs=[
+                IdentitySocket.Input("identity", tooltip="The character's identity; its name finds the mask."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="From Identity Conditioning; an empty one leaves the character out of this frame.",
+                ),
+                io.Conditioning.Input("negative", tooltip="The identity generator's negative prompt."),
+                CastSocket.Input("cast", optional=True, tooltip="The Cast node before this one, if there is one."),
+            ],
+            outputs=[CastSocket.Output(display_name="cast")],
+        )
+
+    @classmethod
+    def execute(
+        cls, identity: Identity, positive: Conditioning, negative: Conditioning, cast: Cast = ()
+    ) -> io.NodeOutput:
+        if any(member.name == identity.name for member in cast):
+            raise ValueError(
+                f'The cast has two identities called "{identity.name}". Rename one with Load Identity, or remove a '
+                "Cast node."
+            )
+        if not positive:
+            return io.NodeOutput(cast)
+        return io.NodeOutput((*cast, CastMember(identity, positive, negative)))
+
+
+class RedenoiseNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityRedenoise",
+            display_name="Progressive-Mask Re-denoise",
+            category="StoryIdentity/sampling",
+            description="Runs the template's schedule again: the background comes from the cache, bit for bit, and "
+            "each character from the identity generator, inside a mask that grows (IdentityStory, section 3.2).",
+            search_aliases=["re-denoise", "inject identity", "face consistency", "inpaint", "IdentityStory"],
+            inputs=[
+                io.Model.Input("model", tooltip="The identity generator, from PhotoMaker Loader."),
+                CastSocket.Input("cast", tooltip="The characters of this frame."),
+                NoisyLatentCacheSocket.Input("cache", tooltip="From Noisy Latent Cache."),
+                LayoutSocket.Input("layout", tooltip="Where each character is in the template."),
+                io.Int.Input(
+                    "start",
+                    default=10,
+                    min=0,
+                    max=999,
+                    tooltip="The step at which re-denoising begins, counted up from the noisiest (10 of 50 is the "
+                    "paper's t' = 40). Earlier: stronger identity; later: closer to the template.",
+                ),
+                io.Int.Input(
+                    "max_kernel",
+                    default=50,
+                    min=0,
+                    max=1024,
+                    tooltip="How far masks have grown at the last step, in pixels of a 1024-pixel picture.",
+                ),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                io.Combo.Input(
+                    "mask_edge",
+                    options=["hard", "soft"],
+                    default="hard",
+                    tooltip="hard selects whole latent cells, as published; soft blends cells covered in part.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        cast: Cast,
+        cache: NoisyLatentCache,
+        layout: Layout,
+        start: int,
+        max_kernel: int,
+        cfg: float,
+        mask_edge: str,
+    ) -> io.NodeOutput:
+        samples = redenoise(
+            model,
+            cast,
+            cache,
+            layout,
+            start=start,
+            max_kernel=max_kernel,
+            cfg=cfg,
+            soft_edge=mask_edge == "soft",
+        )
+        return io.NodeOutput(as_latent(samples))

@@ -1,0 +1,141 @@
+"""Story, Story Frames."""
+
+import hashlib
+import re
+
+from comfy_api.latest import io
+
+from ..core.story import Story
+from .host.folders import TYPED_IN, story_files, story_path
+from .types import StoryFrameSocket, StorySocket
+
+EXAMPLE_CHARACTERS = "Mira | woman | a young woman with short red hair, green eyes and freckles"
+EXAMPLE_PROMPTS = """Mira opens a letter at the kitchen table, morning light
+Mira waits at a bus stop in the rain, holding an umbrella
+a small train station between mountains, nobody around
+Mira looks out of the window of a train, smiling"""
+
+
+class StoryNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityStory",
+            display_name="Story",
+            category="StoryIdentity/story",
+            description="The story: its characters and one prompt per frame, typed in or from a JSON file.",
+            search_aliases=["story", "storyboard", "comic", "consistent character", "IdentityStory", "script"],
+            inputs=[
+                io.Combo.Input(
+                    "story_file",
+                    options=story_files(),
+                    default=TYPED_IN,
+                    tooltip="A JSON story in ComfyUI's input folder (ours or ConsiStory-Human's), or the text below.",
+                ),
+                io.String.Input(
+                    "characters",
+                    multiline=True,
+                    default=EXAMPLE_CHARACTERS,
+                    tooltip='One character per line: "name | class word | description". The class word (woman, boy, '
+                    "robot ...) must be a word of the description.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default=EXAMPLE_PROMPTS,
+                    tooltip="One frame per line. A name becomes the character's description the first time and "
+                    '"the <class word>" after that. A frame may show anybody or nobody.',
+                ),
+                io.String.Input("style", default="", tooltip="Put before every prompt, such as: cinematic photo."),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    default="noisy, blurry, soft, deformed, ugly",
+                    tooltip="The negative prompt of every frame that has none of its own.",
+                ),
+            ],
+            outputs=[StorySocket.Output(display_name="story")],
+        )
+
+    @classmethod
+    def execute(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> io.NodeOutput:
+        if story_file == TYPED_IN:
+            return io.NodeOutput(Story.from_lines(characters, prompts, style, negative))
+        return io.NodeOutput(Story.load(story_path(story_file)))
+
+    @classmethod
+    def validate_inputs(
+        cls, story_file: str, characters: str | None, prompts: str | None, style: str | None, negative: str | None
+    ) -> bool | str:
+        """Refuse a bad story before anything runs; fields that come through a link are checked when they arrive."""
+        if characters is None or prompts is None:
+            return True
+        try:
+            cls.execute(story_file, characters, prompts, style or "", negative or "")
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, story_file: str, **_: str) -> str:
+        """Run again when the file's content changed."""
+        if story_file == TYPED_IN:
+            return TYPED_IN
+        return hashlib.sha256(story_path(story_file).read_bytes()).hexdigest()
+
+
+class StoryFramesNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityStoryFrames",
+            display_name="Story Frames",
+            category="StoryIdentity/story",
+            description="The story's frames as lists: every node after this one runs once per frame.",
+            search_aliases=["frames", "prompts", "batch prompts", "prompt list", "IdentityStory"],
+            inputs=[
+                StorySocket.Input("story", tooltip="From the Story node."),
+                io.String.Input(
+                    "frames",
+                    default="all",
+                    tooltip='Which frames to make: "all", or numbers and ranges such as "1-3, 7". To redo one frame, '
+                    "name it here; its seed stays.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Frame n gets this seed plus n - 1, unless the story gives it one.",
+                ),
+            ],
+            outputs=[
+                StoryFrameSocket.Output(display_name="frame", is_output_list=True),
+                io.String.Output(display_name="prompt", is_output_list=True),
+                io.String.Output(display_name="negative", is_output_list=True),
+                io.Int.Output(display_name="seed", is_output_list=True),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, story: Story, frames: str, seed: int) -> io.NodeOutput:
+        chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
+        seeds = [(seed + f.index) % 2**64 if f.seed is None else f.seed for f in chosen]
+        return io.NodeOutput(chosen, [f.prompt for f in chosen], [f.negative for f in chosen], seeds)
+
+
+def frame_numbers(text: str, count: int) -> list[int]:
+    """Positions (0-based, ascending) that "all" or "1-3, 7" means in a story of `count` frames."""
+    if text.strip().lower() in ("", "all"):
+        return list(range(count))
+    chosen: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise ValueError(f'frames: "{part.strip()}" is not a number or a range; write "all" or "1-3, 7".')
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 1 <= first <= last <= count:
+            raise ValueError(f'frames: "{part.strip()}" is outside the story, which has frames 1 to {count}.')
+        chosen.update(range(first - 1, last))
+    return sorted(chosen)

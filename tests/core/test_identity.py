@@ -1,0 +1,206 @@
+"""Laws of Iterative Identity Discovery, and the identity file."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from story_identity.core.identity import (
+    Identity,
+    discover_identity,
+    largest_usable_rank,
+    rows_per_round,
+    safe_file_name,
+)
+
+
+def crowd(seed: int = 0, m: int = 64, d: int = 101) -> torch.Tensor:
+    return torch.randn(m, d, generator=torch.Generator().manual_seed(seed))
+
+
+def planted(
+    outliers: int = 24, m: int = 64, d: int = 211, directions: int = 5
+) -> tuple[torch.Tensor, torch.Tensor, set[int]]:
+    """Rows of one person (an identity plus a few shared directions and a little noise) among rows of anybody."""
+    generator = torch.Generator().manual_seed(3)
+    identity = torch.randn(d, generator=generator)
+    shared = torch.randn(directions, d, generator=generator)
+    rows = identity + torch.randn(m, directions, generator=generator) @ shared * 0.3
+    rows = rows + torch.randn(m, d, generator=generator) * 0.05
+    wrong = torch.randperm(m, generator=generator)[:outliers]
+    rows[wrong] = torch.randn(outliers, d, generator=generator) + 2 * torch.randn(d, generator=generator)
+    return rows, identity, set(wrong.tolist())
+
+
+def test_rounds_keep_38_22_13_of_64():
+    found = discover_identity(crowd())
+    assert [len(each.kept) for each in found.rounds] == [38, 22, 13]
+    assert [len(each.errors) for each in found.rounds] == [64, 38, 22]
+    assert rows_per_round(64, 0.6, 3) == [64, 38, 22, 13]
+    assert found.kept == found.rounds[-1].kept == sorted(found.kept)
+    assert set(found.rounds[2].kept) < set(found.rounds[1].kept) < set(found.rounds[0].kept)
+
+
+def test_the_identity_is_the_mean_of_the_rows_kept():
+    rows = crowd()
+    found = discover_identity(rows)
+    assert torch.equal(found.embedding, rows[found.kept].mean(dim=0))
+    assert found.embedding.dtype == torch.float32
+
+
+def test_row_order_does_not_matter():
+    rows = crowd()
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    found, shuffled = discover_identity(rows), discover_identity(rows[order])
+    assert sorted(order[shuffled.kept].tolist()) == found.kept
+    assert torch.allclose(found.embedding, shuffled.embedding, atol=1e-6)
+
+
+def test_a_rotation_of_the_space_does_not_matter():
+    rows = crowd().double()
+    rotation = torch.linalg.qr(torch.randn(101, 101, generator=torch.Generator().manual_seed(2)).double()).Q
+    found, rotated = discover_identity(rows), discover_identity(rows @ rotation)
+    assert rotated.kept == found.kept
+    assert torch.allclose(rotated.embedding, found.embedding @ rotation.float(), atol=1e-4)
+
+
+def test_a_planted_identity_is_found_among_outliers():
+    rows, identity, wrong = planted()
+    found = discover_identity(rows, rank=10)
+    assert not wrong & set(found.kept)
+    cosine = torch.nn.functional.cosine_similarity(found.embedding, identity, dim=0)
+    plain = torch.nn.functional.cosine_similarity(rows.mean(dim=0), identity, dim=0)
+    assert cosine > 0.95
+    assert cosine > plain
+    assert found.cohesion_after > found.cohesion_before + 0.2
+
+
+def test_errors_by_hand():
+    """Three rows on one axis and one off it: with rank 1 the odd one loses most."""
+    rows = torch.tensor([[2.0, 0.0], [3.0, 0.0], [4.0, 0.0], [0.0, 1.0]])
+    found = discover_identity(rows, rank=1, keep_ratio=0.75, iterations=1)
+    assert found.kept == [0, 1, 2]
+    assert found.rounds[0].errors == pytest.approx([0, 0, 0, 0.5])  # (0² + 1²) / 2
+    assert found.rounds[0].energy == pytest.approx(29 / 30)
+    assert found.embedding.tolist() == [3.0, 0.0]
+    assert found.cohesion_before == pytest.approx(0.5)  # of 6 pairs, 3 have cosine 1 and 3 have 0
+    assert found.cohesion_after == pytest.approx(1.0)
+
+
+def test_no_rounds_is_the_plain_mean():
+    rows = crowd()
+    found = discover_identity(rows, iterations=0)
+    assert torch.equal(found.embedding, rows.mean(dim=0))
+    assert found.kept == list(range(64))
+    assert found.rounds == []
+
+
+def test_input_is_untouched_and_half_precision_is_computed_in_float32():
+    rows = crowd().half()
+    before = rows.clone()
+    assert discover_identity(rows).embedding.dtype == torch.float32
+    assert torch.equal(rows, before)
+
+
+def test_ranks_up_to_the_largest_usable_one_are_taken_and_no_more():
+    assert largest_usable_rank(64, 2048) == 21
+    assert largest_usable_rank(64, 7) == 6
+    assert max(discover_identity(crowd(), rank=21).rounds[-1].errors) > 1e-4
+    with pytest.raises(ValueError, match=r"rank 22 is too large for 64 portraits .* largest usable rank is 21"):
+        discover_identity(crowd(), rank=22)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embeddings": crowd(m=8)}, r"rank 10 is too large for 8 portraits .* largest usable rank is 1\."),
+        ({"embeddings": crowd(m=1)}, "No rank works with so few"),
+        ({"embeddings": crowd(m=0)}, "There are no portraits"),
+        ({"embeddings": torch.cat([crowd(m=20), torch.full((1, 101), torch.nan)])}, "portrait 21 of 21 has NaN"),
+        ({"embeddings": torch.cat([torch.zeros(1, 101), crowd(m=20)])}, "portrait 1 of 21 is all zero"),
+        ({"rank": 0}, "rank is 0"),
+        ({"keep_ratio": 0.0}, "keep_ratio is 0.0"),
+        ({"keep_ratio": 1.5}, "keep_ratio is 1.5"),
+        ({"iterations": -1}, "iterations is -1"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        discover_identity(**{"embeddings": crowd(), **change})
+
+
+def mira(**changes) -> Identity:
+    settings = {"name": "Mira", "description": "ein Mädchen", "encoder": "photomaker-v1", "embedding": crowd()[0]}
+    return Identity(**{**settings, **changes})
+
+
+def test_saved_identities_load_as_they_were(tmp_path):
+    saved = mira(metadata={"discovery": {"rank": 10}, "note": "ü"})
+    path = saved.save(tmp_path / "new folder" / "Mira.safetensors")
+    loaded = Identity.load(path, encoder="photomaker-v1")
+    assert (loaded.name, loaded.description, loaded.encoder) == ("Mira", "ein Mädchen", "photomaker-v1")
+    assert torch.equal(loaded.embedding, saved.embedding)
+    assert loaded.metadata["discovery"] == {"rank": 10}
+    assert loaded.metadata["pack_version"]
+    assert [file.name for file in path.parent.iterdir()] == ["Mira.safetensors"]
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = mira().save(tmp_path / "Mira.safetensors")
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        mira(embedding=crowd()[1]).save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["Mira.safetensors"]
+
+
+def test_an_identity_of_another_encoder_is_refused(tmp_path):
+    path = mira(encoder="toy-encoder").save(tmp_path / "Mira.safetensors")
+    with pytest.raises(ValueError, match='"Mira" was made with the encoder "toy-encoder", but "photomaker-v1"'):
+        Identity.load(path, encoder="photomaker-v1")
+
+
+def test_files_that_are_no_identities_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no identity file"):
+        Identity.load(tmp_path / "nobody.safetensors")
+    text = tmp_path / "text.safetensors"
+    text.write_text(json.dumps({"name": "Mira"}))
+    with pytest.raises(ValueError, match=r"text\.safetensors is not a safetensors file"):
+        Identity.load(text)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(mira().save(tmp_path / "whole.safetensors").read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is not a safetensors file, or it is damaged"):
+        Identity.load(cut)
+    other = tmp_path / "lora.safetensors"
+    save_file({"weight": torch.ones(3)}, other)
+    with pytest.raises(ValueError, match=r"lora\.safetensors is not an identity file"):
+        Identity.load(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedding": torch.zeros(5)}, "all zero"),
+        ({"embedding": torch.tensor([1.0, torch.inf])}, "infinite"),
+        ({"name": " "}, "needs a name"),
+        ({"encoder": ""}, "which encoder"),
+    ],
+)
+def test_impossible_identities_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        mira(**changes)
+
+
+def test_names_become_safe_file_names():
+    assert safe_file_name("Mira") == "Mira"
+    assert safe_file_name("../../etc/passwd") == "etc_passwd"
+    assert safe_file_name("C:\\con?") == "C__con"
+    assert safe_file_name("Zoë 2") == "Zoë 2"
+    assert len(safe_file_name("x" * 300)) == 80
+    with pytest.raises(ValueError, match="no usable file name"):
+        safe_file_name("...")

@@ -1,0 +1,196 @@
+"""Stories in both forms, who is in a frame, and what is refused."""
+
+import json
+
+import pytest
+from story_identity.core.story import Story, find_word
+
+MIRA = {"name": "Mira", "word": "woman", "description": "a young woman with short red hair"}
+BEN = {"name": "Ben", "word": "man", "description": "an old man in a raincoat"}
+ANA = {"name": "Ana", "word": "woman", "description": "a tall woman in a green coat"}
+
+
+def story(*frames, characters=(MIRA, BEN), **more) -> Story:
+    return Story.parse({"characters": list(characters), "frames": list(frames), **more})
+
+
+def names(frame) -> list[str]:
+    return [character.name for character in frame.cast]
+
+
+def words(frame) -> list[str]:
+    return [frame.prompt[start:end] for start, end in frame.word_spans]
+
+
+def test_names_become_descriptions_once_and_the_class_word_after_that():
+    frame = story("Mira greets Ben; Mira's hat falls, Ben laughs").frames[0]
+    assert frame.prompt == (
+        "a young woman with short red hair greets an old man in a raincoat; the woman's hat falls, the man laughs"
+    )
+    assert frame.caption == "Mira greets Ben; Mira's hat falls, Ben laughs"
+    assert names(frame) == ["Mira", "Ben"]
+    assert words(frame) == ["woman", "man"]
+    assert frame.span_of("Mira") == (8, 13)
+    assert frame.span_of("Nobody") is None
+
+
+def test_the_cast_is_found_by_names_and_class_words_in_the_order_of_the_prompt():
+    frames = story(
+        "Ben meets Mira", "a woman alone", "a manly mira at the womanhood", "An empty beach", "the MAN"
+    ).frames
+    assert [names(frame) for frame in frames] == [["Ben", "Mira"], ["Mira"], [], [], ["Ben"]]
+    assert words(frames[4]) == ["MAN"]
+
+
+def test_a_given_cast_wins():
+    frame = story({"prompt": "a woman and a man on a bench", "cast": ["Ben"], "seed": 7, "negative": "rain"}).frames[0]
+    assert names(frame) == ["Ben"]
+    assert (frame.seed, frame.negative) == (7, "rain")
+    assert story({"prompt": "a woman", "cast": []}).frames[0].cast == ()
+
+
+def test_two_of_one_word_are_told_apart():
+    frame = story("Ana waves to Mira", characters=(MIRA, ANA)).frames[0]
+    assert names(frame) == ["Ana", "Mira"]
+    assert words(frame) == ["woman", "woman"]
+    assert frame.word_spans[0] == find_word("woman", frame.prompt)[0]
+    assert frame.word_spans[1] == find_word("woman", frame.prompt)[1]
+    both = story("a woman and another woman", characters=(MIRA, ANA)).frames[0]
+    assert names(both) == ["Mira", "Ana"]
+    with pytest.raises(ValueError, match='Frame 1: "woman" could be "Mira" or "Ana"'):
+        story("a woman at the window", characters=(MIRA, ANA))
+    named = story("Mira meets another woman", characters=(MIRA, ANA)).frames[0]
+    assert names(named) == ["Mira"]
+
+
+def test_style_and_negative_of_the_story():
+    parsed = story("Mira waits", {"prompt": "rain", "negative": ""}, style="ink drawing", negative="blurry")
+    assert parsed.frames[0].prompt == "ink drawing, a young woman with short red hair waits"
+    assert [frame.negative for frame in parsed.frames] == ["blurry", ""]
+    assert words(parsed.frames[0]) == ["woman"]
+
+
+def test_a_prompt_that_has_the_description_is_left_alone():
+    prompt = "A Young Woman with short red hair, called Mira, sleeps"
+    frame = story(prompt).frames[0]
+    assert frame.prompt == prompt
+    assert words(frame) == ["Woman"]
+
+
+def test_published_stories_load_as_they_are(tmp_path):
+    one = {
+        "character": "a middle-aged woman with dark curly hair",
+        "token": "woman",
+        "prompts": [f"A photo of a middle-aged woman with dark curly hair, scene {i}" for i in range(10)],
+        "style": "A photo of",
+        "settings": [f"scene {i}" for i in range(10)],
+        "settings_types": ["indoor"] * 10,
+    }
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(one), encoding="utf-8")
+    parsed = Story.load(path)
+    assert [frame.prompt for frame in parsed.frames] == one["prompts"]
+    assert all(names(frame) == ["woman"] for frame in parsed.frames)
+    assert parsed.character("").description == one["character"]
+    assert parsed.metadata["settings_types"] == ["indoor"] * 10
+
+
+def test_published_stories_of_two_are_built_from_style_and_settings():
+    two = {
+        "character": ["young woman with freckles", "an old man with a white beard"],
+        "token": ["woman", "man"],
+        "style": "A watercolor of",
+        "settings": ["in a bakery", "on a ship"],
+    }
+    parsed = Story.parse(two)
+    assert [frame.prompt for frame in parsed.frames] == [
+        "A watercolor of a young woman and an old man in a bakery",
+        "A watercolor of a young woman and an old man on a ship",
+    ]
+    assert [words(frame) for frame in parsed.frames] == [["woman", "man"]] * 2
+    twins = Story.parse({**two, "character": ["a tall girl", "a small girl"], "token": ["girl", "girl"]})
+    assert [names(frame) for frame in twins.frames] == [["girl 1", "girl 2"]] * 2
+    assert twins.frames[0].word_spans[0] < twins.frames[0].word_spans[1]
+
+
+def test_text_lines_make_a_story():
+    parsed = Story.from_lines("Mira | woman | a young woman\n\n", "Mira runs\n  \nnobody here", "ink", "blurry")
+    assert [frame.prompt for frame in parsed.frames] == ["ink, a young woman runs", "ink, nobody here"]
+    with pytest.raises(ValueError, match='Character line 1 is "Mira, a woman"; write "name . class word'):
+        Story.from_lines("Mira, a woman", "Mira runs")
+
+
+def test_characters_are_looked_up_by_name():
+    parsed = story("Mira waits")
+    assert parsed.character("Ben").word == "man"
+    with pytest.raises(ValueError, match='no character "Bob". It has "Mira", "Ben"'):
+        parsed.character("Bob")
+    with pytest.raises(ValueError, match='no character ""'):
+        parsed.character("")
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ([], "A story is a JSON object, not a list"),
+        ({}, 'neither "characters" nor'),
+        ({"characters": [MIRA], "frames": []}, "no frames"),
+        ({"characters": [MIRA]}, "no frames"),
+        ({"characters": [], "frames": ["x"]}, "no characters"),
+        ({"characters": [MIRA], "frames": "Mira waits"}, '"frames" must be a list'),
+        ({"characters": [MIRA], "frames": ["x"], "prompts": ["x"]}, 'both "frames" and "prompts"'),
+        ({"characters": [MIRA], "frames": ["x", 5]}, "Frame 2 must be a prompt or an object, not 5"),
+        ({"characters": [MIRA], "frames": ["x", {"prompt": " "}]}, 'Frame 2: "prompt" is missing or empty'),
+        (
+            {"characters": [MIRA], "frames": [{"prompt": "x", "sead": 1}]},
+            "Frame 1: unknown key 'sead'. Known are prompt",
+        ),
+        ({"characters": [MIRA], "frames": [{"prompt": "x", "seed": -1}]}, 'Frame 1: "seed" must be a whole number'),
+        ({"characters": [MIRA], "frames": [{"prompt": "x", "seed": True}]}, '"seed" must be a whole number'),
+        (
+            {"characters": [MIRA], "frames": ["x", {"prompt": "a woman", "cast": ["Bob"]}]},
+            "Frame 2: the cast names 'Bob', but the story's characters are \"Mira\"",
+        ),
+        ({"characters": [MIRA], "frames": [{"prompt": "a woman", "cast": "Mira"}]}, '"cast" must be a list'),
+        ({"characters": [MIRA], "frames": [{"prompt": "a woman", "cast": ["Mira", "Mira"]}]}, 'names "Mira" twice'),
+        (
+            {"characters": [MIRA], "frames": [{"prompt": "an empty room", "cast": ["Mira"]}]},
+            'Frame 1: the class word "woman" of "Mira" is not in the prompt "an empty room"',
+        ),
+        (
+            {"characters": [{**MIRA, "word": "girl"}], "frames": ["x"]},
+            'class word "girl" is not a word of the description',
+        ),
+        ({"characters": [MIRA, MIRA], "frames": ["x"]}, 'Two characters are called "Mira"'),
+        ({"characters": [{"name": "Mira"}], "frames": ["x"]}, 'Character 1: "word" is missing'),
+        ({"characters": [{**MIRA, "age": 3}], "frames": ["x"]}, "Character 1: unknown key 'age'"),
+        ({"characters": ["Mira"], "frames": ["x"]}, "Character 1 must be an object"),
+        ({"characters": [{**MIRA, "reference_images": [1]}], "frames": ["x"]}, "must be paths"),
+        ({"character": "a woman", "token": ["woman", "man"], "prompts": ["x"]}, '1 in "character" but 2 in "token"'),
+        ({"character": "a woman", "token": "woman"}, "no frames"),
+        ({"character": "a woman", "token": "man", "prompts": ["x"]}, 'class word "man" is not a word'),
+        ({"character": "a woman", "prompts": ["x"]}, '"token" must be a list'),
+    ],
+)
+def test_malformed_stories_are_refused(mapping, message):
+    with pytest.raises(ValueError, match=message):
+        Story.parse(mapping)
+
+
+def test_files_that_are_no_stories_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no story file"):
+        Story.load(tmp_path / "gone.json")
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"characters": [')
+    with pytest.raises(ValueError, match=r"broken\.json is not valid JSON"):
+        Story.load(broken)
+    empty = tmp_path / "empty.json"
+    empty.write_text("{}")
+    with pytest.raises(ValueError, match=r"empty\.json: The story has neither"):
+        Story.load(empty)
+
+
+def test_a_story_file_with_a_byte_order_mark_loads(tmp_path):
+    path = tmp_path / "bom.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"characters": [MIRA], "frames": ["Mira wartet auf Zoë"]}).encode())
+    assert names(Story.load(path).frames[0]) == ["Mira"]

@@ -1,0 +1,45 @@
+"""What the tests of the real host share. Without a ComfyUI they are skipped, and one line of the summary says so."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stand_ins.folder import write_all
+from tests.stand_ins.pictures import write_pictures
+
+from .comfyui import NOT_FOUND, ComfyUI, find_comfyui
+from .server import Host
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Give all tests skipped for want of a ComfyUI one place, since pytest prints a line for each place."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(NOT_FOUND):
+        report.longrepr = (str(Path(__file__).parent), 0, report.longrepr[2])
+    return report
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> ComfyUI:
+    found = find_comfyui()
+    if found is None:
+        pytest.skip(NOT_FOUND)
+    if missing := found.missing_requirements():
+        pytest.fail(
+            f"the Python of {found.root} lacks {', '.join(missing)}, which the pack needs: "
+            f"{found.python} -m pip install -r requirements.txt",
+            pytrace=False,
+        )
+    return found
+
+
+@pytest.fixture(scope="session")
+def host(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A running server with this pack, the stand-in weights and a few pictures; one for the whole session."""
+    server = Host(comfyui, tmp_path_factory.mktemp("comfyui"))
+    write_all(server.models_dir)
+    write_pictures(server.input_dir)
+    with server:
+        yield server
