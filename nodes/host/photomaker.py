@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 ENCODER_ID = "photomaker-v1"
+TEXT_WIDTH = 2048
 _HEAD_WIDTH = 64
 
 
@@ -135,15 +136,21 @@ def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str) 
     """The MODEL with PhotoMaker's LoRA on it (a clone; the input is untouched).
 
     Raises:
-        ValueError: If not one weight of the LoRA fits the model.
+        ValueError: If the LoRA is made for another kind of model.
     """
+    family = type(model.model.model_config).__name__
+    width = model.model.model_config.unet_config.get("context_dim")
+    if width != TEXT_WIDTH:
+        raise ValueError(
+            f'"{name}" (PhotoMaker v1) is made for SDXL, whose prompts are {TEXT_WIDTH} wide; this {family} model '
+            f"reads {width}. Load an SDXL checkpoint."
+        )
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(lora, key_map)
     patched = model.clone()
     if not patched.add_patches(patches, strength):
         raise ValueError(
-            f'The LoRA in "{name}" fits none of the layers of this {type(model.model.model_config).__name__} model. '
-            "PhotoMaker v1 is made for SDXL checkpoints."
+            f'The LoRA in "{name}" fits none of the layers of this {family} model: its names are not those of SDXL.'
         )
     return patched
 

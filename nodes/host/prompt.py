@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from ...core.story import find_word
+_OTHER_WORDS = ("cat", "dog")
 
 
 def word_end_position(clip: Any, text: str, span: tuple[int, int], label: str) -> int:
     """Position, on the CONDITIONING's token axis, of the last token of the word at `span`.
 
-    The word is tokenized alone and its tokens are looked for in the prompt's; which of its occurrences is meant comes
-    from counting the word in the text. Commas, weights such as `(word:1.2)`, words of several tokens, repeated words
-    and prompts of several 77-token windows are the tokenizer's own business, so they come out right.
+    The prompt is tokenized twice, as it is and with another word at the span: the first token that differs begins the
+    word. So commas, weights such as `(word:1.2)`, repeated words, longer words that contain it, words of several tokens
+    and prompts of several 77-token windows are the tokenizer's own business and come out right.
 
     Args:
         clip: ComfyUI's CLIP.
@@ -19,38 +19,41 @@ def word_end_position(clip: Any, text: str, span: tuple[int, int], label: str) -
         label: What messages call the frame.
 
     Raises:
-        ValueError: If the tokens do not show the word as often as the text does.
+        ValueError: If the tokens do not show the word there, as where it is the name of an embedding file.
     """
-    word = text[slice(*span)]
-    places = find_word(word, text)
-    prompt_tokens, word_tokens = (clip.tokenize(part, return_word_ids=True) for part in (text, word))
+    start, end = span
+    word = text[start:end]
+    alone, prompt = _tokens(clip, word), _tokens(clip, text)
     found = set()
-    for encoder, windows in prompt_tokens.items():
-        ends = _ends_of(_plain_tokens(word_tokens[encoder]), _plain_tokens(windows))
-        if len(ends) != len(places):
+    for encoder, stream in prompt.items():
+        wanted = [token for token, _ in alone[encoder]]
+        other = next(o for o in _OTHER_WORDS if _tokens(clip, o)[encoder][0][0] != wanted[0])
+        changed = _tokens(clip, text[:start] + other + text[end:])[encoder]
+        first = _first_difference([token for token, _ in stream], [token for token, _ in changed])
+        shown = stream[first : first + len(wanted)]
+        if [token for token, _ in shown] != wanted:
             raise ValueError(
-                f'{label}: the word "{word}" stands {len(places)} times in the prompt, but the tokenizer shows it '
-                f'{len(ends)} times. Write it as a plain word, not as part of an embedding: "{text}".'
+                f'{label}: the tokenizer does not show the word "{word}" as a word of its own in "{text}". Write it '
+                "plainly, not as part of an embedding's name or glued to other letters."
             )
-        found.add(ends[places.index(span)])
+        found.add(shown[-1][1])
     if len(found) != 1:
         raise ValueError(f'{label}: the text encoders place the word "{word}" differently, at {sorted(found)}.')
     return found.pop()
 
 
-def _plain_tokens(windows: list[list[tuple[Any, float, int]]]) -> list[tuple[int, int]]:
-    """(token, position) of everything that is text; -1 stands for a token of an embedding file."""
-    everything = [entry for window in windows for entry in window]
-    return [
-        (token if isinstance(token, int) else -1, position)
-        for position, (token, _, word_id) in enumerate(everything)
-        if word_id
-    ]
+def _tokens(clip: Any, text: str) -> dict[str, list[tuple[int, int]]]:
+    """Per text encoder: (token, position) of everything that is text; -1 stands for a token of an embedding file."""
+    return {
+        encoder: [
+            (token if isinstance(token, int) else -1, position)
+            for position, (token, _, word_id) in enumerate(entry for window in windows for entry in window)
+            if word_id
+        ]
+        for encoder, windows in clip.tokenize(text, return_word_ids=True).items()
+    }
 
 
-def _ends_of(word: list[tuple[int, int]], prompt: list[tuple[int, int]]) -> list[int]:
-    wanted = [token for token, _ in word]
-    tokens = [token for token, _ in prompt]
-    size = len(wanted)
-    starts = [start for start in range(len(tokens) - size + 1) if tokens[start : start + size] == wanted]
-    return [prompt[start + size - 1][1] for start in starts]
+def _first_difference(one: list[int], other: list[int]) -> int:
+    same = [a == b for a, b in zip(one, other, strict=False)]
+    return same.index(False) if False in same else len(same)

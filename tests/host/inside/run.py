@@ -1,12 +1,13 @@
 """Run checks of one file inside the host's Python: `run.py CHECKS COMFYUI BASE_DIRECTORY REPORT [NAME ...]`.
 
 A check is a function `check_*` without parameters that raises when something is wrong; without a NAME all are run.
-REPORT becomes a JSON object of the checks' names, each with null or the traceback.
+REPORT becomes a JSON object of the checks' names, each with null or the traceback; what each took is printed.
 """
 
 import importlib
 import json
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -17,12 +18,14 @@ def run(file: str, names: list[str]) -> dict[str, str | None]:
     checks = importlib.import_module(file)
     results: dict[str, str | None] = {}
     for check in names or [name for name in vars(checks) if name.startswith("check_")]:
+        start = time.monotonic()
         try:
             with torch.inference_mode():  # as the host's executor does for every node
                 vars(checks)[check]()
             results[check] = None
         except Exception:
             results[check] = traceback.format_exc()
+        print(f"{'failed' if results[check] else 'passed'} {time.monotonic() - start:6.1f} s  {check}", flush=True)
     return results
 
 
