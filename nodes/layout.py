@@ -7,7 +7,7 @@ from ..core.layout import Layout, exclusive_masks
 from ..core.sheet import draw_layout
 from ..core.story import Frame
 from .host.detector import Detector, find_layout, load_detector
-from .host.folders import check_present, names
+from .host.folders import check_present, check_tokenizer, names
 from .types import DetectorSocket, LayoutSocket, StoryFrameSocket
 
 
@@ -47,7 +47,7 @@ class GroundedSAMLoaderNode(io.ComfyNode):
             present = check_present(kind, name)
             if present is not True:
                 return present
-        return True
+        return check_tokenizer()
 
     @classmethod
     def execute(cls, grounding_dino_name: str, sam_name: str, engine: str) -> io.NodeOutput:

@@ -1,20 +1,16 @@
 """Text-prompted masks under the host's memory management."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.model_patcher
-import folder_paths
 import torch
 from torch import Tensor, nn
 
-from ...core.detectors import BoxDetector, MaskSegmenter, load_box_detector, load_segmenter
+from ...core.detectors import BoxDetector, Engine, MaskSegmenter, load_box_detector, load_segmenter
 from ...core.layout import Layout, exclusive_masks, match_boxes
-from .folders import full_path
-
-Engine = Literal["transformers", "original"]
+from .folders import full_path, tokenizer_folder
 
 
 class _Held(nn.Module):
@@ -36,8 +32,7 @@ class Detector:
 
 def load_detector(dino_name: str, sam_name: str, engine: str) -> Detector:
     """Load both stages from models/grounding-dino and models/sams."""
-    tokenizer = Path(folder_paths.models_dir) / "bert-base-uncased"
-    boxes = load_box_detector(full_path("grounding-dino", dino_name), tokenizer, cast(Engine, engine))
+    boxes = load_box_detector(full_path("grounding-dino", dino_name), tokenizer_folder(), cast(Engine, engine))
     masks = load_segmenter(full_path("sams", sam_name), cast(Engine, engine))
     return Detector(boxes, masks, (_patcher(boxes.module), _patcher(masks.module)))
 

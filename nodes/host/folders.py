@@ -9,9 +9,12 @@ from ...core.weights import by_name
 KINDS = {
     "grounding-dino": {".pth", ".pt", ".safetensors"},
     "sams": {".pth", ".pt", ".safetensors"},
+    "bert-base-uncased": {".json", ".txt"},
     "identities": {".safetensors"},
 }
 """Folders under `models/` that ComfyUI does not know by itself, and what counts as a file of theirs."""
+
+TOKENIZER = "bert-base-uncased"
 
 TYPED_IN = "(typed in below)"
 """The choice of the Story node that reads its text fields in place of a file."""
@@ -52,6 +55,22 @@ def full_path(kind: str, name: str) -> Path:
     if present is not True:
         raise FileNotFoundError(present)
     return Path(folder_paths.get_full_path_or_raise(kind, name))
+
+
+def check_tokenizer() -> bool | str:
+    """True if Grounding DINO's tokenizer is there, or one sentence on how to get it."""
+    if any(folder_paths.get_full_path(TOKENIZER, name) for name in ("vocab.txt", "tokenizer.json")):
+        return True
+    return check_present(TOKENIZER, "vocab.txt")
+
+
+def tokenizer_folder() -> Path:
+    """The folder that has Grounding DINO's tokenizer; FileNotFoundError with the same sentence if none has."""
+    present = check_tokenizer()
+    if present is not True:
+        raise FileNotFoundError(present)
+    found = (folder_paths.get_full_path(TOKENIZER, name) for name in ("vocab.txt", "tokenizer.json"))
+    return Path(next(path for path in found if path is not None)).parent
 
 
 def story_files() -> list[str]:

@@ -63,9 +63,7 @@ def test_calls_are_answered_in_order_and_another_path_is_refused():
     calls = recorded().calls
     replay = CacheReplay(calls, "wanderer")
     assert replay.answer(9.5) is calls[0]
-    with pytest.raises(
-        ValueError, match=r'"wanderer" took another .* call 2 the cache holds sigma 4.25, .* sigma 3.0'
-    ):
+    with pytest.raises(ValueError, match=r'"wanderer" took another .* call 2 the cache holds sigma 4.25, .* sigma 3.0'):
         replay.answer(3.0)
     assert replay.answer(4.25) is calls[1]
     assert replay.answer(1.5) is calls[2]
