@@ -235,7 +235,9 @@ def _placed(group: Group, x: int, y: int) -> list[tuple[Node, int, int]]:
 def _box(group: Group, x: int, y: int, width: int, height: int) -> list[Json]:
     if not group.title:
         return []
-    return [{"title": group.title, "bounding": [x, y, width, height], "color": group.colour, "font_size": 24, "flags": {}}]
+    return [
+        {"title": group.title, "bounding": [x, y, width, height], "color": group.colour, "font_size": 24, "flags": {}}
+    ]
 
 
 def _wired(placed: list[tuple[Node, int, int]]) -> Json:
@@ -410,11 +412,12 @@ def discovery(name: str = "", seed: int = 1, report: bool = False) -> list[list[
 
 def template(posed: bool = False) -> Group:
     """The frame as the base model draws it."""
-    given = ("template_pose.positive", "template_pose.negative") if posed else ("prompt.CONDITIONING",) * 2
-    positive, negative = given if posed else ("prompt.CONDITIONING", "negative.CONDITIONING")
+    positive, negative = "prompt.CONDITIONING", "negative.CONDITIONING"
+    if posed:
+        positive, negative = "posed.positive", "posed.negative"
     links = f"model=freeu.MODEL positive={positive} negative={negative} latent_image=empty.LATENT seed=frames.seed"
     pose = node(
-        "template_pose",
+        "posed",
         "ControlNetApplyAdvanced",
         "positive=prompt.CONDITIONING negative=negative.CONDITIONING control_net=controlnet.CONTROL_NET image=pose.IMAGE",
         title="Pose for the template",
@@ -425,7 +428,9 @@ def template(posed: bool = False) -> Group:
         [
             [
                 node("prompt", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.prompt", title="Prompt of the frame"),
-                node("negative", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.negative", title="Negative of the frame"),
+                node(
+                    "negative", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.negative", title="Negative of the frame"
+                ),
                 node("empty", "EmptyLatentImage"),
                 *([pose] if posed else []),
             ],
@@ -462,12 +467,14 @@ def put_in(prefix: str, *names: str, posed: bool = False) -> Group:
     prompts, cast, before = [], [], ""
     for name in names:
         links = f"clip=sdxl.CLIP photomaker=photomaker.photomaker identity=saved{name}.identity frame=frames.frame"
-        prompts.append(node(f"prompt{name}", "IdentityConditioning", links))
-        positive, negative = f"prompt{name}.positive", "negative.CONDITIONING"
+        prompts.append(node(f"fused{name}", "IdentityConditioning", links))
+        positive, negative = f"fused{name}.positive", "negative.CONDITIONING"
         if posed:
             apply = f"positive={positive} negative={negative} control_net=controlnet.CONTROL_NET image=pose.IMAGE"
-            prompts.append(node(f"pose{name}", "ControlNetApplyAdvanced", apply, title="Pose for the identity"))
-            positive, negative = f"pose{name}.positive", f"pose{name}.negative"
+            prompts.append(
+                node(f"posed{name or '_again'}", "ControlNetApplyAdvanced", apply, title="Pose for the identity")
+            )
+            positive, negative = f"posed{name or '_again'}.positive", f"posed{name or '_again'}.negative"
         links = f"identity=saved{name}.identity positive={positive} negative={negative}"
         cast.append(node(f"cast{name}", "Cast", links + before))
         before = f" cast=cast{name}.cast"
@@ -501,3 +508,164 @@ def put_in(prefix: str, *names: str, posed: bool = False) -> Group:
             ],
         ],
     )
+
+
+def one_character() -> Json:
+    name = "identitystory_sdxl.json"
+    about = f"""# One character, one story
+IdentityStory with SDXL: a face is found from text alone, then put into every frame; the rest of each picture stays \
+exactly as the base model drew it.
+
+## What to change first
+- The **Story**: one character line, one prompt per line. A frame may show nobody.
+- **Story Frames** `frames`: "2" makes frame 2 alone; its seed stays.
+{TRY_QUICKLY}
+- The identity is saved in `models/identities`. For the next story, put Load Identity in place of group 2.
+- Someone is not found: lower `box_threshold`, or set `on_missing` to "skip"."""
+    text = {
+        "characters": "Ines | woman | a woman with curly grey hair, freckles and a yellow raincoat",
+        "prompts": Lines(
+            "Ines climbs the spiral stairs of a lighthouse, carrying an oil lamp\n"
+            "a lighthouse on a cliff in a storm, high waves, nobody around\n"
+            "Ines looks through a brass telescope, rain on the window\n"
+            "Ines rows a small wooden boat between the waves at dusk\n"
+            "Ines wraps a wet puppy in a blanket, in the warm light of a stove\n"
+            "Ines drinks tea on the steps of the lighthouse, a puppy beside her, calm sea at sunrise"
+        ),
+        "style": "cinematic photo",
+    }
+    return graph(
+        name,
+        [note(name, about, (440, 1000))],
+        [
+            [models(), Group("1 · The story", BLUE, [story((420, 430), **text)]), finding(discovery())],
+            [template(), who_is_where(), put_in("StoryIdentity", "")],
+        ],
+    )
+
+
+def finding(columns: list[list[Node]], whom: str = "") -> Group:
+    return Group("2 · Find the identity" + (f" of {whom}" if whom else ""), GREEN, columns)
+
+
+def two_characters() -> Json:
+    name = "identitystory_sdxl_two_characters.json"
+    about = f"""# Two characters
+As the workflow for one character, with a second group 2, a second Identity Conditioning and a chain of two Cast nodes. \
+Frames may show both, one of them, or nobody.
+
+## What to change first
+- The **Story**: one line per character, `name | class word | description`.
+- The names again in `character` of both **Character Portraits**.
+{TRY_QUICKLY}
+- A third character: one more group 2, Identity Conditioning and Cast."""
+    text = {
+        "characters": (
+            "Ada | woman | a young woman with black braids and a red coat\n"
+            "Otto | man | an old man with a white beard and a blue cap"
+        ),
+        "prompts": (
+            "Ada and Otto repair a bicycle in a cluttered workshop\n"
+            "Ada rides a bicycle down a steep cobbled street, laughing\n"
+            "a bicycle leaning against a fountain in an empty square at noon\n"
+            "Otto searches behind a market stall, puzzled\n"
+            "Ada and Otto share ice cream on a bench in the evening sun"
+        ),
+        "style": "cinematic photo",
+    }
+    return graph(
+        name,
+        [note(name, about, (440, 900)), models()],
+        [
+            [
+                Group("1 · The story", BLUE, [story((420, 430), **text)]),
+                finding(discovery("Ada", 1), "Ada"),
+                finding(discovery("Otto", 1001), "Otto"),
+            ],
+            [template(), who_is_where(), put_in("StoryIdentity", "Ada", "Otto")],
+        ],
+    )
+
+
+def with_a_pose() -> Json:
+    name = "identitystory_controlnet_pose.json"
+    about = f"""# A pose, in both passes
+The same ControlNet on the template's prompts and on the identity's, so that the second pass keeps the pose of the \
+first. Any ControlNet fits here, and any number of them.
+
+## What to change first
+- **Pose**: a picture of an OpenPose skeleton, black behind it, at the size of the frames.
+- The **Story**. The pose holds for all frames of a run, so every frame here shows one person; for a pose of its own \
+set **Story Frames** `frames` to "1", "2" ... and change the picture.
+{TRY_QUICKLY}"""
+    text = {
+        "characters": "Leo | man | a tall man with short blond hair, a moustache and a grey suit",
+        "prompts": (
+            "Leo stands on a stage under a spotlight, full body\n"
+            "Leo stands in deep snow among fir trees, full body\n"
+            "Leo stands on the deck of a sailing ship, full body\n"
+            "Leo stands on the moon, the earth in the black sky, full body"
+        ),
+        "style": "cinematic photo",
+    }
+    return graph(
+        name,
+        [note(name, about, (440, 1000))],
+        [
+            [
+                models(),
+                Group("1 · The story", BLUE, [story((420, 430), **text)]),
+                finding(discovery()),
+                Group(
+                    "The pose",
+                    GREY,
+                    [
+                        [
+                            node("controlnet", "ControlNetLoader", size=(340, 0)),
+                            node("pose", "LoadImage", size=(340, 420)),
+                        ]
+                    ],
+                ),
+            ],
+            [template(posed=True), who_is_where(), put_in("StoryIdentity", "", posed=True)],
+        ],
+    )
+
+
+def identity_only() -> Json:
+    name = "identity_from_text.json"
+    about = """# A face from a sentence
+Draws 64 portraits, keeps those that agree on one face, and saves it as an identity: a few kilobytes that any of the \
+other workflows can load.
+
+## What to change first
+- The **Story**: the character line. The prompt is not used here, but a story has at least one.
+- `seed` in **Character Portraits**: other portraits, another face.
+- **Quick try**: `count` 16 and `steps` 25, and `rank_too_large` "lower it" in Identity Discovery.
+- Your own pictures: Load Image in place of Character Portraits, and the name typed in."""
+    text = {
+        "characters": "Mira | woman | a young woman with short red hair, green eyes and freckles",
+        "prompts": "Mira looks into the camera",
+    }
+    return graph(
+        name,
+        [note(name, about, (440, 660))],
+        [[models(), Group("1 · The story", BLUE, [story((420, 0), **text)[:1]]), finding(discovery(report=True))]],
+    )
+
+
+def stored(workflow: Json) -> str:
+    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+
+
+MAKERS = {
+    "identitystory_sdxl.json": one_character,
+    "identitystory_sdxl_two_characters.json": two_characters,
+    "identitystory_controlnet_pose.json": with_a_pose,
+    "identity_from_text.json": identity_only,
+}
+
+if __name__ == "__main__":
+    for file_name, make in MAKERS.items():
+        (HERE / file_name).write_text(stored(make()), encoding="utf-8", newline="\n")
+        print(f"wrote {file_name}")
