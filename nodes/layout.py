@@ -136,7 +136,11 @@ class LayoutFromMasksNode(io.ComfyNode):
             description="A layout from masks of any other node or painted by hand: one mask per character.",
             search_aliases=["masks", "manual mask", "sam3", "IdentityStory"],
             inputs=[
-                io.Mask.Input("masks", tooltip="A batch with one mask per character, at the picture's size."),
+                io.Mask.Input(
+                    "masks",
+                    tooltip="A batch with one mask per character, at the picture's size; a frame that shows nobody "
+                    "takes none.",
+                ),
                 StoryFrameSocket.Input(
                     "frame", optional=True, tooltip="The characters, in the order in which the prompt names them."
                 ),
@@ -154,6 +158,8 @@ class LayoutFromMasksNode(io.ComfyNode):
             people, label = tuple(character.name for character in frame.cast), frame.label
         else:
             people, label = tuple(split_words(names)), "Layout from Masks"
+        if frame is not None and not people:
+            masks = masks[:0]  # a frame that shows nobody needs no masks
         if len(people) != len(masks):
             raise ValueError(
                 f"{label}: there are {len(masks)} masks for {len(people)} characters "

@@ -33,7 +33,8 @@ def sigma_range(model: Any) -> tuple[float, float]:
 def sampler_name_of(sampler: Any) -> str:
     """What a SAMPLER is called, for messages and for refusing it."""
     function = getattr(sampler, "sampler_function", None)
-    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+    name = getattr(function, "__name__", type(sampler).__name__)
+    return name.removeprefix("sample_").removesuffix("_function")  # the host's dpm_adaptive is dpm_adaptive_function
 
 
 def check_sampler(name: str) -> None:

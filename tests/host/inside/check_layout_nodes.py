@@ -185,6 +185,9 @@ def check_layouts_from_masks():
     assert torch.equal(background[0].bool(), ~layout.masks.any(dim=0))
     named, _ = LayoutFromMasksNode.execute(masks, 0, None, "one, other").result
     assert named.names == ("one", "other")
+    nobody, everywhere = LayoutFromMasksNode.execute(masks, 0, story("an empty beach").frames[0]).result
+    assert nobody.names == ()
+    assert everywhere.all()
     refused(lambda: LayoutFromMasksNode.execute(masks[:1], 0, frame), "frame 1", "1 masks for 2", "Mira, Ben")
     refused(lambda: LayoutFromMasksNode.execute(masks, 0, None, "one"), "2 masks for 1")
     small = LayoutFromMasksNode.execute(masks[:, :48], 0, frame).result[0]

@@ -407,7 +407,7 @@ def check_patched_models_work_and_their_patches_are_used():
     plain = redenoise(model, cache, layout(LEFT), (member(model),))
     lora = model.clone()
     key = next(
-        k for k in model.model.state_dict() if k.endswith("middle_block.1.transformer_blocks.0.attn1.to_q.weight")
+        k for k in model.model.state_dict() if k.endswith("middle_block.1.transformer_blocks.0.attn2.to_v.weight")
     )
     assert lora.add_patches({key: (torch.randn_like(model.model.state_dict()[key]),)}, 0.5)
     free = FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2).result[0] if hasattr(FreeU_V2, "execute") else None
