@@ -56,11 +56,11 @@ def chessboard_distance(mask: Bool[Tensor, "h w"]) -> Int[Tensor, "h w"]:
 
 def subtract_smaller_first(masks: Bool[Tensor, "s h w"]) -> Bool[Tensor, "s h w"]:
     """Give every contested pixel to the smallest mask that claims it (equal areas: to the earlier one)."""
-    result = torch.zeros_like(masks)
-    covered = torch.zeros(masks.shape[1:], dtype=torch.bool, device=masks.device)
-    for index in _smallest_first(masks):
-        result[index] = masks[index] & ~covered
-        covered = covered | result[index]
+    result = masks.clone()
+    order = _smallest_first(masks)
+    for place, index in enumerate(order):
+        for larger in order[place + 1 :]:
+            result[larger] &= ~masks[index]
     return result
 
 
@@ -93,7 +93,7 @@ def exclusive_masks(masks: Bool[Tensor, "s h w"], dilate_px: int = 10) -> Bool[T
 
 
 def _smallest_first(masks: Bool[Tensor, "s h w"]) -> list[int]:
-    return masks.flatten(1).sum(dim=1).argsort(stable=True).tolist() if len(masks) else []
+    return torch.count_nonzero(masks, dim=(1, 2)).argsort(stable=True).tolist()
 
 
 def _largest_component(mask: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"]:

@@ -37,14 +37,16 @@ class ProgressiveMasks:
 
     def __init__(self, masks: Bool[Tensor, "s h w"], steps: int, start: int, max_kernel_px: int | float) -> None:
         if not 0 <= start < steps:
-            raise ValueError(f"start is {start}, but the schedule has {steps} steps: use 0 to {steps - 1}.")
+            raise ValueError(
+                f"start is {start}, but the schedule has {steps} steps: use 0 to {steps - 1} (the paper's 10 of 50 "
+                f"would be {steps // 5})."
+            )
         if max_kernel_px < 0:
             raise ValueError(f"The largest mask kernel is {max_kernel_px}; it must be 0 or more.")
         self.steps = steps
         self.start = start
         self.max_kernel_px = max_kernel_px
-        self._empty = torch.zeros(masks.shape, dtype=torch.bool)
-        self._distances = [chessboard_distance(mask) for mask in masks]
+        self._distances = torch.stack([chessboard_distance(mask) for mask in masks]) if len(masks) else masks.cpu()
 
     def kernel(self, step: int) -> int:
         """Half-width of the square at a step from `start` on, in pixels."""
@@ -54,10 +56,9 @@ class ProgressiveMasks:
         """The exclusive masks of one step (0-based, counted up); all empty before `start`."""
         if not 0 <= step < self.steps:
             raise ValueError(f"There is no step {step}: the schedule has steps 0 to {self.steps - 1}.")
-        if step < self.start or not self._distances:
-            return self._empty
-        kernel = self.kernel(step)
-        return subtract_smaller_first(torch.stack([distance <= kernel for distance in self._distances]))
+        if step < self.start or not len(self._distances):
+            return torch.zeros(self._distances.shape, dtype=torch.bool)
+        return subtract_smaller_first(self._distances <= self.kernel(step))
 
 
 def to_latent_grid(

@@ -257,7 +257,8 @@ def _published_frames(mapping: Mapping[str, Any], characters: Sequence[Character
         style = _text(mapping, "style", "the story")
         people = " and ".join(_with_article(_cut_after_word(character)) for character in characters)
         settings = _list(mapping["settings"], '"settings"')
-        prompts = [f"{style} {people} {setting}".strip() for setting in settings]
+        everybody = [character.name for character in characters]
+        return [{"prompt": f"{style} {people} {setting}".strip(), "cast": everybody} for setting in settings]
     else:
         raise ValueError('The story has no frames: "prompts" (or "style" and "settings") is missing or empty.')
     return [{"prompt": prompt} for prompt in prompts]
@@ -307,11 +308,13 @@ def _seed(value: object, where: str) -> int | None:
 
 
 def _describe(character: Character, prompt: str) -> str:
-    """Replace a name: the first time by the description, then by "the <class word>"."""
+    """Replace a name: the first time that is no possessive by the description, else by "the <class word>"."""
     if character.name.lower() == character.word.lower() or find_word(character.description, prompt):
         return prompt
     spans = find_word(character.name, prompt, ignore_case=False)
-    texts = [character.description] + [f"the {character.word}"] * (len(spans) - 1)
+    plain = [index for index, (_, end) in enumerate(spans) if prompt[end : end + 2] not in ("'s", "\u2019s")]
+    texts = [f"the {character.word}"] * len(spans)
+    texts[plain[0] if plain else 0] = character.description
     for (start, end), text in reversed(list(zip(spans, texts, strict=True))):
         prompt = prompt[:start] + text + prompt[end:]
     return prompt
@@ -336,7 +339,7 @@ def _found_cast(
     cast = list(named)
     for word in dict.fromkeys(character.word.lower() for character in characters):
         unnamed = [c for c in characters if c.word.lower() == word and c not in named]
-        described = [c for c in unnamed if find_word(c.description, prompt)]
+        described = [c for c in unnamed if _described_spans(c, prompt)]
         cast += described
         candidates = [c for c in unnamed if c not in described]
         taken = sum(c.word.lower() == word for c in cast)
@@ -352,7 +355,9 @@ def _found_cast(
 def _described_spans(character: Character, prompt: str) -> list[tuple[int, int]]:
     """Class words of the description where the prompt has it, whole or cut after the class word."""
     word_start, word_end = find_word(character.word, character.description)[0]
-    texts = (character.description, _cut_after_word(character))
+    texts = [character.description]
+    if len(_cut_after_word(character).split()) > len(character.word.split()) + 1:  # says more than "a woman"
+        texts.append(_cut_after_word(character))
     starts = [start for text in texts for start, _ in find_word(text, prompt)]
     return [(start + word_start, start + word_end) for start in starts]
 

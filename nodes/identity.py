@@ -42,8 +42,9 @@ class CharacterPortraitsNode(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The first portrait's seed; the next ones count up, so batch_size changes nothing.",
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="The first portrait's seed; the next ones count up, so batch_size does not change the "
+                    "starting noise.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
@@ -91,7 +92,7 @@ class CharacterPortraitsNode(io.ComfyNode):
         negative: str,
         **settings: Any,
     ) -> io.NodeOutput:
-        person = story.character(character)
+        person = story.character(character.strip())
         if "{character}" not in template:
             raise ValueError(f'The portrait template "{template}" has no {{character}} for the description to go into.')
         positive, negative_cond = (
@@ -131,7 +132,7 @@ class PhotoMakerLoaderNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, photomaker_name: str) -> bool | str:
+    def validate_inputs(cls, photomaker_name: str | None) -> bool | str:
         return check_present("photomaker", photomaker_name)
 
     @classmethod
@@ -195,7 +196,8 @@ class IdentityDiscoveryNode(io.ComfyNode):
         iterations: int,
         rank_too_large: str,
     ) -> io.NodeOutput:
-        if not name.strip():
+        name = name.strip()
+        if not name:
             raise ValueError("Identity Discovery needs the character's name: connect it from Character Portraits.")
         progress = comfy.utils.ProgressBar(len(portraits))
         embeddings = pm.embed_portraits(photomaker, portraits, batch_size=8, advance=progress.update)
@@ -301,7 +303,7 @@ class SaveIdentityNode(io.ComfyNode):
     @classmethod
     def execute(cls, identity: Identity, filename: str, overwrite: bool) -> io.NodeOutput:
         path = identity.save(identity_path(safe_file_name(filename or identity.name), overwrite))
-        return io.NodeOutput(identity, str(path), ui=ui.PreviewText(f"saved as models/identities/{path.name}"))
+        return io.NodeOutput(identity, str(path), ui=ui.PreviewText(f"saved as {path}"))
 
 
 class LoadIdentityNode(io.ComfyNode):
@@ -327,7 +329,7 @@ class LoadIdentityNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, identity_file: str) -> bool | str:
+    def validate_inputs(cls, identity_file: str | None) -> bool | str:
         return check_present("identities", identity_file)
 
     @classmethod

@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.layout import Layout, exclusive_masks
+from ..core.layout import Layout, chessboard_distance, subtract_smaller_first
 from ..core.sheet import draw_layout
 from ..core.story import Frame
 from .host.detector import Detector, find_layout, load_detector
@@ -42,7 +42,7 @@ class GroundedSAMLoaderNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, grounding_dino_name: str, sam_name: str) -> bool | str:
+    def validate_inputs(cls, grounding_dino_name: str | None, sam_name: str | None) -> bool | str:
         for kind, name in (("grounding-dino", grounding_dino_name), ("sams", sam_name)):
             present = check_present(kind, name)
             if present is not True:
@@ -71,7 +71,8 @@ class GroundedSAMLayoutNode(io.ComfyNode):
                     "words",
                     default="",
                     optional=True,
-                    tooltip="Where there is no frame: class words, comma between them, such as: woman, man.",
+                    tooltip="Where there is no frame: class words, comma between them, such as: woman, man. The "
+                    "identities in the cast must then be called just that (Load Identity, rename).",
                 ),
                 io.Float.Input(
                     "box_threshold", default=0.30, min=0.0, max=1.0, step=0.01, tooltip="Least score of a box."
@@ -154,6 +155,7 @@ class LayoutFromMasksNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, masks: torch.Tensor, dilate_px: int, frame: Frame | None = None, names: str = "") -> io.NodeOutput:
+        masks = masks.reshape(-1, *masks.shape[-2:])
         if frame is not None:
             people, label = tuple(character.name for character in frame.cast), frame.label
         else:
@@ -162,11 +164,14 @@ class LayoutFromMasksNode(io.ComfyNode):
             masks = masks[:0]  # a frame that shows nobody needs no masks
         if len(people) != len(masks):
             raise ValueError(
-                f"{label}: there are {len(masks)} masks for {len(people)} characters "
+                f"{label}: masks given: {len(masks)}, characters: {len(people)} "
                 f"({', '.join(people) or 'nobody'}). Give one mask per character, in this order; an empty mask leaves "
                 "one as drawn."
             )
-        layout = Layout(people, exclusive_masks(masks.cpu() > 0.5, dilate_px), label)
+        grown = torch.zeros(masks.shape, dtype=torch.bool)
+        for row, mask in enumerate(masks.cpu() > 0.5):
+            grown[row] = chessboard_distance(mask) <= dilate_px
+        layout = Layout(people, subtract_smaller_first(grown), label)
         return io.NodeOutput(layout, layout.background.unsqueeze(0).float())
 
 

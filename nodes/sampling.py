@@ -36,7 +36,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="The frame's seed.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Sampling steps (the paper's T)."),
@@ -61,8 +61,8 @@ class NoisyLatentCacheNode(io.ComfyNode):
                     default=10,
                     min=0,
                     max=999,
-                    tooltip="Noisy latents are kept from this step on (predictions always). Use the step at which "
-                    "re-denoising starts, or less.",
+                    tooltip="Noisy latents are kept from this step on, to check at the start of re-denoising that the "
+                    "replay arrived where the template was. Use that start, or less; predictions are always kept.",
                 ),
                 io.Combo.Input(
                     "precision",

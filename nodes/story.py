@@ -44,14 +44,17 @@ class StoryNode(io.ComfyNode):
                     multiline=True,
                     default=EXAMPLE_PROMPTS,
                     tooltip="One frame per line. A name becomes the character's description the first time and "
-                    '"the <class word>" after that. A frame may show anybody or nobody.',
+                    '"the <class word>" after that. A frame may show anybody or nobody; a bare class word ("a woman '
+                    'sells flowers") counts as the character.',
                 ),
-                io.String.Input("style", default="", tooltip="Put before every prompt, such as: cinematic photo."),
+                io.String.Input(
+                    "style", default="", tooltip="Put before every prompt typed in above, such as: cinematic photo."
+                ),
                 io.String.Input(
                     "negative",
                     multiline=True,
                     default="noisy, blurry, soft, deformed, ugly",
-                    tooltip="The negative prompt of every frame that has none of its own.",
+                    tooltip="The negative prompt of every frame typed in above; a story file has its own.",
                 ),
             ],
             outputs=[StorySocket.Output(display_name="story")],
@@ -65,10 +68,15 @@ class StoryNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, story_file: str, characters: str | None, prompts: str | None, style: str | None, negative: str | None
+        cls,
+        story_file: str | None,
+        characters: str | None,
+        prompts: str | None,
+        style: str | None,
+        negative: str | None,
     ) -> bool | str:
         """Refuse a bad story before anything runs; fields that come through a link are checked when they arrive."""
-        if characters is None or prompts is None:
+        if story_file is None or characters is None or prompts is None:
             return True
         try:
             cls.execute(story_file, characters, prompts, style or "", negative or "")
@@ -106,7 +114,7 @@ class StoryFramesNode(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Frame n gets this seed plus n - 1, unless the story gives it one.",
                 ),
             ],
@@ -130,12 +138,14 @@ def frame_numbers(text: str, count: int) -> list[int]:
     if text.strip().lower() in ("", "all"):
         return list(range(count))
     chosen: set[int] = set()
-    for part in text.split(","):
+    for part in filter(str.strip, text.split(",")):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
             raise ValueError(f'frames: "{part.strip()}" is not a number or a range; write "all" or "1-3, 7".')
         first, last = int(match[1]), int(match[2] or match[1])
-        if not 1 <= first <= last <= count:
+        if first > last:
+            raise ValueError(f'frames: "{part.strip()}" counts down; write "{last}-{first}".')
+        if not (1 <= first and last <= count):
             raise ValueError(f'frames: "{part.strip()}" is outside the story, which has frames 1 to {count}.')
         chosen.update(range(first - 1, last))
     return sorted(chosen)

@@ -1,6 +1,6 @@
-"""Writes the workflows of this folder, in the form in which ComfyUI's editor saves them: `python workflows/make.py`.
+"""A workflow as ComfyUI's editor saves it, from a short description: groups of nodes in columns, links by name.
 
-A graph is described by groups of nodes in columns; ids, slots and places follow from that, so that nothing overlaps.
+Ids, slots and places follow from that, so that nothing overlaps and every link fits.
 """
 
 import json
@@ -14,7 +14,7 @@ VERSIONS = {"comfy-core": "0.31.0", "storyidentity": "0.1.0"}  # of the nodes as
 FRONT_END = "1.48.7"
 
 TITLE, SLOT, WIDGET, LINES, GAP, BETWEEN, PADDING, HEADER = 30, 20, 24, 54, 20, 50, 20, 40
-BLUE, GREEN, VIOLET, AMBER, ROSE, GREY = "#3f789e", "#4a8a5c", "#6c5b9e", "#a1773b", "#a1475e", "#5b6270"
+PICTURES = {"PreviewImage", "SaveImage", "StorySheet"}
 
 Json = dict[str, Any]
 
@@ -183,30 +183,39 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
     """A whole workflow: groups below each other on the left, rows of groups beside them."""
     boxes: list[Json] = []
     nodes: list[tuple[Node, int, int]] = []
-    y = widest = 0
+
+    def put(group: Group, x: int, y: int, width: int, height: int) -> None:
+        nodes.extend(_placed(group, x, y, width, height))
+        if group.title:
+            shown = {"title": group.title, "bounding": [x, y, width, height], "color": group.colour}
+            boxes.append({"id": len(boxes) + 1, **shown, "font_size": 24, "flags": {}})
+
+    beside = max(_extent(group)[0] for group in left)
+    y = 0
     for group in left:
-        width, height = _extent(group)
-        nodes += _placed(group, 0, y)
-        boxes += _box(group, 0, y, max(width, _extent(left[0])[0]), height)
-        y, widest = y + height + BETWEEN, max(widest, width)
-    y, right = 0, 0
+        put(group, 0, y, beside, _extent(group)[1])
+        y += _extent(group)[1] + BETWEEN
+    y, longest = 0, max(_width(row) for row in rows)
     for row in rows:
-        x, tallest = widest + BETWEEN, max(_extent(group)[1] for group in row)
+        x, tallest = beside + BETWEEN, max(_extent(group)[1] for group in row)
         for group in row:
-            width = _extent(group)[0]
-            nodes += _placed(group, x, y)
-            boxes += _box(group, x, y, width, tallest)
+            width = _extent(group)[0] + (longest - _width(row) if group is row[-1] else 0)
+            put(group, x, y, width, tallest)
             x += width + BETWEEN
-        y, right = y + tallest + BETWEEN, max(right, x)
-    scale = round(min(1800 / right, 900 / y), 2)
+        y += tallest + BETWEEN
+    scale = round(min(1800 / (beside + BETWEEN + longest), 900 / y), 2)
     return {
         **{"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"storyidentity/{name}")), "revision": 0},
         **_wired(nodes),
-        "groups": [{"id": number, **box} for number, box in enumerate(boxes, start=1)],
+        "groups": boxes,
         "config": {},
         "extra": {"ds": {"scale": scale, "offset": [60, 80]}, "frontendVersion": FRONT_END},
         "version": 0.4,
     }
+
+
+def stored(workflow: Json) -> str:
+    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
 def _kind(name: str) -> Kind:
@@ -220,24 +229,26 @@ def _extent(group: Group) -> tuple[int, int]:
     return sum(widths) + BETWEEN * (len(widths) - 1) + around, max(heights) + around + (HEADER if group.title else 0)
 
 
-def _placed(group: Group, x: int, y: int) -> list[tuple[Node, int, int]]:
+def _width(row: list[Group]) -> int:
+    return sum(_extent(group)[0] for group in row) + BETWEEN * (len(row) - 1)
+
+
+def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple[Node, int, int]]:
+    """The nodes at their places in a box; pictures take what room is left below them and in the last column."""
     inside = PADDING if group.title else 0
-    placed, left = [], x + inside
+    placed, left, bottom = [], x + inside, y + height - inside
     for column in group.columns:
         top = y + inside + (HEADER if group.title else 0)
+        spare = width - _extent(group)[0] if column is group.columns[-1] else 0
         for each in column:
+            if each.kind in PICTURES:
+                each = each._replace(width=each.width + spare)
+                if each.key == column[-1].key:
+                    each = each._replace(height=bottom - top - TITLE)
             placed.append((each, left, top + TITLE))
             top += TITLE + each.height + GAP
         left += max(each.width for each in column) + BETWEEN
     return placed
-
-
-def _box(group: Group, x: int, y: int, width: int, height: int) -> list[Json]:
-    if not group.title:
-        return []
-    return [
-        {"title": group.title, "bounding": [x, y, width, height], "color": group.colour, "font_size": 24, "flags": {}}
-    ]
 
 
 def _wired(placed: list[tuple[Node, int, int]]) -> Json:
@@ -322,17 +333,20 @@ def _values(each: Node) -> list[Any]:
 
 
 def _order(nodes: list[Node]) -> dict[str, int]:
-    """The order in which they can run, each after all that it is tied to."""
-    order: dict[str, int] = {}
-    while len(order) < len(nodes):
-        ready = [
-            each
-            for each in nodes
-            if each.key not in order and all(origin.split(".")[0] in order for origin in each.links.values())
-        ]
-        if not ready:
-            raise ValueError("the links go in a circle")
-        order |= {each.key: len(order) + number for number, each in enumerate(ready)}
-    return order
+    """The order in which they can run, as the editor counts it: each once the last node it is tied to is done."""
+    waiting = {each.key: [origin.split(".")[0] for origin in each.links.values()] for each in nodes}
+    order = [key for key, before in waiting.items() if not before]
+    for done in order:  # which grows on the way
+        for output in (socket.split(":")[0] for socket in _kind(_find(nodes, done).kind).outputs.split()):
+            for each in nodes:
+                for _ in [origin for origin in each.links.values() if origin == f"{done}.{output}"]:
+                    waiting[each.key].remove(done)
+                    if not waiting[each.key]:
+                        order.append(each.key)
+    if len(order) != len(nodes):
+        raise ValueError("the links go in a circle")
+    return {key: number for number, key in enumerate(order)}
 
 
+def _find(nodes: list[Node], key: str) -> Node:
+    return next(each for each in nodes if each.key == key)

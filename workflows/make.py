@@ -1,388 +1,55 @@
-"""Writes the workflows of this folder, in the form in which ComfyUI's editor saves them: `python workflows/make.py`.
-
-A graph is described by groups of nodes in columns; ids, slots and places follow from that, so that nothing overlaps.
-"""
+"""Writes the workflows of this folder: `python workflows/make.py [FOLDER]`."""
 
 import json
-import uuid
+import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+
+from graph import Group, Json, Node, graph, node, stored
 
 HERE = Path(__file__).parent
 MODELS = json.loads((HERE.parent / "models.json").read_text(encoding="utf-8"))["files"]
-VERSIONS = {"comfy-core": "0.31.0", "storyidentity": "0.1.0"}  # of the nodes as they are described here
-FRONT_END = "1.48.7"
+BLUE, GREEN, VIOLET, AMBER, ROSE, GREY = "#5fa8d9", "#6cc486", "#a593ec", "#e0a94e", "#e07a92", "#9aa3b2"
 
-TITLE, SLOT, WIDGET, LINES, GAP, BETWEEN, PADDING, HEADER = 30, 20, 24, 54, 20, 50, 20, 40
-BLUE, GREEN, VIOLET, AMBER, ROSE, GREY = "#3f789e", "#4a8a5c", "#6c5b9e", "#a1773b", "#a1475e", "#5b6270"
-
-Json = dict[str, Any]
-
-
-class Choice(str):
-    """A value from a list."""
+DOWNLOAD = "Or in this pack's folder `python core/weights.py download ID`, then R in ComfyUI. The ids:"
+TRY_QUICKLY = """- **Quick try**: Character Portraits `count` 16, `steps` 25; Identity Discovery \
+`rank_too_large` "lower it". The values set here are the paper's."""
+POSE = "control_net=controlnet.CONTROL_NET image=pose.IMAGE"
 
 
-class Lines(str):
-    """Text with several lines."""
-
-
-class Upload(str):
-    """The button under a picture."""
-
-
-class Seed(int):
-    """A number that the editor may change after a run; here it never does."""
-
-
-class Kind(NamedTuple):
-    """What a node looks like: `name:TYPE` for each socket (`?` if it is optional, `*` for a list), default values."""
-
-    inputs: str
-    widgets: Json
-    outputs: str
-
-
-SAMPLER = {"sampler_name": Choice("euler"), "scheduler": Choice("normal")}
-CORE = {
-    "CheckpointLoaderSimple": Kind("", {"ckpt_name": Choice("sd_xl_base_1.0.safetensors")}, "MODEL CLIP VAE"),
-    "FreeU": Kind("model:MODEL", {"b1": 1.1, "b2": 1.2, "s1": 0.6, "s2": 0.4}, "MODEL"),
-    "CLIPTextEncode": Kind("clip:CLIP", {"text": Lines()}, "CONDITIONING"),
-    "EmptyLatentImage": Kind("", {"width": 1024, "height": 1024, "batch_size": 1}, "LATENT"),
-    "VAEDecode": Kind("samples:LATENT vae:VAE", {}, "IMAGE"),
-    "SaveImage": Kind("images:IMAGE", {"filename_prefix": ""}, "images:IMAGE"),
-    "PreviewImage": Kind("images:IMAGE", {}, "images:IMAGE"),
-    "PreviewAny": Kind("source:*", {}, "STRING"),
-    "LoadImage": Kind("", {"image": Choice("pose.png"), "upload": Upload("image")}, "IMAGE MASK"),
-    "ControlNetLoader": Kind(
-        "", {"control_net_name": Choice("controlnet-openpose-sdxl-1.0.safetensors")}, "CONTROL_NET"
-    ),
-    "ControlNetApplyAdvanced": Kind(
-        "positive:CONDITIONING negative:CONDITIONING control_net:CONTROL_NET image:IMAGE vae:VAE?",
-        {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
-        "positive:CONDITIONING negative:CONDITIONING",
-    ),
-    "MarkdownNote": Kind("", {"text": Lines()}, ""),
-}
-OURS = {
-    "Story": Kind(
-        "",
-        {
-            **{"story_file": Choice("(typed in below)"), "characters": Lines(), "prompts": Lines(), "style": ""},
-            **{"negative": Lines("noisy, blurry, soft, deformed, ugly")},
-        },
-        "story:STORY",
-    ),
-    "StoryFrames": Kind(
-        "story:STORY",
-        {"frames": "all", "seed": Seed(1)},
-        "frame:STORY_FRAME* prompt:STRING* negative:STRING* seed:INT*",
-    ),
-    "CharacterPortraits": Kind(
-        "model:MODEL clip:CLIP vae:VAE story:STORY",
-        {
-            **{"character": "", "count": 64, "batch_size": 4, "seed": Seed(1), "steps": 50, "cfg": 5.0, **SAMPLER},
-            **{"width": 1024, "height": 1024, "template": "a close-up photo of {character}"},
-            **{"negative": Lines("3d, cartoon, anime, sketches, illustration, painting")},
-        },
-        "portraits:IMAGE name:STRING description:STRING",
-    ),
-    "PhotoMakerLoader": Kind(
-        "model:MODEL",
-        {"photomaker_name": Choice("photomaker-v1.bin"), "lora_strength": 1.0},
-        "model:MODEL photomaker:PHOTOMAKER",
-    ),
-    "IdentityDiscovery": Kind(
-        "portraits:IMAGE photomaker:PHOTOMAKER",
-        {
-            **{"name": "", "description": "", "rank": 10, "keep_ratio": 0.6, "iterations": 3},
-            **{"rank_too_large": Choice("error")},
-        },
-        "identity:IDENTITY kept:IMAGE report:STRING",
-    ),
-    "SaveIdentity": Kind("identity:IDENTITY", {"filename": "", "overwrite": False}, "identity:IDENTITY path:STRING"),
-    "IdentityConditioning": Kind(
-        "clip:CLIP photomaker:PHOTOMAKER identity:IDENTITY frame:STORY_FRAME?",
-        {"text?": Lines(), "class_word?": ""},
-        "positive:CONDITIONING",
-    ),
-    "NoisyLatentCache": Kind(
-        "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT "
-        "noise:NOISE? sampler:SAMPLER? sigmas:SIGMAS?",
-        {
-            **{"seed": Seed(0), "steps": 50, "cfg": 7.0, **SAMPLER, "denoise": 1.0, "keep_from_step": 10},
-            **{"precision": Choice("float32")},
-        },
-        "latent:LATENT cache:NOISY_LATENT_CACHE",
-    ),
-    "GroundedSAMLoader": Kind(
-        "",
-        {
-            "grounding_dino_name": Choice("groundingdino_swinb_cogcoor.pth"),
-            **{"sam_name": Choice("sam_vit_h_4b8939.pth"), "engine": Choice("transformers")},
-        },
-        "detector:STORY_DETECTOR",
-    ),
-    "GroundedSAMLayout": Kind(
-        "image:IMAGE detector:STORY_DETECTOR frame:STORY_FRAME?",
-        {
-            **{"box_threshold": 0.3, "text_threshold": 0.25, "dilate_px": 10, "on_missing": Choice("error")},
-            **{"words?": ""},
-        },
-        "layout:STORY_LAYOUT masks:MASK preview:IMAGE",
-    ),
-    "Cast": Kind("identity:IDENTITY positive:CONDITIONING negative:CONDITIONING cast:CAST?", {}, "cast:CAST"),
-    "Redenoise": Kind(
-        "model:MODEL cast:CAST cache:NOISY_LATENT_CACHE layout:STORY_LAYOUT",
-        {"start": 10, "max_kernel": 50, "cfg": 7.0, "mask_edge": Choice("hard")},
-        "latent:LATENT",
-    ),
-    "StorySheet": Kind(
-        "images:IMAGE frames:STORY_FRAME?", {"columns": 3, "cell_width": 512, "captions": True}, "sheet:IMAGE"
-    ),
-}
-
-
-class Node(NamedTuple):
-    """A node of a graph; `links` has, for each input tied to something, the key and the output it comes from."""
-
-    key: str
-    kind: str
-    links: dict[str, str]
-    widgets: Json
-    title: str
-    width: int
-    height: int
-
-
-class Group(NamedTuple):
-    """Columns of nodes, from left to right, in a box; without a title there is no box."""
-
-    title: str
-    colour: str
-    columns: list[list[Node]]
-
-
-def node(
-    key: str, kind: str, links: str = "", *, title: str = "", size: tuple[int, int] = (300, 0), **widgets: Any
-) -> Node:
-    """A node as it is written below: links such as `model=freeu.MODEL`, and the values that differ from the default."""
-    known = _kind(kind)
-    defaults = {name.rstrip("?"): value for name, value in known.widgets.items()}
-    if unknown := widgets.keys() - defaults:
-        raise ValueError(f"{key}: {kind} has no {', '.join(sorted(unknown))}")
-    values = {name: type(default)(widgets.get(name, default)) for name, default in defaults.items()}
-    slots = max(len(known.inputs.split()), len(known.outputs.split())) * SLOT
-    rows = sum({Lines: LINES, Seed: 2 * WIDGET}.get(type(value), WIDGET) for value in values.values())
-    least = slots + (rows + 14 if values else 6)
-    tied = dict(pair.split("=") for pair in links.split())
-    return Node(key, kind, tied, values, title, size[0], max(size[1], least))
-
-
-def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
-    """A whole workflow: groups below each other on the left, rows of groups beside them."""
-    boxes: list[Json] = []
-    nodes: list[tuple[Node, int, int]] = []
-    y = widest = 0
-    for group in left:
-        width, height = _extent(group)
-        nodes += _placed(group, 0, y)
-        boxes += _box(group, 0, y, max(width, _extent(left[0])[0]), height)
-        y, widest = y + height + BETWEEN, max(widest, width)
-    y, right = 0, 0
-    for row in rows:
-        x, tallest = widest + BETWEEN, max(_extent(group)[1] for group in row)
-        for group in row:
-            width = _extent(group)[0]
-            nodes += _placed(group, x, y)
-            boxes += _box(group, x, y, width, tallest)
-            x += width + BETWEEN
-        y, right = y + tallest + BETWEEN, max(right, x)
-    scale = round(min(1800 / right, 900 / y), 2)
-    return {
-        **{"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"storyidentity/{name}")), "revision": 0},
-        **_wired(nodes),
-        "groups": [{"id": number, **box} for number, box in enumerate(boxes, start=1)],
-        "config": {},
-        "extra": {"ds": {"scale": scale, "offset": [60, 80]}, "frontendVersion": FRONT_END},
-        "version": 0.4,
-    }
-
-
-def _kind(name: str) -> Kind:
-    return OURS[name] if name in OURS else CORE[name]
-
-
-def _extent(group: Group) -> tuple[int, int]:
-    widths = [max(each.width for each in column) for column in group.columns]
-    heights = [sum(TITLE + each.height + GAP for each in column) - GAP for column in group.columns]
-    around = 2 * PADDING if group.title else 0
-    return sum(widths) + BETWEEN * (len(widths) - 1) + around, max(heights) + around + (HEADER if group.title else 0)
-
-
-def _placed(group: Group, x: int, y: int) -> list[tuple[Node, int, int]]:
-    inside = PADDING if group.title else 0
-    placed, left = [], x + inside
-    for column in group.columns:
-        top = y + inside + (HEADER if group.title else 0)
-        for each in column:
-            placed.append((each, left, top + TITLE))
-            top += TITLE + each.height + GAP
-        left += max(each.width for each in column) + BETWEEN
-    return placed
-
-
-def _box(group: Group, x: int, y: int, width: int, height: int) -> list[Json]:
-    if not group.title:
-        return []
-    return [
-        {"title": group.title, "bounding": [x, y, width, height], "color": group.colour, "font_size": 24, "flags": {}}
-    ]
-
-
-def _wired(placed: list[tuple[Node, int, int]]) -> Json:
-    """The nodes with their slots and the links between them."""
-    ids = {each.key: number for number, (each, _, _) in enumerate(placed, start=1)}
-    if len(ids) != len(placed):
-        raise ValueError("two nodes have the same key")
-    outputs = {each.key: _outputs(each) for each, _, _ in placed}
-    order = _order([each for each, _, _ in placed])
-    links: list[list[Any]] = []
-    nodes = []
-    for each, x, y in placed:
-        inputs = _inputs(each)
-        for name, origin in each.links.items():
-            slot = next(i for i, one in enumerate(inputs) if one["name"] == name)
-            key, output = origin.split(".")
-            start = next(i for i, one in enumerate(outputs[key]) if one["name"] == output)
-            kind = outputs[key][start]["type"]
-            if kind != inputs[slot]["type"] and inputs[slot]["type"] != "*":
-                raise ValueError(f"{each.key}: {name} takes {inputs[slot]['type']}, {origin} gives {kind}")
-            links.append([len(links) + 1, ids[key], start, ids[each.key], slot, kind])
-            inputs[slot]["link"] = len(links)
-            outputs[key][start]["links"] = [*(outputs[key][start]["links"] or []), len(links)]
-        body = {"id": ids[each.key], "type": _type(each.kind), "pos": [x, y], "size": [each.width, each.height]}
-        state = {"flags": {}, "order": order[each.key], "mode": 0, "inputs": inputs, "outputs": outputs[each.key]}
-        title = {"title": each.title} if each.title else {}
-        nodes.append({**body, **state, **title, "properties": _properties(each), "widgets_values": _values(each)})
-        if each.kind == "MarkdownNote":
-            nodes[-1] |= {"color": "#432", "bgcolor": "#653"}
-    return {"last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes, "links": links}
-
-
-def _type(kind: str) -> str:
-    return f"StoryIdentity{kind}" if kind in OURS else kind
-
-
-def _inputs(each: Node) -> list[Json]:
-    kind = _kind(each.kind)
-    inputs = []
-    for socket in kind.inputs.split():
-        name, type_ = socket.split(":")
-        shape = {"shape": 7} if type_.endswith("?") else {}
-        inputs.append({"name": name, **shape, "type": type_.rstrip("?"), "link": None})
-    if each.kind == "MarkdownNote":
-        return inputs
-    names = {Choice: "COMBO", Upload: "IMAGEUPLOAD", bool: "BOOLEAN", int: "INT", Seed: "INT", float: "FLOAT"}
-    for (listed, default), name in zip(kind.widgets.items(), each.widgets, strict=True):
-        shape = {"shape": 7} if listed.endswith("?") else {}
-        type_ = names.get(type(default), "STRING")
-        inputs.append({"name": name, **shape, "type": type_, "widget": {"name": name}, "link": None})
-    return inputs
-
-
-def _outputs(each: Node) -> list[Json]:
-    outputs = []
-    for socket in _kind(each.kind).outputs.split():
-        name, type_ = socket.split(":") if ":" in socket else (socket, socket)
-        shape = {"shape": 6} if type_.endswith("*") else {}
-        outputs.append({"name": name, **shape, "type": type_.rstrip("*"), "links": None})
-    return outputs
-
-
-def _properties(each: Node) -> Json:
-    if each.kind == "MarkdownNote":
-        return {}
-    pack = "storyidentity" if each.kind in OURS else "comfy-core"
-    chosen = [value for value in each.widgets.values() if isinstance(value, Choice)]
-    models = [
-        {"name": file["name"], "url": file["url"], "directory": file["folder"]}
-        for file in MODELS
-        if file["name"] in chosen
-    ]
-    known = {"cnr_id": pack, "ver": VERSIONS[pack], "Node name for S&R": _type(each.kind)}
-    return {**known, "models": models} if models else known
-
-
-def _values(each: Node) -> list[Any]:
-    values: list[Any] = []
-    for value in each.widgets.values():
-        values += [value, "fixed"] if isinstance(value, Seed) else [value]
-    return values
-
-
-def _order(nodes: list[Node]) -> dict[str, int]:
-    """The order in which they can run, each after all that it is tied to."""
-    order: dict[str, int] = {}
-    while len(order) < len(nodes):
-        ready = [
-            each
-            for each in nodes
-            if each.key not in order and all(origin.split(".")[0] in order for origin in each.links.values())
-        ]
-        if not ready:
-            raise ValueError("the links go in a circle")
-        order |= {each.key: len(order) + number for number, each in enumerate(ready)}
-    return order
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def note(name: str, text: str, size: tuple[int, int]) -> Group:
+def note(name: str, text: str, height: int) -> Group:
     """What the workflow does, the files it needs and where they belong."""
-    files = []
-    for file in MODELS:
-        if name in file["used_by"]:
-            size_text = f"{file['size'] / 1e9:.2f} GB" if file["size"] else file["size_about"]
-            folder = f"`{file['folder']}/`" + (f" ({size_text})" if size_text and file["size"] != 0 else "")
-            files.append(f"- [{file['name']}]({file['url']}) → {folder}, id `{file['id']}`")
-    text = f"""{text}
-
-## Files
-Folders of `ComfyUI/models`:
-{chr(10).join(files)}
-
-Or, in this pack's folder, for each id:
-`python core/weights.py download ID`
-Then press R in ComfyUI."""
-    return Group("", "", [[node("note", "MarkdownNote", title="Read me", size=size, text=text)]])
+    needed = [file for file in MODELS if name in file["used_by"]]
+    lines = [f"- `{file['folder']}/` [{file['name']}]({file['url']}){_size(file)}" for file in needed]
+    ids = ", ".join(f"`{file['id']}`" for file in needed)
+    written = "\n".join([text, "", "## Files", "Into the folders of `ComfyUI/models`:", "", *lines, "", DOWNLOAD, ids])
+    return Group("", "", [[node("note", "MarkdownNote", title="Read me", size=(400, height), text=written)]])
 
 
-TRY_QUICKLY = """- **Quick try**: in Character Portraits `count` 16 and `steps` 25, in Identity Discovery `rank_too_large` "lower it". \
-Then back to the paper's values, which are the ones set here."""
+def _size(file: Json) -> str:
+    size = file["size"] or 0
+    text = f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e6 else file["size_about"]
+    return f", {text}" if text else ""
 
 
-def models(*more: Node) -> Group:
+def models() -> Group:
     return Group(
         "Models",
         GREY,
         [
             [
-                node("sdxl", "CheckpointLoaderSimple"),
-                node("freeu", "FreeU", "model=sdxl.MODEL"),
-                node("photomaker", "PhotoMakerLoader", "model=sdxl.MODEL"),
-                *more,
+                node("sdxl", "CheckpointLoaderSimple", size=(360, 0)),
+                node("freeu", "FreeU", "model=sdxl.MODEL", size=(360, 0)),
+                node("photomaker", "PhotoMakerLoader", "model=sdxl.MODEL", size=(360, 0)),
             ]
         ],
     )
 
 
-def story(size: tuple[int, int], **texts: str) -> list[Node]:
-    return [
-        node("story", "Story", size=size, **texts),
-        node("frames", "StoryFrames", "story=story.story", size=(size[0], 0)),
-    ]
+def story(low: bool = False, **texts: str) -> Group:
+    """The two nodes of the story, below each other or, where there is little height, side by side."""
+    written = node("story", "Story", size=(420, 446 if low else 430), **texts)
+    frames = node("frames", "StoryFrames", "story=story.story", size=(300 if low else 420, 0))
+    return Group("1 · The story", BLUE, [[written], [frames]] if low else [[written, frames]])
 
 
 def discovery(name: str = "", seed: int = 1, report: bool = False) -> list[list[Node]]:
@@ -396,7 +63,7 @@ def discovery(name: str = "", seed: int = 1, report: bool = False) -> list[list[
                 drawn,
                 "CharacterPortraits",
                 "model=freeu.MODEL clip=sdxl.CLIP vae=sdxl.VAE story=story.story",
-                size=(340, 690),
+                size=(340, 0),
                 character=name,
                 seed=seed,
             )
@@ -406,39 +73,32 @@ def discovery(name: str = "", seed: int = 1, report: bool = False) -> list[list[
             node(f"saved{name}", "SaveIdentity", f"identity={found}.identity", size=(320, 0)),
             *(show if report else []),
         ],
-        [node(f"kept{name}", "PreviewImage", f"images={found}.kept", title="Kept portraits", size=(380, 420))],
+        [node(f"kept{name}", "PreviewImage", f"images={found}.kept", title="Kept portraits", size=(380, 300))],
     ]
 
 
 def template(posed: bool = False) -> Group:
     """The frame as the base model draws it."""
     positive, negative = "prompt.CONDITIONING", "negative.CONDITIONING"
-    if posed:
-        positive, negative = "posed.positive", "posed.negative"
+    pose = f"positive={positive} negative={negative} {POSE}"
+    passed = node("posed", "ControlNetApplyAdvanced", pose, title="Pose, first pass")
+    positive, negative = ("posed.positive", "posed.negative") if posed else (positive, negative)
     links = f"model=freeu.MODEL positive={positive} negative={negative} latent_image=empty.LATENT seed=frames.seed"
-    pose = node(
-        "posed",
-        "ControlNetApplyAdvanced",
-        "positive=prompt.CONDITIONING negative=negative.CONDITIONING control_net=controlnet.CONTROL_NET image=pose.IMAGE",
-        title="Pose for the template",
-    )
     return Group(
         "3 · Draw the template",
         VIOLET,
         [
             [
-                node("prompt", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.prompt", title="Prompt of the frame"),
-                node(
-                    "negative", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.negative", title="Negative of the frame"
-                ),
+                node("prompt", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.prompt", title="Frame's prompt"),
+                node("negative", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.negative", title="Frame's negative"),
+                *([passed] if posed else []),
                 node("empty", "EmptyLatentImage"),
-                *([pose] if posed else []),
             ],
             [
-                node("cache", "NoisyLatentCache", links),
-                node("template", "VAEDecode", "samples=cache.latent vae=sdxl.VAE"),
+                node("cache", "NoisyLatentCache", links, size=(380, 0)),
+                node("template", "VAEDecode", "samples=cache.latent vae=sdxl.VAE", size=(380, 0)),
+                node("template_shown", "PreviewImage", "images=template.IMAGE", title="Templates", size=(380, 220)),
             ],
-            [node("template_shown", "PreviewImage", "images=template.IMAGE", title="Templates", size=(380, 420))],
         ],
     )
 
@@ -456,65 +116,49 @@ def who_is_where() -> Group:
                     "image=template.IMAGE detector=detector.detector frame=frames.frame",
                     size=(340, 0),
                 ),
-                node("layout_shown", "PreviewImage", "images=layout.preview", title="Layouts", size=(340, 300)),
+                node("layout_shown", "PreviewImage", "images=layout.preview", title="Layouts", size=(340, 220)),
             ]
         ],
     )
 
 
-def put_in(prefix: str, *names: str, posed: bool = False) -> Group:
+def put_in(*names: str, posed: bool = False) -> Group:
     """The second pass: one Identity Conditioning and one Cast for each character."""
-    prompts, cast, before = [], [], ""
+    prompts, poses, cast, before = [], [], [], ""
     for name in names:
         links = f"clip=sdxl.CLIP photomaker=photomaker.photomaker identity=saved{name}.identity frame=frames.frame"
         prompts.append(node(f"fused{name}", "IdentityConditioning", links))
-        positive, negative = f"fused{name}.positive", "negative.CONDITIONING"
+        tied = f"positive=fused{name}.positive negative=negative.CONDITIONING"
         if posed:
-            apply = f"positive={positive} negative={negative} control_net=controlnet.CONTROL_NET image=pose.IMAGE"
-            prompts.append(
-                node(f"posed{name or '_again'}", "ControlNetApplyAdvanced", apply, title="Pose for the identity")
-            )
-            positive, negative = f"posed{name or '_again'}.positive", f"posed{name or '_again'}.negative"
-        links = f"identity=saved{name}.identity positive={positive} negative={negative}"
-        cast.append(node(f"cast{name}", "Cast", links + before))
+            again = f"posed{name}_again"
+            poses.append(node(again, "ControlNetApplyAdvanced", f"{tied} {POSE}", title="Pose, second pass"))
+            tied = f"positive={again}.positive negative={again}.negative"
+        cast.append(node(f"cast{name}", "Cast", f"identity=saved{name}.identity {tied}{before}"))
         before = f" cast=cast{name}.cast"
-    links = "model=photomaker.model cache=cache.cache layout=layout.layout"
-    again = node("again", "Redenoise", links + before)
-    return Group(
-        "5 · Put the identity in",
-        ROSE,
-        [
-            prompts,
-            [*cast, again, node("frame", "VAEDecode", "samples=again.latent vae=sdxl.VAE")],
-            [
-                node(
-                    "saved_frames",
-                    "SaveImage",
-                    "images=frame.IMAGE",
-                    title="Finished frames",
-                    size=(380, 600),
-                    filename_prefix=f"{prefix}/frame",
-                )
-            ],
-            [
-                node("sheet", "StorySheet", "images=frame.IMAGE frames=frames.frame", size=(380, 430)),
-                node(
-                    "saved_sheet",
-                    "SaveImage",
-                    "images=sheet.sheet",
-                    title="Save the sheet",
-                    filename_prefix=f"{prefix}/sheet",
-                ),
-            ],
-        ],
+    again = node("again", "Redenoise", f"model=photomaker.model cache=cache.cache layout=layout.layout{before}")
+    decoded = node("frame", "VAEDecode", "samples=again.latent vae=sdxl.VAE")
+    done = "StoryIdentity/frame", "StoryIdentity/sheet"
+    large, low = {"size": (420, 270)}, {"size": (420, 190)}
+    saved = node(
+        "finished", "SaveImage", "images=frame.IMAGE", title="Finished frames", filename_prefix=done[0], **large
     )
+    sheet = node("sheet", "StorySheet", "images=frame.IMAGE frames=frames.frame", size=(420, 250))
+    saved_sheet = node(
+        "saved_sheet", "SaveImage", "images=sheet.sheet", title="Save the sheet", filename_prefix=done[1], **low
+    )
+    columns = [[*prompts, *poses], [*cast, again, decoded], [saved, sheet, saved_sheet]]
+    return Group("5 · Put the identity in", ROSE, columns)
+
+
+def finding(columns: list[list[Node]], whom: str = "") -> Group:
+    return Group("2 · Find the identity" + (f" of {whom}" if whom else ""), GREEN, columns)
 
 
 def one_character() -> Json:
     name = "identitystory_sdxl.json"
     about = f"""# One character, one story
 IdentityStory with SDXL: a face is found from text alone, then put into every frame; the rest of each picture stays \
-exactly as the base model drew it.
+as the base model drew it.
 
 ## What to change first
 - The **Story**: one character line, one prompt per line. A frame may show nobody.
@@ -524,7 +168,7 @@ exactly as the base model drew it.
 - Someone is not found: lower `box_threshold`, or set `on_missing` to "skip"."""
     text = {
         "characters": "Ines | woman | a woman with curly grey hair, freckles and a yellow raincoat",
-        "prompts": Lines(
+        "prompts": (
             "Ines climbs the spiral stairs of a lighthouse, carrying an oil lamp\n"
             "a lighthouse on a cliff in a storm, high waves, nobody around\n"
             "Ines looks through a brass telescope, rain on the window\n"
@@ -536,23 +180,19 @@ exactly as the base model drew it.
     }
     return graph(
         name,
-        [note(name, about, (440, 1000))],
+        [note(name, about, 520), models()],
         [
-            [models(), Group("1 · The story", BLUE, [story((420, 430), **text)]), finding(discovery())],
-            [template(), who_is_where(), put_in("StoryIdentity", "")],
+            [story(low=True, **text), finding(discovery())],
+            [template(), who_is_where(), put_in("")],
         ],
     )
-
-
-def finding(columns: list[list[Node]], whom: str = "") -> Group:
-    return Group("2 · Find the identity" + (f" of {whom}" if whom else ""), GREEN, columns)
 
 
 def two_characters() -> Json:
     name = "identitystory_sdxl_two_characters.json"
     about = f"""# Two characters
-As the workflow for one character, with a second group 2, a second Identity Conditioning and a chain of two Cast nodes. \
-Frames may show both, one of them, or nobody.
+As the workflow for one character, with a second group 2, a second Identity Conditioning and a chain of two Cast \
+nodes. Frames may show both, one of them, or nobody.
 
 ## What to change first
 - The **Story**: one line per character, `name | class word | description`.
@@ -575,14 +215,14 @@ Frames may show both, one of them, or nobody.
     }
     return graph(
         name,
-        [note(name, about, (440, 900)), models()],
+        [note(name, about, 500), models()],
         [
             [
-                Group("1 · The story", BLUE, [story((420, 430), **text)]),
+                story(**text),
                 finding(discovery("Ada", 1), "Ada"),
                 finding(discovery("Otto", 1001), "Otto"),
             ],
-            [template(), who_is_where(), put_in("StoryIdentity", "Ada", "Otto")],
+            [template(), who_is_where(), put_in("Ada", "Otto")],
         ],
     )
 
@@ -608,26 +248,14 @@ set **Story Frames** `frames` to "1", "2" ... and change the picture.
         ),
         "style": "cinematic photo",
     }
+    picture = [node("controlnet", "ControlNetLoader", size=(360, 0)), node("pose", "LoadImage", size=(360, 380))]
+    pose = Group("The pose", GREY, [picture])
     return graph(
         name,
-        [note(name, about, (440, 1000))],
+        [note(name, about, 520), models(), pose],
         [
-            [
-                models(),
-                Group("1 · The story", BLUE, [story((420, 430), **text)]),
-                finding(discovery()),
-                Group(
-                    "The pose",
-                    GREY,
-                    [
-                        [
-                            node("controlnet", "ControlNetLoader", size=(340, 0)),
-                            node("pose", "LoadImage", size=(340, 420)),
-                        ]
-                    ],
-                ),
-            ],
-            [template(posed=True), who_is_where(), put_in("StoryIdentity", "", posed=True)],
+            [story(low=True, **text), finding(discovery())],
+            [template(posed=True), who_is_where(), put_in("", posed=True)],
         ],
     )
 
@@ -647,15 +275,12 @@ other workflows can load.
         "characters": "Mira | woman | a young woman with short red hair, green eyes and freckles",
         "prompts": "Mira looks into the camera",
     }
+    found = finding(discovery(report=True))
     return graph(
         name,
-        [note(name, about, (440, 660))],
-        [[models(), Group("1 · The story", BLUE, [story((420, 0), **text)[:1]]), finding(discovery(report=True))]],
+        [note(name, about, 480)],
+        [[models(), Group("1 · The story", BLUE, [[node("story", "Story", size=(420, 0), **text)]]), found]],
     )
-
-
-def stored(workflow: Json) -> str:
-    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
 MAKERS = {
@@ -666,6 +291,6 @@ MAKERS = {
 }
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     for file_name, make in MAKERS.items():
-        (HERE / file_name).write_text(stored(make()), encoding="utf-8", newline="\n")
-        print(f"wrote {file_name}")
+        (folder / file_name).write_text(stored(make()), encoding="utf-8", newline="\n")

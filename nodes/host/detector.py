@@ -62,8 +62,8 @@ def find_layout(
             and the thresholds.
     """
     boxes: dict[str, Tensor] = {}
-    for word in dict.fromkeys(word for _, word in wanted):
-        people = [name for name, w in wanted if w == word]
+    for word in dict.fromkeys(word.lower() for _, word in wanted):
+        people = [name for name, w in wanted if w.lower() == word]
         found = _boxes_of(detector, image, word, people, label, box_threshold, text_threshold, skip_missing)
         boxes.update(zip(people, found, strict=False))
     names = tuple(name for name, _ in wanted)

@@ -23,13 +23,12 @@ TYPED_IN = "(typed in below)"
 def register_folders() -> None:
     """Add our folders to those the host searches; paths another pack or extra_model_paths.yaml gave stay."""
     for kind, extensions in KINDS.items():
-        paths = (
-            list(folder_paths.folder_names_and_paths[kind][0]) if kind in folder_paths.folder_names_and_paths else []
-        )
+        given, known = folder_paths.folder_names_and_paths.get(kind, ([], set()))
+        paths = list(given)
         default = str(Path(folder_paths.models_dir) / kind)
         if default not in paths:
             paths.append(default)
-        folder_paths.folder_names_and_paths[kind] = (paths, extensions)
+        folder_paths.folder_names_and_paths[kind] = (paths, extensions | set(known))
 
 
 def names(kind: str, preferred: str) -> list[str]:
@@ -38,15 +37,20 @@ def names(kind: str, preferred: str) -> list[str]:
     return [preferred, *(name for name in found if name != preferred)] if preferred in found else [*found, preferred]
 
 
-def check_present(kind: str, name: str) -> bool | str:
-    """True, or one sentence that says which file is missing, where it goes and where to get it."""
-    if folder_paths.get_full_path(kind, name) is not None:
+def check_present(kind: str, name: str | None) -> bool | str:
+    """True, or one sentence that says which file is missing, where it goes and where to get it.
+
+    A name of None comes through a link; it is checked when it arrives.
+    """
+    if name is None or folder_paths.get_full_path(kind, name) is not None:
         return True
     folders = folder_paths.get_folder_paths(kind)
     weight = by_name(kind, name)
     if weight is not None:
         return weight.describe_missing(Path(folders[0]))
-    return f'"{name}" is not in {folders[0]}. Put the file there and reload the page (R), or choose another.'
+    if kind == "identities":
+        return f'"{name}" is not in {folders[0]}. Save an identity with Save Identity, press R, and choose it here.'
+    return f'"{name}" is not in {folders[0]}. Put the file there and press R, or choose another.'
 
 
 def full_path(kind: str, name: str) -> Path:

@@ -89,26 +89,42 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
             conds[f"negative {index}"] = member.negative
         self.inner_set_conds(conds)
 
-    def inner_sample(self, noise: Tensor, latent_image: Tensor, device: torch.device, *args: Any, **kwargs: Any) -> Any:
+    def inner_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        device: torch.device,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: Any,
+        disable_pbar: bool,
+        seed: int | None,
+        latent_shapes: Any = None,
+    ) -> Tensor:
         """Prepare each character's conditioning as if it were sampled alone, then sample."""
-        denoise_mask = args[2] if len(args) > 2 else kwargs.get("denoise_mask")
-        seed = args[5] if len(args) > 5 else kwargs.get("seed")
         all_conds = self.conds
         scaled = latent_image
         if torch.count_nonzero(latent_image) > 0:
             scaled = self.inner_model.process_latent_in(latent_image)
-        self.prepared = []
-        for index in range(self.count):
-            pair = {kind: all_conds[f"{kind} {index}"] for kind in ("positive", "negative")}
-            shapes = {key: kwargs[key] for key in ("latent_shapes",) if key in kwargs}
-            self.prepared.append(
-                comfy.samplers.process_conds(
-                    self.inner_model, noise, pair, device, scaled, denoise_mask, seed, **shapes
-                )
+        self.prepared = [
+            comfy.samplers.process_conds(
+                self.inner_model,
+                noise,
+                {kind: all_conds[f"{kind} {index}"] for kind in ("positive", "negative")},
+                device,
+                scaled,
+                denoise_mask,
+                seed,
+                latent_shapes=latent_shapes,
             )
+            for index in range(self.count)
+        ]
         self.conds = {}
         try:
-            return super().inner_sample(noise, latent_image, device, *args, **kwargs)
+            return super().inner_sample(
+                noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, latent_shapes
+            )
         finally:
             self.conds = all_conds
             del self.prepared

@@ -99,11 +99,7 @@ def sample_template(
     steps = len(sigmas) - 1
     if steps < 1:
         raise ValueError("The schedule has no steps: denoise is 0, or the SIGMAS are empty.")
-    if not 0 <= keep_from_step < steps:
-        raise ValueError(
-            f"keep_from_step is {keep_from_step}, but the schedule has {steps} steps: use 0 to {steps - 1}."
-        )
-    recorder = LatentRecorder(keep_from=float(sigmas[keep_from_step]), dtype=dtype)
+    recorder = LatentRecorder(keep_from=float(sigmas[min(keep_from_step, steps - 1)]), dtype=dtype)
     guider = RecordingGuider(model, recorder)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
@@ -178,7 +174,8 @@ def present_members(cast: Cast, layout: Layout) -> tuple[Cast, list[int]]:
         known = ", ".join(f'"{name}"' for name in by_name) or "nobody"
         raise ValueError(
             f'{layout.label}: the layout shows "{missing[0]}", but the cast has {known}. Add a Cast node with this '
-            "character's identity, or rename the identity (Load Identity, rename)."
+            "character's identity, rename the identity (Load Identity), or leave them as drawn with a black mask "
+            "(Layout from Masks)."
         )
     absent = [name for name in by_name if name not in layout.names]
     if absent:

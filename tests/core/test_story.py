@@ -113,6 +113,21 @@ def test_published_stories_of_two_are_built_from_style_and_settings():
     assert twins.frames[0].word_spans[0] < twins.frames[0].word_spans[1]
 
 
+def test_published_pairs_of_one_word_are_both_found():
+    pair = {"character": ["a small boy, red cap", "old boy"], "token": ["boy", "boy"], "style": "ink of"}
+    frame = Story.parse({**pair, "settings": ["in a boat"]}).frames[0]
+    assert frame.prompt == "ink of a small boy and an old boy in a boat"
+    assert names(frame) == ["boy 1", "boy 2"]
+    same = Story.parse({**pair, "prompts": ["an old boy teases a small boy"]}).frames[0]
+    assert names(same) == ["boy 2", "boy 1"]
+
+
+def test_a_possessive_does_not_take_the_description():
+    assert story("Mira's hat falls, Mira laughs").frames[0].prompt == (
+        "the woman's hat falls, a young woman with short red hair laughs"
+    )
+
+
 def test_text_lines_make_a_story():
     parsed = Story.from_lines("Mira | woman | a young woman\n\n", "Mira runs\n  \nnobody here", "ink", "blurry")
     assert [frame.prompt for frame in parsed.frames] == ["ink, a young woman runs", "ink, nobody here"]

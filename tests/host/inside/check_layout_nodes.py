@@ -188,10 +188,31 @@ def check_layouts_from_masks():
     nobody, everywhere = LayoutFromMasksNode.execute(masks, 0, story("an empty beach").frames[0]).result
     assert nobody.names == ()
     assert everywhere.all()
-    refused(lambda: LayoutFromMasksNode.execute(masks[:1], 0, frame), "frame 1", "1 masks for 2", "Mira, Ben")
-    refused(lambda: LayoutFromMasksNode.execute(masks, 0, None, "one"), "2 masks for 1")
+    refused(
+        lambda: LayoutFromMasksNode.execute(masks[:1], 0, frame),
+        "frame 1",
+        "masks given: 1, characters: 2",
+        "Mira, Ben",
+    )
+    refused(lambda: LayoutFromMasksNode.execute(masks, 0, None, "one"), "masks given: 2, characters: 1")
     small = LayoutFromMasksNode.execute(masks[:, :48], 0, frame).result[0]
     refused(lambda: PreviewLayoutNode.execute(small, picture()), "frame 1", "96x96", "96x48")
+
+
+def check_painted_masks_keep_all_their_pieces():
+    masks = torch.zeros(1, SIDE, SIDE)
+    masks[0, 5:20, 5:20] = masks[0, 60:70, 60:70] = 1
+    layout, _ = LayoutFromMasksNode.execute(masks, 0, None, "Mira").result
+    assert torch.equal(layout.masks, masks.bool())
+    grown, _ = LayoutFromMasksNode.execute(masks[0], 3, None, "Mira").result  # a mask without a batch axis
+    assert grown.masks[0, 2, 2]
+    assert grown.masks.sum() == 21 * 21 + 16 * 16
+
+
+def check_words_are_told_apart_without_regard_to_case():
+    detector = planned(woman=[(*RIGHT, 0.9, 0.9), (*LEFT, 0.5, 0.5)])
+    layout, _, _ = layout_of(detector, None, "woman, Woman").result
+    assert [bool(mask.any()) for mask in layout.masks] == [True, True]
 
 
 def check_missing_files_are_named_before_anything_runs():
@@ -211,10 +232,10 @@ def check_story_frames_are_lists_with_seeds_of_their_own():
     assert negatives == ["", "", ""]
     only, _, _, seed = StoryFramesNode.execute(parsed, "3", 5).result
     assert (only[0].index, seed) == (2, [7])
-    assert frame_numbers("1-3, 7,2", 9) == [0, 1, 2, 6]
+    assert frame_numbers("1-3, 7,2,", 9) == [0, 1, 2, 6]
     for text, words in (
         ("0", ("outside", "1 to 3")),
-        ("2-1", ("outside",)),
+        ("2-1", ("counts down", "1-2")),
         ("x", ('"x"', "number")),
         ("1-9", ("1-9",)),
     ):

@@ -458,7 +458,6 @@ def check_bad_input_is_refused_before_any_unet_call():
         _refused(lambda: template(model, sampler_name="dpm_adaptive"), "dpm_adaptive", "euler")
         _refused(lambda: template(model, sampler=adaptive), "dpm_adaptive")
         _refused(lambda: template(model, latent_image=setting.empty_latent(GRID, GRID, 3)), "3 pictures", "batch_size")
-        _refused(lambda: template(model, keep_from_step=6), "keep_from_step", "6 steps")
         _refused(lambda: redenoise(sdxl, cache, layout(LEFT), (mira,)), "SD15", "SDXL")
         _refused(lambda: redenoise(shifted, cache, layout(LEFT), (mira,)), "noise levels", "14.61", "9")
         _refused(lambda: redenoise(model, cache, small, (mira,)), "48x48", "64x64")

@@ -1,0 +1,33 @@
+"""The shipped workflows fit the nodes that ComfyUI has, and their twins in API form are up to date."""
+
+import json
+from typing import Any
+
+import pytest
+
+from .write_api_twins import TWINS, WORKFLOWS, twin
+
+
+def sockets(spec: dict[str, Any]) -> dict[str, str]:
+    """The type of every input by its name; a list of choices is a COMBO."""
+    every = spec["input"].get("required", {}) | spec["input"].get("optional", {})
+    return {name: "COMBO" if isinstance(each[0], list) else each[0] for name, each in every.items()}
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_twin_is_what_the_workflow_says(host, workflow):
+    stored = (TWINS / workflow.name).read_text(encoding="utf-8")
+    assert twin(workflow, host.object_info()) == stored, "run python -m tests.host.write_api_twins"
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_node_has_the_sockets_of_the_host(host, workflow):
+    info = host.object_info()
+    for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        spec, where = info[node["type"]], f"node {node['id']} ({node['type']})"
+        inputs = {each["name"]: each["type"] for each in node["inputs"] if each["type"] != "IMAGEUPLOAD"}
+        assert inputs == sockets(spec), where
+        outputs = [(each["name"], each["type"], each.get("shape") == 6) for each in node["outputs"]]
+        assert outputs == list(zip(spec["output_name"], spec["output"], spec["output_is_list"], strict=True)), where
