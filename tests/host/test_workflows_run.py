@@ -130,7 +130,7 @@ def test_the_same_workflow_again_gives_the_same_bytes(host):
 
 
 def test_a_missing_model_is_refused_before_anything_runs(host):
-    graph = workflow("identitystory_sdxl")
+    graph = workflow("identity_from_text")
     (loader,) = nodes_of(graph, "StoryIdentityPhotoMakerLoader")
     graph[loader]["inputs"]["photomaker_name"] = "photomaker-v2.bin"
     with pytest.raises(RunError, match=r"photomaker-v2\.bin is missing from .*huggingface\.co"):

@@ -1,0 +1,113 @@
+"""The shipped workflows as files: what make.py writes, every link fits, nothing overlaps, the paper's values."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+MODELS = {(file["name"], file["folder"]): file for file in json.loads((ROOT / "models.json").read_text())["files"]}
+TITLE = 30  # a node's title is drawn above its position
+PAPER = {
+    "FreeU": {"b1": 1.1, "b2": 1.2, "s1": 0.6, "s2": 0.4},
+    "StoryIdentityCharacterPortraits": {"count": 64, "steps": 50, "cfg": 5.0, "sampler_name": "euler"},
+    "StoryIdentityIdentityDiscovery": {"rank": 10, "keep_ratio": 0.6, "iterations": 3},
+    "StoryIdentityNoisyLatentCache": {"steps": 50, "cfg": 7.0, "sampler_name": "euler", "keep_from_step": 10},
+    "StoryIdentityGroundedSAMLayout": {"box_threshold": 0.3, "text_threshold": 0.25, "dilate_px": 10},
+    "StoryIdentityRedenoise": {"start": 10, "max_kernel": 50, "cfg": 7.0, "mask_edge": "hard"},
+}
+
+workflows = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def values(node: dict[str, Any]) -> dict[str, Any]:
+    """Widget values by name; a seed is followed by what happens to it after a run."""
+    left = list(node["widgets_values"])
+    found = {}
+    for each in node["inputs"]:
+        if "widget" in each:
+            found[each["name"]] = left.pop(0)
+            if each["name"] == "seed":
+                assert left.pop(0) == "fixed"
+    assert not left or node["type"] == "MarkdownNote"
+    return found
+
+
+def test_they_are_what_make_writes(tmp_path):
+    subprocess.run([sys.executable, "-B", ROOT / "workflows" / "make.py", tmp_path], check=True)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [path.name for path in WORKFLOWS]
+    for path in WORKFLOWS:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), "run python workflows/make.py"
+
+
+@workflows
+def test_every_one_has_a_picture(path):
+    assert path.with_suffix(".jpg").read_bytes().startswith(b"\xff\xd8\xff")
+
+
+@workflows
+def test_links_agree_at_both_ends(path):
+    workflow = load(path)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"]) == workflow["last_node_id"]
+    assert [link[0] for link in workflow["links"]] == list(range(1, workflow["last_link_id"] + 1))
+    for link_id, start, output, end, slot, kind in workflow["links"]:
+        assert nodes[start]["order"] < nodes[end]["order"]
+        assert link_id in nodes[start]["outputs"][output]["links"]
+        assert nodes[start]["outputs"][output]["type"] == kind
+        assert nodes[end]["inputs"][slot]["link"] == link_id
+        assert nodes[end]["inputs"][slot]["type"] in (kind, "*")
+    tied = [each["link"] for node in nodes.values() for each in node["inputs"] if each["link"] is not None]
+    left = [link for node in nodes.values() for each in node["outputs"] for link in each["links"] or []]
+    assert sorted(tied) == sorted(left) == [link[0] for link in workflow["links"]]
+
+
+@workflows
+def test_nothing_overlaps_and_groups_hold_their_nodes(path):
+    workflow = load(path)
+    nodes = [(x, y - TITLE, w, h + TITLE) for (x, y), (w, h) in ((n["pos"], n["size"]) for n in workflow["nodes"])]
+    groups = [group["bounding"] for group in workflow["groups"]]
+    for boxes in (nodes, groups):
+        for (x, y, w, h), (x2, y2, w2, h2) in itertools.combinations(boxes, 2):
+            assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
+    outside = [
+        (nx, ny, nw, nh)
+        for nx, ny, nw, nh in nodes
+        if not any(x < nx and y < ny and nx + nw < x + w and ny + nh < y + h for x, y, w, h in groups)
+    ]
+    assert len(outside) == 1  # the note
+
+
+@workflows
+def test_named_models_are_in_the_manifest_and_chosen(path):
+    workflow = load(path)
+    named = set()
+    for node in workflow["nodes"]:
+        models = node["properties"].get("models", [])
+        files = [value for value in node["widgets_values"] if str(value).endswith((".safetensors", ".pth", ".bin"))]
+        assert [each["name"] for each in models] == files
+        for each in models:
+            assert MODELS[each["name"], each["directory"]]["url"] == each["url"]
+            named.add((each["name"], each["directory"]))
+    (note,) = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    needed = {key for key, file in MODELS.items() if path.name in file["used_by"]}
+    assert named <= needed
+    assert all(MODELS[key]["url"] in note and MODELS[key]["id"] in note for key in needed)
+
+
+@workflows
+def test_the_values_are_the_papers(path):
+    workflow = load(path)
+    of_paper = [(node, PAPER[node["type"]]) for node in workflow["nodes"] if node["type"] in PAPER]
+    assert len(of_paper) >= 3
+    for node, expected in of_paper:
+        assert expected.items() <= values(node).items(), node["type"]
