@@ -13,7 +13,7 @@ MODELS = json.loads((HERE.parent / "models.json").read_text(encoding="utf-8"))["
 VERSIONS = {"comfy-core": "0.31.0", "storyidentity": "0.1.0"}  # of the nodes as they are described here
 FRONT_END = "1.48.7"
 
-TITLE, SLOT, WIDGET, LINES, GAP, BETWEEN, PADDING, HEADER = 30, 20, 24, 54, 20, 50, 20, 40
+TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
 PICTURES = {"PreviewImage", "SaveImage", "StorySheet"}
 
 Json = dict[str, Any]
@@ -172,11 +172,8 @@ def node(
     if unknown := widgets.keys() - defaults:
         raise ValueError(f"{key}: {kind} has no {', '.join(sorted(unknown))}")
     values = {name: type(default)(widgets.get(name, default)) for name, default in defaults.items()}
-    slots = max(len(known.inputs.split()), len(known.outputs.split())) * SLOT
-    rows = sum({Lines: LINES, Seed: 2 * WIDGET}.get(type(value), WIDGET) for value in values.values())
-    least = slots + (rows + 14 if values else 6)
     tied = dict(pair.split("=") for pair in links.split())
-    return Node(key, kind, tied, values, title, size[0], max(size[1], least))
+    return Node(key, kind, tied, values, title, size[0], max(size[1], _least_height(kind, values)))
 
 
 def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
@@ -216,6 +213,16 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
 
 def stored(workflow: Json) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+
+
+def _least_height(kind: str, values: Json) -> int:
+    """What the node needs in either look of the editor: the classic one, or the one it calls Nodes 2.0."""
+    known = _kind(kind)
+    slots = SLOT * max(len(known.inputs.split()), len(known.outputs.split()))
+    rows = [{Lines: 54, Seed: 48}.get(type(value), 24) for value in values.values()]
+    rows_2 = [{Lines: 68, str: 36}.get(type(value), 28) for value in values.values()]
+    badge = 24 if kind in OURS else 0
+    return slots + max(sum(rows), sum(rows_2) + badge) + 14
 
 
 def _kind(name: str) -> Kind:

@@ -22,7 +22,7 @@ def note(name: str, text: str, height: int) -> Group:
     lines = [f"- `{file['folder']}/` [{file['name']}]({file['url']}){_size(file)}" for file in needed]
     ids = ", ".join(f"`{file['id']}`" for file in needed)
     written = "\n".join([text, "", "## Files", "Into the folders of `ComfyUI/models`:", "", *lines, "", DOWNLOAD, ids])
-    return Group("", "", [[node("note", "MarkdownNote", title="Read me", size=(400, height), text=written)]])
+    return Group("", "", [[node("note", "MarkdownNote", title="Read me", size=(460, height), text=written)]])
 
 
 def _size(file: Json) -> str:
@@ -37,9 +37,9 @@ def models() -> Group:
         GREY,
         [
             [
-                node("sdxl", "CheckpointLoaderSimple", size=(360, 0)),
-                node("freeu", "FreeU", "model=sdxl.MODEL", size=(360, 0)),
-                node("photomaker", "PhotoMakerLoader", "model=sdxl.MODEL", size=(360, 0)),
+                node("sdxl", "CheckpointLoaderSimple", size=(420, 0)),
+                node("freeu", "FreeU", "model=sdxl.MODEL", size=(420, 0)),
+                node("photomaker", "PhotoMakerLoader", "model=sdxl.MODEL", size=(420, 0)),
             ]
         ],
     )
@@ -47,7 +47,7 @@ def models() -> Group:
 
 def story(low: bool = False, **texts: str) -> Group:
     """The two nodes of the story, below each other or, where there is little height, side by side."""
-    written = node("story", "Story", size=(420, 446 if low else 430), **texts)
+    written = node("story", "Story", size=(420, 510 if low else 430), **texts)
     frames = node("frames", "StoryFrames", "story=story.story", size=(300 if low else 420, 0))
     return Group("1 · The story", BLUE, [[written], [frames]] if low else [[written, frames]])
 
@@ -180,7 +180,7 @@ as the base model drew it.
     }
     return graph(
         name,
-        [note(name, about, 520), models()],
+        [note(name, about, 600), models()],
         [
             [story(low=True, **text), finding(discovery())],
             [template(), who_is_where(), put_in("")],
@@ -215,7 +215,7 @@ nodes. Frames may show both, one of them, or nobody.
     }
     return graph(
         name,
-        [note(name, about, 500), models()],
+        [note(name, about, 580), models()],
         [
             [
                 story(**text),
@@ -248,11 +248,11 @@ set **Story Frames** `frames` to "1", "2" ... and change the picture.
         ),
         "style": "cinematic photo",
     }
-    picture = [node("controlnet", "ControlNetLoader", size=(360, 0)), node("pose", "LoadImage", size=(360, 380))]
+    picture = [node("controlnet", "ControlNetLoader", size=(420, 0)), node("pose", "LoadImage", size=(420, 380))]
     pose = Group("The pose", GREY, [picture])
     return graph(
         name,
-        [note(name, about, 520), models(), pose],
+        [note(name, about, 600), models(), pose],
         [
             [story(low=True, **text), finding(discovery())],
             [template(posed=True), who_is_where(), put_in("", posed=True)],
@@ -278,7 +278,7 @@ other workflows can load.
     found = finding(discovery(report=True))
     return graph(
         name,
-        [note(name, about, 480)],
+        [note(name, about, 440)],
         [[models(), Group("1 · The story", BLUE, [[node("story", "Story", size=(420, 0), **text)]]), found]],
     )
 
