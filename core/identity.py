@@ -239,7 +239,7 @@ class Identity:
             description=header["description"],
             encoder=header["encoder"],
             embedding=embedding.to(torch.float32),
-            metadata={**json.loads(header["metadata"]), "pack_version": header["pack_version"]},
+            metadata=json.loads(header["metadata"]),
         )
         if encoder is not None:
             identity.require_encoder(encoder)

@@ -1,5 +1,6 @@
 """Character layout extraction (IdentityStory, section 3.2, equation 5)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,16 +16,17 @@ class Layout:
     """Who is where in one frame.
 
     Args:
-        names: The characters, one per mask; a name appears once.
+        names: The characters, one per mask; a name appears once. Kept as a tuple.
         masks: On the CPU, at the picture's resolution; no pixel belongs to two characters; a mask may be empty.
         label: What messages call the frame.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str]
     masks: Bool[Tensor, "s h w"]
     label: str = "the frame"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
         if len(self.names) != len(self.masks):
             raise ValueError(f"{self.label}: {len(self.names)} names for {len(self.masks)} masks.")
         if len(set(self.names)) != len(self.names):

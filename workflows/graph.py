@@ -192,15 +192,17 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
     for group in left:
         put(group, 0, y, beside, _extent(group)[1])
         y += _extent(group)[1] + BETWEEN
-    y, longest = 0, max(_width(row) for row in rows)
+    below, y, longest = y - BETWEEN, 0, max(_width(row) for row in rows)
     for row in rows:
         x, tallest = beside + BETWEEN, max(_extent(group)[1] for group in row)
+        if row is rows[-1]:
+            tallest = max(tallest, below - y)
         for group in row:
             width = _extent(group)[0] + (longest - _width(row) if group is row[-1] else 0)
             put(group, x, y, width, tallest)
             x += width + BETWEEN
         y += tallest + BETWEEN
-    scale = round(min(1800 / (beside + BETWEEN + longest), 900 / y), 2)
+    scale = round(min(1800 / (beside + BETWEEN + longest), 900 / max(y, below)), 2)
     return {
         **{"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"storyidentity/{name}")), "revision": 0},
         **_wired(nodes),

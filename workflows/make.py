@@ -248,11 +248,11 @@ set **Story Frames** `frames` to "1", "2" ... and change the picture.
         ),
         "style": "cinematic photo",
     }
-    picture = [node("controlnet", "ControlNetLoader", size=(420, 0)), node("pose", "LoadImage", size=(420, 380))]
+    picture = [node("controlnet", "ControlNetLoader", size=(420, 0)), node("pose", "LoadImage", size=(420, 330))]
     pose = Group("The pose", GREY, [picture])
     return graph(
         name,
-        [note(name, about, 600), models(), pose],
+        [note(name, about, 580), models(), pose],
         [
             [story(low=True, **text), finding(discovery())],
             [template(posed=True), who_is_where(), put_in("", posed=True)],

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from story_identity.core.identity import (
+    PACK_VERSION,
     Identity,
     discover_identity,
     largest_usable_rank,
@@ -140,8 +142,9 @@ def test_saved_identities_load_as_they_were(tmp_path):
     loaded = Identity.load(path, encoder="photomaker-v1")
     assert (loaded.name, loaded.description, loaded.encoder) == ("Mira", "ein Mädchen", "photomaker-v1")
     assert torch.equal(loaded.embedding, saved.embedding)
-    assert loaded.metadata["discovery"] == {"rank": 10}
-    assert loaded.metadata["pack_version"]
+    assert loaded.metadata == saved.metadata
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["pack_version"] == PACK_VERSION
     assert [file.name for file in path.parent.iterdir()] == ["Mira.safetensors"]
 
 
