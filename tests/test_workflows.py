@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-MODELS = {(file["name"], file["folder"]): file for file in json.loads((ROOT / "models.json").read_text())["files"]}
+MODELS = {
+    (file["name"], file["folder"]): file for file in json.loads((ROOT / "models.json").read_text("utf-8"))["files"]
+}
 TITLE = 30  # a node's title is drawn above its position
 PAPER = {
     "FreeU": {"b1": 1.1, "b2": 1.2, "s1": 0.6, "s2": 0.4},

@@ -15,6 +15,8 @@ FRONT_END = "1.48.7"
 
 TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
 PICTURES = {"PreviewImage", "SaveImage", "StorySheet"}
+READABLE = 0.6  # the zoom below which the editor leaves texts out
+PICTURE = 232  # the least height of the pictures under a node's widgets
 
 Json = dict[str, Any]
 
@@ -187,14 +189,14 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
             shown = {"title": group.title, "bounding": [x, y, width, height], "color": group.colour}
             boxes.append({"id": len(boxes) + 1, **shown, "font_size": 24, "flags": {}})
 
-    beside = max(_extent(group)[0] for group in left)
+    beside = max((_extent(group)[0] + BETWEEN for group in left), default=0)
     y = 0
     for group in left:
-        put(group, 0, y, beside, _extent(group)[1])
+        put(group, 0, y, beside - BETWEEN, _extent(group)[1])
         y += _extent(group)[1] + BETWEEN
     below, y, longest = y - BETWEEN, 0, max(_width(row) for row in rows)
     for row in rows:
-        x, tallest = beside + BETWEEN, max(_extent(group)[1] for group in row)
+        x, tallest = beside, max(_extent(group)[1] for group in row)
         if row is rows[-1]:
             tallest = max(tallest, below - y)
         for group in row:
@@ -202,7 +204,8 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
             put(group, x, y, width, tallest)
             x += width + BETWEEN
         y += tallest + BETWEEN
-    scale = round(min(1800 / (beside + BETWEEN + longest), 900 / max(y, below)), 2)
+    whole = min(1800 / (beside + longest), 900 / max(y, below))
+    scale = max(round(whole, 2), READABLE)
     return {
         **{"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"storyidentity/{name}")), "revision": 0},
         **_wired(nodes),
@@ -224,7 +227,12 @@ def _least_height(kind: str, values: Json) -> int:
     rows = [{Lines: 54, Seed: 48}.get(type(value), 24) for value in values.values()]
     rows_2 = [{Lines: 68, str: 36}.get(type(value), 28) for value in values.values()]
     badge = 24 if kind in OURS else 0
-    return slots + max(sum(rows), sum(rows_2) + badge) + 14
+    return slots + max(sum(rows), sum(rows_2) + badge) + 14 + (PICTURE if kind in PICTURES else 0)
+
+
+def _room(each: Node) -> int:
+    """Its height with the title and the gap below; portraits appear under the node, which then grows."""
+    return TITLE + each.height + GAP + (PICTURE if each.kind == "CharacterPortraits" else 0)
 
 
 def _kind(name: str) -> Kind:
@@ -233,7 +241,7 @@ def _kind(name: str) -> Kind:
 
 def _extent(group: Group) -> tuple[int, int]:
     widths = [max(each.width for each in column) for column in group.columns]
-    heights = [sum(TITLE + each.height + GAP for each in column) - GAP for column in group.columns]
+    heights = [sum(_room(each) for each in column) - GAP for column in group.columns]
     around = 2 * PADDING if group.title else 0
     return sum(widths) + BETWEEN * (len(widths) - 1) + around, max(heights) + around + (HEADER if group.title else 0)
 
@@ -255,7 +263,7 @@ def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple
                 if each.key == column[-1].key:
                     each = each._replace(height=bottom - top - TITLE)
             placed.append((each, left, top + TITLE))
-            top += TITLE + each.height + GAP
+            top += _room(each)
         left += max(each.width for each in column) + BETWEEN
     return placed
 

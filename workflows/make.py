@@ -19,7 +19,7 @@ POSE = "control_net=controlnet.CONTROL_NET image=pose.IMAGE"
 def note(name: str, text: str, height: int) -> Group:
     """What the workflow does, the files it needs and where they belong."""
     needed = [file for file in MODELS if name in file["used_by"]]
-    lines = [f"- `{file['folder']}/` [{file['name']}]({file['url']}){_size(file)}" for file in needed]
+    lines = [f"- `{file['folder']}/` [{file['name']}]({file['url']}){_size(file)}{_renamed(file)}" for file in needed]
     ids = ", ".join(f"`{file['id']}`" for file in needed)
     written = "\n".join([text, "", "## Files", "Into the folders of `ComfyUI/models`:", "", *lines, "", DOWNLOAD, ids])
     return Group("", "", [[node("note", "MarkdownNote", title="Read me", size=(460, height), text=written)]])
@@ -29,6 +29,10 @@ def _size(file: Json) -> str:
     size = file["size"] or 0
     text = f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e6 else file["size_about"]
     return f", {text}" if text else ""
+
+
+def _renamed(file: Json) -> str:
+    return "" if file["url"].endswith(f"/{file['name']}") else ", saved under this name"
 
 
 def models() -> Group:
@@ -45,18 +49,15 @@ def models() -> Group:
     )
 
 
-def story(low: bool = False, **texts: str) -> Group:
-    """The two nodes of the story, below each other or, where there is little height, side by side."""
-    written = node("story", "Story", size=(420, 510 if low else 430), **texts)
-    frames = node("frames", "StoryFrames", "story=story.story", size=(300 if low else 420, 0))
-    return Group("1 · The story", BLUE, [[written], [frames]] if low else [[written, frames]])
+def story(**texts: str) -> Group:
+    written = node("story", "Story", size=(420, 430), **texts)
+    return Group("1 · The story", BLUE, [[written, node("frames", "StoryFrames", "story=story.story", size=(420, 0))]])
 
 
-def discovery(name: str = "", seed: int = 1, report: bool = False) -> list[list[Node]]:
+def discovery(name: str = "", seed: int = 1) -> list[list[Node]]:
     """From the base model to one character's saved identity."""
     drawn, found = f"portraits{name}", f"identity{name}"
     links = f"portraits={drawn}.portraits photomaker=photomaker.photomaker name={drawn}.name"
-    show = [node(f"report{name}", "PreviewAny", f"source={found}.report", title="Report", size=(320, 180))]
     return [
         [
             node(
@@ -71,9 +72,9 @@ def discovery(name: str = "", seed: int = 1, report: bool = False) -> list[list[
         [
             node(found, "IdentityDiscovery", f"{links} description={drawn}.description", size=(320, 0)),
             node(f"saved{name}", "SaveIdentity", f"identity={found}.identity", size=(320, 0)),
-            *(show if report else []),
+            node(f"report{name}", "PreviewAny", f"source={found}.report", title="Report", size=(320, 180)),
         ],
-        [node(f"kept{name}", "PreviewImage", f"images={found}.kept", title="Kept portraits", size=(380, 300))],
+        [node(f"kept{name}", "PreviewImage", f"images={found}.kept", title="Kept portraits", size=(380, 0))],
     ]
 
 
@@ -97,7 +98,7 @@ def template(posed: bool = False) -> Group:
             [
                 node("cache", "NoisyLatentCache", links, size=(380, 0)),
                 node("template", "VAEDecode", "samples=cache.latent vae=sdxl.VAE", size=(380, 0)),
-                node("template_shown", "PreviewImage", "images=template.IMAGE", title="Templates", size=(380, 220)),
+                node("template_shown", "PreviewImage", "images=template.IMAGE", title="Templates", size=(380, 0)),
             ],
         ],
     )
@@ -116,7 +117,7 @@ def who_is_where() -> Group:
                     "image=template.IMAGE detector=detector.detector frame=frames.frame",
                     size=(340, 0),
                 ),
-                node("layout_shown", "PreviewImage", "images=layout.preview", title="Layouts", size=(340, 220)),
+                node("layout_shown", "PreviewImage", "images=layout.preview", title="Layouts", size=(340, 0)),
             ]
         ],
     )
@@ -138,15 +139,14 @@ def put_in(*names: str, posed: bool = False) -> Group:
     again = node("again", "Redenoise", f"model=photomaker.model cache=cache.cache layout=layout.layout{before}")
     decoded = node("frame", "VAEDecode", "samples=again.latent vae=sdxl.VAE")
     done = "StoryIdentity/frame", "StoryIdentity/sheet"
-    large, low = {"size": (420, 270)}, {"size": (420, 190)}
     saved = node(
-        "finished", "SaveImage", "images=frame.IMAGE", title="Finished frames", filename_prefix=done[0], **large
+        "finished", "SaveImage", "images=frame.IMAGE", title="Finished frames", filename_prefix=done[0], size=(420, 0)
     )
-    sheet = node("sheet", "StorySheet", "images=frame.IMAGE frames=frames.frame", size=(420, 250))
+    sheet = node("sheet", "StorySheet", "images=frame.IMAGE frames=frames.frame", size=(420, 0))
     saved_sheet = node(
-        "saved_sheet", "SaveImage", "images=sheet.sheet", title="Save the sheet", filename_prefix=done[1], **low
+        "saved_sheet", "SaveImage", "images=sheet.sheet", title="Save the sheet", filename_prefix=done[1], size=(420, 0)
     )
-    columns = [[*prompts, *poses], [*cast, again, decoded], [saved, sheet, saved_sheet]]
+    columns = [[*prompts, *poses], [*cast, again, decoded], [saved], [sheet, saved_sheet]]
     return Group("5 · Put the identity in", ROSE, columns)
 
 
@@ -180,9 +180,9 @@ as the base model drew it.
     }
     return graph(
         name,
-        [note(name, about, 600), models()],
+        [note(name, about, 640), models()],
         [
-            [story(low=True, **text), finding(discovery())],
+            [story(**text), finding(discovery())],
             [template(), who_is_where(), put_in("")],
         ],
     )
@@ -215,7 +215,7 @@ nodes. Frames may show both, one of them, or nobody.
     }
     return graph(
         name,
-        [note(name, about, 580), models()],
+        [note(name, about, 640), models()],
         [
             [
                 story(**text),
@@ -248,14 +248,14 @@ set **Story Frames** `frames` to "1", "2" ... and change the picture.
         ),
         "style": "cinematic photo",
     }
-    picture = [node("controlnet", "ControlNetLoader", size=(420, 0)), node("pose", "LoadImage", size=(420, 330))]
+    picture = [node("controlnet", "ControlNetLoader", size=(420, 0)), node("pose", "LoadImage", size=(420, 560))]
     pose = Group("The pose", GREY, [picture])
     return graph(
         name,
-        [note(name, about, 580), models(), pose],
+        [],
         [
-            [story(low=True, **text), finding(discovery())],
-            [template(posed=True), who_is_where(), put_in("", posed=True)],
+            [note(name, about, 640), models(), story(**text), finding(discovery())],
+            [pose, template(posed=True), who_is_where(), put_in("", posed=True)],
         ],
     )
 
@@ -275,11 +275,18 @@ other workflows can load.
         "characters": "Mira | woman | a young woman with short red hair, green eyes and freckles",
         "prompts": "Mira looks into the camera",
     }
-    found = finding(discovery(report=True))
+    found = finding(discovery())
     return graph(
         name,
-        [note(name, about, 440)],
-        [[models(), Group("1 · The story", BLUE, [[node("story", "Story", size=(420, 0), **text)]]), found]],
+        [],
+        [
+            [
+                note(name, about, 480),
+                models(),
+                Group("1 · The story", BLUE, [[node("story", "Story", size=(420, 0), **text)]]),
+                found,
+            ]
+        ],
     )
 
 
