@@ -218,7 +218,7 @@ class IdentityDiscoveryNode(io.ComfyNode):
                 f"kept: {', '.join(str(index + 1) for index in found.kept)}",
             ]
         )
-        return io.NodeOutput(identity, portraits[found.kept], report, ui=ui.PreviewText(report))
+        return io.NodeOutput(identity, portraits[found.kept], report)
 
 
 class IdentityConditioningNode(io.ComfyNode):
@@ -318,7 +318,7 @@ class LoadIdentityNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "identity_file",
-                    options=names("identities", "Mira.safetensors"),
+                    options=names("identities"),
                     tooltip="A file in models/identities.",
                 ),
                 io.String.Input(

@@ -84,7 +84,7 @@ def template(posed: bool = False) -> Group:
     pose = f"positive={positive} negative={negative} {POSE}"
     passed = node("posed", "ControlNetApplyAdvanced", pose, title="Pose, first pass")
     positive, negative = ("posed.positive", "posed.negative") if posed else (positive, negative)
-    links = f"model=freeu.MODEL positive={positive} negative={negative} latent_image=empty.LATENT seed=frames.seed"
+    links = f"model=sdxl.MODEL positive={positive} negative={negative} latent_image=empty.LATENT seed=frames.seed"
     return Group(
         "3 · Draw the template",
         VIOLET,

@@ -31,10 +31,9 @@ def register_folders() -> None:
         folder_paths.folder_names_and_paths[kind] = (paths, extensions | set(known))
 
 
-def names(kind: str, preferred: str) -> list[str]:
-    """Files of a kind for a dropdown; the one the workflows use stands first, or alone where there is none."""
-    found = folder_paths.get_filename_list(kind)
-    return [preferred, *(name for name in found if name != preferred)] if preferred in found else [*found, preferred]
+def names(kind: str, preferred: str = "") -> list[str]:
+    """Files of a kind for a dropdown, the one the workflows use first; only what is there, so the editor sees a gap."""
+    return sorted(folder_paths.get_filename_list(kind), key=lambda name: name != preferred)
 
 
 def check_present(kind: str, name: str | None) -> bool | str:
