@@ -23,7 +23,7 @@ test-host: $(VENV)/installed
 lint: $(VENV)/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m basedpyright
+	$(PY) -m basedpyright --pythonpath $(PY)
 
 bench: $(VENV)/installed
 	$(PY) -m bench.masks

@@ -17,26 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .casting import Character, cut_after_word, expand_names, find_cast, find_word, word_spans
+
 _CHARACTER_KEYS = ("name", "word", "description", "reference_images")
 _FRAME_KEYS = ("prompt", "cast", "seed", "negative")
 _MAX_SEED = 2**64 - 1
-
-
-@dataclass(frozen=True)
-class Character:
-    """Someone in the story.
-
-    Args:
-        name: What the story calls them; unique.
-        word: Their class word (woman, boy, robot ...), a whole word of the description.
-        description: What they look like, as it goes into prompts.
-        reference_images: Paths of pictures of them, if there are any.
-    """
-
-    name: str
-    word: str
-    description: str
-    reference_images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +36,7 @@ class Frame:
         seed: The frame's own seed, or None.
         negative: The frame's negative prompt.
         caption: The prompt as the author wrote it.
+        story_names: The names of everybody in the story.
     """
 
     index: int
@@ -60,13 +46,21 @@ class Frame:
     seed: int | None = None
     negative: str = ""
     caption: str = ""
+    story_names: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         return f"frame {self.index + 1}"
 
     def span_of(self, name: str) -> tuple[int, int] | None:
-        """Where the prompt has this character's class word; None if they are not in the frame."""
+        """Where the prompt has this character's class word; None if they are not in the frame.
+
+        Raises:
+            ValueError: If nobody in the story has this name.
+        """
+        if name not in self.story_names:
+            known = ", ".join(f'"{known}"' for known in self.story_names)
+            raise ValueError(f'{self.label}: the story has no character "{name}". It has {known}.')
         for character, span in zip(self.cast, self.word_spans, strict=True):
             if character.name == name:
                 return span
@@ -141,12 +135,6 @@ class Story:
                 return character
         names = ", ".join(f'"{character.name}"' for character in self.characters)
         raise ValueError(f'The story has no character "{name}". It has {names}.')
-
-
-def find_word(word: str, text: str, ignore_case: bool = True) -> list[tuple[int, int]]:
-    """Start and end of every whole-word occurrence."""
-    pattern = rf"(?<!\w){re.escape(word)}(?!\w)"
-    return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE if ignore_case else 0)]
 
 
 def _lines(text: str) -> list[str]:
@@ -255,17 +243,13 @@ def _published_frames(mapping: Mapping[str, Any], characters: Sequence[Character
         prompts = _list(mapping["prompts"], '"prompts"')
     elif mapping.get("settings"):
         style = _text(mapping, "style", "the story")
-        people = " and ".join(_with_article(_cut_after_word(character)) for character in characters)
+        people = " and ".join(_with_article(cut_after_word(character)) for character in characters)
         settings = _list(mapping["settings"], '"settings"')
         everybody = [character.name for character in characters]
         return [{"prompt": f"{style} {people} {setting}".strip(), "cast": everybody} for setting in settings]
     else:
         raise ValueError('The story has no frames: "prompts" (or "style" and "settings") is missing or empty.')
     return [{"prompt": prompt} for prompt in prompts]
-
-
-def _cut_after_word(character: Character) -> str:
-    return character.description[: find_word(character.word, character.description)[0][1]]
 
 
 def _with_article(description: str) -> str:
@@ -279,23 +263,23 @@ def _build_frame(
 ) -> Frame:
     where = f"Frame {index + 1}"
     caption = _required_text(raw, "prompt", where)
-    prompt = f"{style}, {caption}" if style else caption
-    named = [character for character in characters if find_word(character.name, prompt, ignore_case=False)]
-    for character in named:
-        prompt = _describe(character, prompt)
-    cast = _given_cast(raw["cast"], characters, where) if raw.get("cast") is not None else None
-    if cast is None:
-        cast = _found_cast(prompt, named, characters, where)
-    spans = _word_spans(prompt, cast, where)
-    order = sorted(range(len(cast)), key=lambda i: spans[i])
+    text, mentions = expand_names(caption, characters)
+    if raw.get("cast") is not None:
+        cast = _given_cast(raw["cast"], characters, where)
+    else:
+        cast = find_cast(text, mentions, characters, where)
+    before = f"{style}, " if style else ""
+    found = zip(word_spans(text, mentions, cast, where), cast, strict=True)
+    ordered = sorted(((len(before) + start, len(before) + end), person) for (start, end), person in found)
     return Frame(
         index=index,
-        prompt=prompt,
-        cast=tuple(cast[i] for i in order),
-        word_spans=tuple(spans[i] for i in order),
+        prompt=before + text,
+        cast=tuple(person for _, person in ordered),
+        word_spans=tuple(span for span, _ in ordered),
         seed=_seed(raw.get("seed"), where),
         negative=_text(raw, "negative", where) if raw.get("negative") is not None else negative,
         caption=caption,
+        story_names=tuple(character.name for character in characters),
     )
 
 
@@ -305,19 +289,6 @@ def _seed(value: object, where: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_SEED:
         raise ValueError(f'{where}: "seed" must be a whole number from 0 to {_MAX_SEED}, not {value!r}.')
     return value
-
-
-def _describe(character: Character, prompt: str) -> str:
-    """Replace a name: the first time that is no possessive by the description, else by "the <class word>"."""
-    if character.name.lower() == character.word.lower() or find_word(character.description, prompt):
-        return prompt
-    spans = find_word(character.name, prompt, ignore_case=False)
-    plain = [index for index, (_, end) in enumerate(spans) if prompt[end : end + 2] not in ("'s", "\u2019s")]
-    texts = [f"the {character.word}"] * len(spans)
-    texts[plain[0] if plain else 0] = character.description
-    for (start, end), text in reversed(list(zip(spans, texts, strict=True))):
-        prompt = prompt[:start] + text + prompt[end:]
-    return prompt
 
 
 def _given_cast(value: object, characters: Sequence[Character], where: str) -> list[Character]:
@@ -331,53 +302,3 @@ def _given_cast(value: object, characters: Sequence[Character], where: str) -> l
             raise ValueError(f'{where}: the cast names "{name}" twice.')
         cast.append(by_name[name])
     return cast
-
-
-def _found_cast(
-    prompt: str, named: Sequence[Character], characters: Sequence[Character], where: str
-) -> list[Character]:
-    cast = list(named)
-    for word in dict.fromkeys(character.word.lower() for character in characters):
-        unnamed = [c for c in characters if c.word.lower() == word and c not in named]
-        described = [c for c in unnamed if _described_spans(c, prompt)]
-        cast += described
-        candidates = [c for c in unnamed if c not in described]
-        taken = sum(c.word.lower() == word for c in cast)
-        free = len(find_word(word, prompt)) - taken
-        if free > 0 and not taken and 0 < len(candidates) <= free:
-            cast += candidates
-        elif free > 0 and not taken and candidates:
-            names = " or ".join(f'"{c.name}"' for c in candidates)
-            raise ValueError(f'{where}: "{word}" could be {names}. Use a name, or give the frame a "cast".')
-    return cast
-
-
-def _described_spans(character: Character, prompt: str) -> list[tuple[int, int]]:
-    """Class words of the description where the prompt has it, whole or cut after the class word."""
-    word_start, word_end = find_word(character.word, character.description)[0]
-    texts = [character.description]
-    if len(_cut_after_word(character).split()) > len(character.word.split()) + 1:  # says more than "a woman"
-        texts.append(_cut_after_word(character))
-    starts = [start for text in texts for start, _ in find_word(text, prompt)]
-    return [(start + word_start, start + word_end) for start in starts]
-
-
-def _word_spans(prompt: str, cast: Sequence[Character], where: str) -> list[tuple[int, int]]:
-    """Where each of the cast's class words stands: inside their description if it is there, else the next free one."""
-    spans: dict[str, tuple[int, int]] = {}
-    for character in cast:
-        described = [span for span in _described_spans(character, prompt) if span not in spans.values()]
-        if described:
-            spans[character.name] = described[0]
-    for character in cast:
-        if character.name in spans:
-            continue
-        free = [span for span in find_word(character.word, prompt) if span not in spans.values()]
-        if not free:
-            raise ValueError(
-                f'{where}: the class word "{character.word}" of "{character.name}" is not in the prompt "{prompt}". '
-                f'Write the name "{character.name}" or the word "{character.word}" into it, or take the character out '
-                "of the cast."
-            )
-        spans[character.name] = free[0]
-    return [spans[character.name] for character in cast]

@@ -7,8 +7,9 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
+from ..core.casting import find_word
 from ..core.identity import Identity, discover_identity, largest_usable_rank, safe_file_name
-from ..core.story import Frame, Story, find_word
+from ..core.story import Frame, Story
 from .host import photomaker as pm
 from .host.folders import check_present, full_path, identity_path, names
 from .host.portraits import sample_portraits

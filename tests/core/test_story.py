@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from story_identity.core.story import Story, find_word
+from story_identity.core.casting import find_word
+from story_identity.core.story import Story
 
 MIRA = {"name": "Mira", "word": "woman", "description": "a young woman with short red hair"}
 BEN = {"name": "Ben", "word": "man", "description": "an old man in a raincoat"}
@@ -31,7 +32,9 @@ def test_names_become_descriptions_once_and_the_class_word_after_that():
     assert names(frame) == ["Mira", "Ben"]
     assert words(frame) == ["woman", "man"]
     assert frame.span_of("Mira") == (8, 13)
-    assert frame.span_of("Nobody") is None
+    assert story("Ben waits").frames[0].span_of("Mira") is None
+    with pytest.raises(ValueError, match='frame 1: the story has no character "Nobody". It has "Mira", "Ben"'):
+        frame.span_of("Nobody")
 
 
 def test_the_cast_is_found_by_names_and_class_words_in_the_order_of_the_prompt():
@@ -120,6 +123,30 @@ def test_published_pairs_of_one_word_are_both_found():
     assert names(frame) == ["boy 1", "boy 2"]
     same = Story.parse({**pair, "prompts": ["an old boy teases a small boy"]}).frames[0]
     assert names(same) == ["boy 2", "boy 1"]
+
+
+def test_names_that_contain_one_another():
+    kim, lee = {**MIRA, "name": "Kim"}, {**BEN, "name": "Kim Lee"}
+    for characters in ((kim, lee), (lee, kim)):
+        frames = story("Kim Lee runs", "Kim runs, Kim Lee waits", characters=characters).frames
+        assert [names(frame) for frame in frames] == [["Kim Lee"], ["Kim", "Kim Lee"]]
+        assert frames[0].prompt == "an old man in a raincoat runs"
+
+
+@pytest.mark.parametrize(
+    ("people", "prompt", "cast"),
+    [
+        ((MIRA, {**BEN, "description": "an old man in a woman's coat"}), "Ben walks", ["Ben"]),
+        ((MIRA, {**BEN, "description": "an old man in a woman's coat"}), "Ben walks past a woman", ["Ben", "Mira"]),
+        (({**MIRA, "description": "a young woman with a man's hat"}, BEN), "Mira runs", ["Mira"]),
+        ((MIRA, BEN), "a man-made lake at dawn, nobody", []),
+        ((MIRA, BEN), "a well-dressed man", ["Ben"]),
+    ],
+)
+def test_words_inside_descriptions_and_compounds_cast_nobody(people, prompt, cast):
+    frame = story(prompt, characters=people, style="a woman's magazine").frames[0]
+    assert names(frame) == cast
+    assert all(frame.prompt[start:end] == c.word for c, (start, end) in zip(frame.cast, frame.word_spans, strict=True))
 
 
 def test_a_possessive_does_not_take_the_description():

@@ -6,8 +6,9 @@ import comfy_extras.nodes_photomaker as stock
 import folder_paths
 import setting
 import torch
+from story_identity.core.casting import find_word
 from story_identity.core.identity import Identity, discover_identity
-from story_identity.core.story import Story, find_word
+from story_identity.core.story import Story
 from story_identity.nodes.host import photomaker as pm
 from story_identity.nodes.host.folders import register_folders
 from story_identity.nodes.host.portraits import sample_portraits
