@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 PACK_VERSION = "0.1.0"
+_LONGEST_NAME = 200  # bytes; file systems take 255, with room for a number and the ending
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in range(1, 10))}
 _FILE_FORMAT = "story-identity/1"
 
 
@@ -192,7 +194,7 @@ class Identity:
             "name": self.name,
             "description": self.description,
             "encoder": self.encoder,
-            "metadata": json.dumps(dict(self.metadata), ensure_ascii=False, sort_keys=True),
+            "metadata": self._metadata_json(),
         }
         tensors = {"embedding": self.embedding.detach().to("cpu", torch.float32).contiguous()}
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
@@ -204,6 +206,12 @@ class Identity:
         finally:
             Path(temporary).unlink(missing_ok=True)
         return path
+
+    def _metadata_json(self) -> str:
+        try:
+            return json.dumps(dict(self.metadata), ensure_ascii=False, sort_keys=True)
+        except TypeError as error:
+            raise ValueError(f'The metadata of the identity "{self.name}" is not JSON: {error}.') from error
 
     @classmethod
     def load(cls, path: str | Path, encoder: str | None = None) -> "Identity":
@@ -234,13 +242,16 @@ class Identity:
         embedding = tensors["embedding"]
         if embedding.ndim != 1:
             raise ValueError(f"{path.name}: the embedding has shape {tuple(embedding.shape)}, expected one dimension.")
-        identity = cls(
-            name=header["name"],
-            description=header["description"],
-            encoder=header["encoder"],
-            embedding=embedding.to(torch.float32),
-            metadata=json.loads(header["metadata"]),
-        )
+        try:
+            metadata = json.loads(header["metadata"])
+            name, description, made_by = (header[key] for key in ("name", "description", "encoder"))
+        except (KeyError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path.name}: the header of the identity file is incomplete or damaged: {error}"
+            ) from error
+        if not isinstance(metadata, dict):
+            raise ValueError(f"{path.name}: the metadata is {metadata!r}, expected a JSON object.")
+        identity = cls(name, description, made_by, embedding.to(torch.float32), metadata)
         if encoder is not None:
             identity.require_encoder(encoder)
         return identity
@@ -248,7 +259,9 @@ class Identity:
 
 def safe_file_name(name: str) -> str:
     """Turn a character's name into a file name that every system takes; raises ValueError if nothing is left."""
-    cleaned = re.sub(r"[^\w\- ]", "_", name, flags=re.UNICODE).strip(" _")[:80]
+    cleaned = re.sub(r"[^\w\- ]", "_", name).strip(" _").encode()[:_LONGEST_NAME].decode(errors="ignore").strip()
+    if cleaned.upper() in _RESERVED:
+        cleaned = f"{cleaned}_"
     if not cleaned:
         raise ValueError(f'"{name}" leaves no usable file name: use at least one letter or digit.')
     return cleaned

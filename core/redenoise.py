@@ -39,7 +39,7 @@ class ProgressiveMasks:
         if not 0 <= start < steps:
             raise ValueError(
                 f"start is {start}, but the schedule has {steps} steps: use 0 to {steps - 1} (the paper's 10 of 50 "
-                f"would be {steps // 5})."
+                f"would be {round(steps / 5)})."
             )
         if max_kernel_px < 0:
             raise ValueError(f"The largest mask kernel is {max_kernel_px}; it must be 0 or more.")

@@ -148,4 +148,6 @@ def frame_numbers(text: str, count: int) -> list[int]:
         if not (1 <= first and last <= count):
             raise ValueError(f'frames: "{part.strip()}" is outside the story, which has frames 1 to {count}.')
         chosen.update(range(first - 1, last))
+    if not chosen:
+        raise ValueError(f'frames: "{text}" chooses no frame; write "all" or "1-3, 7".')
     return sorted(chosen)

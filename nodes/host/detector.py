@@ -70,7 +70,7 @@ def find_layout(
     masks = torch.zeros((len(names), *image.shape[:2]), dtype=torch.bool)
     seen = [row for row, name in enumerate(names) if name in boxes]
     if seen:
-        comfy.model_management.load_models_gpu([detector.patchers[1]])
+        comfy.model_management.load_models_gpu([detector.patchers[1]], force_full_load=True)
         masks[seen] = detector.masks.segment(image, torch.stack([boxes[names[row]] for row in seen]))
     masks = exclusive_masks(masks, dilate_px)
     for row in seen:
@@ -94,7 +94,7 @@ def _boxes_of(
 ) -> Tensor:
     """Boxes `(k, 4)` for the characters that share a word, left to right; fewer than asked only with `skip_missing`."""
     comfy.model_management.throw_exception_if_processing_interrupted()
-    comfy.model_management.load_models_gpu([detector.patchers[0]])
+    comfy.model_management.load_models_gpu([detector.patchers[0]], force_full_load=True)
     candidates = detector.boxes.find(image, word)
     good = (candidates.scores > box_threshold) & (candidates.text_scores > text_threshold)
     boxes, _ = match_boxes(candidates.boxes[good], candidates.scores[good], len(people))

@@ -4,6 +4,7 @@ Both are real `CFGGuider`s, so ControlNet, noise masks, LoRA, FreeU and other pa
 under the stock KSampler. They act on what the sampler sees: the guided prediction after all wrappers and hooks.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,15 @@ from ..types import Cast
 
 PostCfgHook = Callable[[dict[str, Any]], Tensor]
 _HOOKS = "sampler_post_cfg_function"
+_WRAPPER_STATE = ("easycache",)
+"""Transformer options in which core wrappers (EasyCache, LazyCache) remember the last call; not to be shared."""
 
 
 def sampler_hooks(model_options: dict[str, Any], own: dict[str, Any]) -> list[PostCfgHook]:
-    """The post-CFG hooks that the sampler added to the model's own: CFG++ samplers read the unconditional there."""
+    """The post-CFG hooks that the sampler added to the model's own: CFG++ samplers read the unconditional there.
+
+    The host appends, so what stands after the model's own is the sampler's.
+    """
     return model_options.get(_HOOKS, [])[len(own.get(_HOOKS, [])) :]
 
 
@@ -37,6 +43,26 @@ class _UnconditionalTap:
 
     def added_to(self, model_options: dict[str, Any]) -> dict[str, Any]:
         return {**model_options, _HOOKS: [*model_options.get(_HOOKS, []), self]}
+
+
+class _Character:
+    """What one character keeps between calls: prepared prompts, the last unconditional, the wrappers' state."""
+
+    def __init__(self, conds: dict[str, Any]) -> None:
+        self.conds = conds
+        self.tap = _UnconditionalTap()
+        self._state: dict[str, Any] | None = None
+
+    def options(self, model_options: dict[str, Any], hook_count: int) -> dict[str, Any]:
+        """The call's options with this character's own wrapper state, and the tap in place of the sampler's hooks."""
+        transformer = model_options.get("transformer_options", {})
+        if self._state is None:
+            self._state = {key: copy.deepcopy(transformer[key]) for key in _WRAPPER_STATE if key in transformer}
+        if self._state:
+            model_options = {**model_options, "transformer_options": {**transformer, **self._state}}
+        if hook_count:
+            model_options = self.tap.added_to({**model_options, _HOOKS: model_options[_HOOKS][:-hook_count]})
+        return model_options
 
 
 class RecordingGuider(comfy.samplers.CFGGuider):
@@ -107,18 +133,14 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         scaled = latent_image
         if torch.count_nonzero(latent_image) > 0:
             scaled = self.inner_model.process_latent_in(latent_image)
-        self.prepared = [
-            comfy.samplers.process_conds(
-                self.inner_model,
-                noise,
-                {kind: all_conds[f"{kind} {index}"] for kind in ("positive", "negative")},
-                device,
-                scaled,
-                denoise_mask,
-                seed,
-                latent_shapes=latent_shapes,
+        pairs = [{kind: all_conds[f"{kind} {i}"] for kind in ("positive", "negative")} for i in range(self.count)]
+        self.characters = [
+            _Character(
+                comfy.samplers.process_conds(
+                    self.inner_model, noise, pair, device, scaled, denoise_mask, seed, latent_shapes=latent_shapes
+                )
             )
-            for index in range(self.count)
+            for pair in pairs
         ]
         self.conds = {}
         try:
@@ -127,7 +149,7 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
             )
         finally:
             self.conds = all_conds
-            del self.prepared
+            del self.characters
 
     def outer_predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
@@ -144,17 +166,12 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
             prediction, unconditional = self._put_characters_in(
                 x, timestep, prediction, unconditional, model_options, len(hooks), seed
             )
+        if unconditional is None:  # no hook was called here when the template was sampled either
+            return prediction
+        arguments = {"input": x, "sigma": timestep, "cond_scale": self.cfg, "model": self.inner_model}
         for hook in hooks:
             prediction = hook(
-                {
-                    "denoised": prediction,
-                    "uncond_denoised": unconditional,
-                    "input": x,
-                    "sigma": timestep,
-                    "cond_scale": self.cfg,
-                    "model": self.inner_model,
-                    "model_options": model_options,
-                }
+                {**arguments, "denoised": prediction, "uncond_denoised": unconditional, "model_options": model_options}
             )
         return prediction
 
@@ -164,6 +181,11 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         if not first or call.latent is None:
             return
         expected = _on_device(call.latent, x)
+        if not (x.isfinite().all() and expected.isfinite().all()):
+            raise ValueError(
+                f"The template's latent at sigma {call.sigma:.4g} has NaN or infinite values, so there is nothing to "
+                "re-denoise. The base model overflowed: try another precision, CFG scale, or cache precision float32."
+            )
         tolerance = 1e-4 if call.prediction.dtype == torch.float32 else 2e-2
         error = float((x - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
         if not error <= tolerance:
@@ -171,7 +193,8 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
             raise ValueError(
                 f'Replaying the cache with the sampler "{recipe.sampler_name}" and seed {recipe.seed} does not give '
                 f"the template's latent (relative difference {error:.2g} at sigma {call.sigma:.4g}). The sampler draws "
-                "noise that the seed does not fix, or the device changed; use another sampler, or make the cache again."
+                "noise that the seed does not fix, or one of the two MODELs has a patch that changes what the sampler "
+                "sees (Differential Diffusion) and the other has not, or the device changed."
             )
 
     def _put_characters_in(
@@ -185,21 +208,18 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         seed: int | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Predict every character on the current latent and composite (equation 7)."""
-        tap = _UnconditionalTap()
-        if hook_count:
-            own_hooks = model_options[_HOOKS][:-hook_count]
-            model_options = tap.added_to({**model_options, _HOOKS: own_hooks})
-        predictions, unconditionals = [], []
-        for conds in self.prepared:
-            self.conds = conds
-            predictions.append(super().outer_predict_noise(x, timestep, model_options, seed))
-            unconditionals.append(tap.value)
+        predictions = []
+        for character in self.characters:
+            self.conds = character.conds
+            options = character.options(model_options, hook_count)
+            predictions.append(super().outer_predict_noise(x, timestep, options, seed))
         self.conds = {}
         step = self.cache.step_of(float(timestep.max()))
         masks = to_latent_grid(self.masks.at(step), x.shape[-2], x.shape[-1], self.soft_edge)
         masks = masks.unsqueeze(1).to(x.device)
         prediction = composite(background, torch.stack(predictions), masks)
-        if background_unconditional is None:
+        unconditionals = [character.tap.value for character in self.characters if character.tap.value is not None]
+        if background_unconditional is None or len(unconditionals) < self.count:
             return prediction, None
         return prediction, composite(background_unconditional, torch.stack(unconditionals), masks)
 

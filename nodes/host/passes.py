@@ -82,7 +82,8 @@ def sample_template(
     model: Any,
     positive: Conditioning,
     negative: Conditioning,
-    latent: dict[str, Any],
+    samples: Tensor,
+    noise_mask: Tensor | None,
     *,
     noise: Tensor,
     seed: int,
@@ -93,25 +94,34 @@ def sample_template(
     keep_from_step: int,
     dtype: torch.dtype,
 ) -> NoisyLatentCache:
-    """Sample one frame as the stock KSampler does, and keep every model call."""
+    """Sample one frame as the stock KSampler does, and keep every model call.
+
+    `samples` is what `frame_latent` gives; `noise_mask` the LATENT's, if it has one.
+    """
     check_sampler(sampler_name)
-    samples = frame_latent(model, latent)
     steps = len(sigmas) - 1
     if steps < 1:
         raise ValueError("The schedule has no steps: denoise is 0, or the SIGMAS are empty.")
+    rises = (sigmas[1:] > sigmas[:-1]).nonzero().flatten().tolist()
+    if rises:
+        before, after = float(sigmas[rises[0]]), float(sigmas[rises[0] + 1])
+        raise ValueError(
+            f"The SIGMAS rise from {before:.4g} to {after:.4g} at step {rises[0]}; re-denoising needs a schedule that "
+            "only falls."
+        )
     recorder = LatentRecorder(keep_from=float(sigmas[min(keep_from_step, steps - 1)]), dtype=dtype)
     guider = RecordingGuider(model, recorder)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    noise_mask = latent.get("noise_mask")
-    final = _sample(guider, model, noise, samples, sampler, sigmas, noise_mask, seed)
+    kept_sigmas = _own(sigmas)  # before sampling: some solvers write into theirs
+    final = _sample(guider, model, noise, samples, sampler, sigmas.clone(), noise_mask, seed)
     return NoisyLatentCache(
         calls=tuple(recorder.calls),
-        sigmas=sigmas.cpu(),
-        noise=noise.cpu(),
-        initial=samples.cpu(),
+        sigmas=kept_sigmas,
+        noise=_own(noise),
+        initial=_own(samples),
         final=final,
-        noise_mask=None if noise_mask is None else noise_mask.cpu(),
+        noise_mask=None if noise_mask is None else _own(noise_mask),
         recipe=Recipe(model_family(model), sigma_range(model), sampler_name, seed, cfg, sampler),
     )
 
@@ -138,7 +148,7 @@ def redenoise(
     guider.set_cfg(cfg)
     recipe = cache.recipe
     return _sample(
-        guider, model, cache.noise, cache.initial, recipe.solver, cache.sigmas, cache.noise_mask, recipe.seed
+        guider, model, cache.noise, cache.initial, recipe.solver, cache.sigmas.clone(), cache.noise_mask, recipe.seed
     )
 
 
@@ -195,7 +205,6 @@ def _sample(
     guider: Any, model: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None, seed: int
 ) -> Tensor:
     """One run of the host's sampler; float32 on the CPU."""
-    torch.manual_seed(seed)  # a sampler that draws from the global generator gets the same noise in both passes
     callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
     result = guider.sample(
         noise,
@@ -210,8 +219,13 @@ def _sample(
     return result.to("cpu", torch.float32)
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that no other node writes into."""
+    return tensor.detach().to("cpu", copy=True)
+
+
 def as_latent(samples: Tensor) -> dict[str, Any]:
     """A LATENT where and as the host wants its intermediates."""
     management = comfy.model_management
     dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else torch.float32  # 0.18
-    return {"samples": samples.to(management.intermediate_device(), dtype)}
+    return {"samples": samples.to(management.intermediate_device(), dtype, copy=True)}

@@ -185,6 +185,22 @@ def test_files_that_are_no_identities_are_refused(tmp_path):
         Identity.load(other)
 
 
+def test_damaged_headers_are_refused(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    whole = {"format": "story-identity/1", "name": "Mira", "description": "", "encoder": "e", "metadata": "{}"}
+    for change, message in (
+        ({"name": None}, "incomplete or damaged: 'name'"),
+        ({"metadata": "{"}, "incomplete or damaged"),
+        ({"metadata": "[1]"}, r"metadata is \[1\], expected"),
+    ):
+        header = {key: value for key, value in (whole | change).items() if value is not None}
+        save_file({"embedding": torch.ones(3)}, path, metadata=header)
+        with pytest.raises(ValueError, match=message):
+            Identity.load(path)
+    with pytest.raises(ValueError, match='metadata of the identity "Mira" is not JSON'):
+        mira(metadata={"a": {1}}).save(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -204,6 +220,7 @@ def test_names_become_safe_file_names():
     assert safe_file_name("../../etc/passwd") == "etc_passwd"
     assert safe_file_name("C:\\con?") == "C__con"
     assert safe_file_name("Zoë 2") == "Zoë 2"
-    assert len(safe_file_name("x" * 300)) == 80
+    assert len(safe_file_name("\U0001d7d9" * 300).encode()) <= 200
+    assert [safe_file_name(name) for name in ("con", "LPT1", "console")] == ["con_", "LPT1_", "console"]
     with pytest.raises(ValueError, match="no usable file name"):
         safe_file_name("...")

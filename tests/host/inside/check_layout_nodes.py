@@ -80,7 +80,7 @@ def planned(**found):
 def layout_of(detector, frame=None, words="", **settings):
     settings = {"box_threshold": 0.3, "text_threshold": 0.25, "dilate_px": 0, "on_missing": "error", **settings}
     loaded = comfy.model_management.load_models_gpu
-    comfy.model_management.load_models_gpu = lambda _: None  # a planned detector has no patchers
+    comfy.model_management.load_models_gpu = lambda _, **__: None  # a planned detector has no patchers
     try:
         return GroundedSAMLayoutNode.execute(picture(), _with_patchers(detector), frame=frame, words=words, **settings)
     finally:

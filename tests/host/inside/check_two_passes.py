@@ -518,3 +518,117 @@ def check_an_interrupt_stops_the_replay():
     finally:
         comfy.model_management.interrupt_current_processing(False)
     raise AssertionError("the interrupt was not noticed")
+
+
+def check_step_skipping_caches_do_not_carry_one_character_into_another():
+    """EasyCache and LazyCache remember the last call; each character must have a memory of their own."""
+    from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+
+    model = setting.tiny_sd15()
+    _, cache = template(model, steps=12)
+    mira, ben, other = member(model), member(model, "Ben", 12), member(model, "Ben", 13)
+    left = to_latent_grid(LEFT[None], GRID, GRID)[0, 0]
+    where, swapped = layout(LEFT, RIGHT), layout(RIGHT, LEFT, names=("Ben", "Mira"))
+
+    def difference(generator):
+        ours = redenoise(generator, cache, where, (mira, ben), max_kernel=0)
+        theirs = redenoise(generator, cache, where, (mira, other), max_kernel=0)
+        assert torch.equal(ours, redenoise(generator, cache, swapped, (mira, ben), max_kernel=0))
+        return (ours - theirs)[..., left].abs().mean()
+
+    plain = difference(model)
+    easy, lazy = (node.execute(model, 0.2, 0.15, 0.95, False).result[0] for node in (EasyCacheNode, LazyCacheNode))
+    with setting.counted(model) as count:
+        redenoise(lazy, cache, where, (mira, ben), max_kernel=0)
+    assert count.samples < 2 * 2 * 10  # it did skip
+    assert difference(lazy) < 5 * plain
+    assert difference(easy) < 5 * plain
+
+
+def check_skipped_steps_and_cfg_plus_plus_go_together():
+    from comfy_extras.nodes_easycache import LazyCacheNode
+
+    model = setting.tiny_sd15()
+    lazy = LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result[0]
+    settings = (3, 12, 4.0, "euler_cfg_pp", "normal", setting.conditioning(model, 1), setting.conditioning(model, 2))
+    (stock,) = nodes.KSampler().sample(lazy, *settings, setting.empty_latent(GRID, GRID))
+    latent, cache = template(lazy, steps=12, sampler_name="euler_cfg_pp")
+    assert any(call.unconditional is None for call in cache.calls)
+    assert torch.equal(latent, stock["samples"])
+    for generator in (model, lazy):
+        _, final, outside = watched(generator, cache, torch.stack([LEFT]), (member(model),), 2, 10.0)
+        assert torch.equal(final[..., outside], latent[..., outside])
+
+
+def check_a_sampler_with_noise_of_its_own_draws_as_under_the_stock_node():
+    from comfy_extras.nodes_custom_sampler import CFGGuider, RandomNoise, SamplerCustomAdvanced
+
+    model = setting.tiny_sd15()
+
+    def noisy(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for i in range(len(sigmas) - 1):
+            denoised = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **extra_args)
+            x = denoised + sigmas[i + 1] * torch.randn_like(x)
+        return x
+
+    sampler, sigmas = comfy.samplers.KSAMPLER(noisy), passes.schedule(model, "euler", "normal", 6, 1.0)
+    latent, cache = template(model, sampler=sampler)
+    (guider,) = CFGGuider.execute(model, setting.conditioning(model, 1), setting.conditioning(model, 2), 4.0).result
+    (noise,) = RandomNoise.execute(3).result
+    stock = SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, setting.empty_latent(GRID, GRID)).result[0]
+    assert torch.equal(latent, stock["samples"])
+    _refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "noisy", "does not give")
+
+
+def check_what_other_nodes_write_into_their_tensors_does_not_reach_the_cache():
+    model = setting.tiny_sd15()
+    sigmas = passes.schedule(model, "euler", "normal", 6, 1.0)
+    before = sigmas.clone()
+    latent, cache = template(model, sigmas=sigmas)
+    template(model, sigmas=sigmas, sampler=comfy.samplers.sampler_object("uni_pc"))  # writes into its sigmas
+    assert torch.equal(sigmas, before)
+    kept = [tensor.clone() for tensor in (cache.sigmas, cache.noise, cache.initial, cache.final)]
+    sigmas.zero_()
+    latent.zero_()
+    again = redenoise(model, cache, layout(torch.zeros_like(LEFT)), ())
+    again.zero_()
+    assert all(
+        torch.equal(a, b) for a, b in zip(kept, (cache.sigmas, cache.noise, cache.initial, cache.final), strict=True)
+    )
+
+
+def check_schedules_that_rise_are_refused():
+    model = setting.tiny_sd15()
+    rising = torch.tensor([14.6, 7.0, 3.0, 9.0, 4.0, 1.0, 0.0])
+    with setting.counted(model) as count:
+        _refused(lambda: template(model, sigmas=rising), "rise from 3 to 9 at step 2")
+    assert count.samples == 0
+
+
+def check_templates_that_overflowed_say_so():
+    model = setting.tiny_sd15()
+
+    def broken(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for i in range(len(sigmas) - 1):
+            x = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **extra_args) * float("nan")
+        return x
+
+    _, cache = template(model, sampler=comfy.samplers.KSAMPLER(broken))
+    _refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "NaN", "overflowed")
+
+
+def check_the_nodes_widgets_reach_the_pass():
+    """Edge, start and kernel; the kernel is scaled to the picture, so 1024 on a picture of 64 grows by 64 pixels."""
+    model = setting.tiny_sd15()
+    latent, cache = template(model)
+    cast = (member(model),)
+    odd = layout(box_mask(13, 5, 43, 27))
+    hard, soft = (redenoise(model, cache, odd, cast, max_kernel=0, mask_edge=edge) for edge in ("hard", "soft"))
+    assert not torch.equal(hard, soft)
+    assert not torch.equal(hard, redenoise(model, cache, odd, cast, max_kernel=0, start=3))
+
+    def changed(max_kernel):
+        return (redenoise(model, cache, layout(box_mask(24, 24, 40, 40)), cast, max_kernel=max_kernel) != latent)[0, 0]
+
+    for kernel, cells in ((0, 2), (128, 4), (1024, GRID)):  # 128 is 8 pixels here: one latent cell each way
+        assert changed(kernel).any(dim=0).sum() == cells, kernel
