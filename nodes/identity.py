@@ -1,5 +1,6 @@
 """From portraits to an identity, and from an identity to a conditioning."""
 
+from dataclasses import asdict
 from typing import Any
 
 import comfy.samplers
@@ -208,15 +209,25 @@ class IdentityDiscoveryNode(io.ComfyNode):
             used = max(1, min(rank, largest_usable_rank(count, width, keep_ratio, iterations)))
         found = discover_identity(embeddings, used, keep_ratio, iterations)
         settings = {"portraits": len(portraits), "rank": used, "keep_ratio": keep_ratio, "iterations": iterations}
-        identity = Identity(name, description, pm.encoder_id(photomaker), found.embedding, {"discovery": settings})
+        rounds = [asdict(each) for each in found.rounds]
+        identity = Identity(
+            name,
+            description,
+            pm.encoder_id(photomaker),
+            found.embedding,
+            {"discovery": {**settings, "rounds": rounds}},
+        )
         rows = [len(portraits), *(len(each.kept) for each in found.rounds)]
         report = "\n".join(
             [
                 f"{name}: {' → '.join(map(str, rows))} portraits, rank {used}"
                 + (f" (asked: {rank})" if used != rank else ""),
                 f"mean pairwise cosine: {found.cohesion_before:.4f} before, {found.cohesion_after:.4f} after",
-                *(f"round {i}: {each.energy:.2%} of the energy in the rank" for i, each in enumerate(found.rounds, 1)),
-                f"kept: {', '.join(str(index + 1) for index in found.kept)}",
+                *(
+                    f"round {i}: {each.energy:.2%} of the energy in the rank; kept "
+                    + ", ".join(str(index + 1) for index in each.kept)
+                    for i, each in enumerate(found.rounds, 1)
+                ),
             ]
         )
         return io.NodeOutput(identity, portraits[found.kept], report)

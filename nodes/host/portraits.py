@@ -1,5 +1,6 @@
 """Text-only portraits of a character, drawn in sub-batches."""
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -36,31 +37,44 @@ def sample_portraits(
     latent_format = model.get_model_object("latent_format")
     ratio = getattr(latent_format, "spacial_downscale_ratio", 8)
     shape = (1, latent_format.latent_channels, height // ratio, width // ratio)
-    progress = comfy.utils.ProgressBar(count * steps)
-    previewer = latent_preview.get_previewer(model.load_device, latent_format)
+    progress = _Progress(model, count, steps)
     images = []
     for first in range(0, count, batch_size):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        size = min(batch_size, count - first)
-        noises = [comfy.sample.prepare_noise(torch.zeros(shape), (seed + first + i) % 2**64) for i in range(size)]
-
-        def report(step: int, x0: Tensor, x: Tensor, total: int, done: int = first, size: int = size) -> None:
-            image = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
-            progress.update_absolute(done * steps + (step + 1) * size, count * steps, image)
-
+        seeds = [(seed + i) % 2**64 for i in range(first, min(first + batch_size, count))]
+        noise = torch.cat([comfy.sample.prepare_noise(torch.zeros(shape), each) for each in seeds])
         samples = comfy.sample.sample(
             model,
-            torch.cat(noises),
+            noise,
             steps,
             cfg,
             sampler_name,
             scheduler,
             positive,
             negative,
-            torch.zeros((size, *shape[1:])),
-            callback=report,
+            torch.zeros_like(noise),
+            callback=progress.callback(first, len(seeds)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=(seed + first) % 2**64,
+            seed=seeds[0],
         )
         images.append(vae.decode(samples))
     return torch.cat(images)
+
+
+class _Progress:
+    """One progress bar, with previews, over the steps of all sub-batches."""
+
+    def __init__(self, model: Any, count: int, steps: int) -> None:
+        self.steps = steps
+        self.total = count * steps
+        self.bar = comfy.utils.ProgressBar(self.total)
+        self.previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+
+    def callback(self, first: int, size: int) -> Callable[[int, Tensor, Tensor, int], None]:
+        """The sampler's callback for the `size` portraits from `first` on."""
+
+        def report(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", x0) if self.previewer else None
+            self.bar.update_absolute(first * self.steps + (step + 1) * size, self.total, preview)
+
+        return report

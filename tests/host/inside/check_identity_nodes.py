@@ -216,6 +216,10 @@ def check_wrong_identities_are_refused():
     _, clip, _ = setting.stand_in_sdxl()
     encoder = pm.PhotoMakerEncoder(weights()[0])
     frame = story("Mira waits").frames[0]
+    stranger = identity("Bob")
+    refused(
+        lambda: IdentityConditioningNode.execute(clip, encoder, stranger, frame), "frame 1", '"Bob"', '"Mira", "Ben"'
+    )
     other, narrow = identity(encoder="toy"), identity(width=512)
     refused(lambda: IdentityConditioningNode.execute(clip, encoder, other, frame), '"toy"', '"photomaker-v1"')
     refused(lambda: IdentityConditioningNode.execute(clip, encoder, narrow, frame), "frame 1", "512", "2048")
@@ -274,6 +278,8 @@ def check_discovery_finds_what_core_finds_and_reports_it():
     assert torch.equal(found.embedding, expected.embedding)
     assert torch.equal(kept, images[expected.kept])
     assert "24 → 14 → 8 → 4 portraits, rank 5" in report
+    assert report.endswith("kept " + ", ".join(str(index + 1) for index in expected.kept))
+    assert [len(each["errors"]) for each in found.metadata["discovery"]["rounds"]] == [24, 14, 8]
     assert (found.name, found.encoder, found.metadata["discovery"]["rank"]) == ("Mira", "photomaker-v1", 5)
     refused(lambda: node(rank=10), "rank 10 is too large for 24 portraits", "largest usable rank is 7")
     assert "rank 7 (asked: 10)" in node(rank=10, rank_too_large="lower it")[2]
