@@ -105,9 +105,7 @@ def _largest_component(mask: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
     return torch.from_numpy(labels == 1 + int(sizes.argmax())) if len(sizes) else mask
 
 
-def match_boxes(
-    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], count: int
-) -> tuple[Float[Tensor, "k 4"], Float[Tensor, " k"]]:
+def match_boxes(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], count: int) -> Float[Tensor, "k 4"]:
     """Choose the boxes of the characters that share one class word.
 
     The best-scoring `count` boxes, ordered left to right by their centres, so that they match the characters in the
@@ -116,5 +114,4 @@ def match_boxes(
     """
     best = scores.argsort(descending=True, stable=True)[:count]
     centres = boxes[best, 0] + boxes[best, 2]
-    ordered = best[centres.argsort(stable=True)]
-    return boxes[ordered], scores[ordered]
+    return boxes[best[centres.argsort(stable=True)]]

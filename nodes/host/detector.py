@@ -97,7 +97,7 @@ def _boxes_of(
     comfy.model_management.load_models_gpu([detector.patchers[0]], force_full_load=True)
     candidates = detector.boxes.find(image, word)
     good = (candidates.scores > box_threshold) & (candidates.text_scores > text_threshold)
-    boxes, _ = match_boxes(candidates.boxes[good], candidates.scores[good], len(people))
+    boxes = match_boxes(candidates.boxes[good], candidates.scores[good], len(people))
     if len(boxes) < len(people) and not skip_missing:
         best = f"{float(candidates.scores.max()):.2f}" if len(candidates.scores) else "none"
         raise ValueError(

@@ -30,7 +30,7 @@ def checks() -> list[tuple[str, str]]:
 def results(request, comfyui, tmp_path_factory) -> Callable[[str], dict[str, str | None]]:
     """What the checks of one file came to; each file has one process, which runs on the first question.
 
-    Only the checks that this session was asked for are run.
+    Only the checks that pytest selected are run.
     """
     wanted = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     base_directory = tmp_path_factory.mktemp("inside")

@@ -6,6 +6,7 @@ import comfy_extras.nodes_photomaker as stock
 import folder_paths
 import setting
 import torch
+from setting import refused
 from story_identity.core.casting import find_word
 from story_identity.core.identity import Identity, discover_identity
 from story_identity.core.story import Story
@@ -43,16 +44,6 @@ def story(*frames):
 
 def identity(name="Mira", encoder="photomaker-v1", width=2048):
     return Identity(name, "", encoder, torch.randn(width, generator=torch.Generator().manual_seed(9)))
-
-
-def refused(action, *words):
-    try:
-        action()
-    except (ValueError, FileNotFoundError) as error:
-        message = str(error)
-    else:
-        raise AssertionError(f"not refused: {words}")
-    assert all(word in message for word in words), (words, message)
 
 
 def stock_encoder(encoder_weights):

@@ -3,6 +3,7 @@
 import comfy.model_management
 import folder_paths
 import torch
+from setting import refused
 from story_identity.core.detectors import Detections
 from story_identity.core.story import Story
 from story_identity.nodes.host.detector import Detector
@@ -32,16 +33,6 @@ def story(*frames):
 
 def picture(count=1):
     return torch.rand(count, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(1))
-
-
-def refused(action, *words):
-    try:
-        action()
-    except (ValueError, FileNotFoundError) as error:
-        message = str(error)
-    else:
-        raise AssertionError(f"not refused: {words}")
-    assert all(word in message for word in words), (words, message)
 
 
 class PlannedBoxes:

@@ -4,6 +4,7 @@ import comfy.controlnet
 import comfy.samplers
 import setting
 import torch
+from setting import refused
 from story_identity.core.identity import Identity
 from story_identity.core.layout import Layout
 from story_identity.core.redenoise import ProgressiveMasks, to_latent_grid
@@ -435,16 +436,6 @@ def check_custom_noise_sampler_and_sigmas():
     assert (cache.recipe.seed, cache.recipe.sampler_name, cache.steps) == (3, "euler", 6)
 
 
-def _refused(action, *words):
-    try:
-        action()
-    except ValueError as error:
-        message = str(error)
-    else:
-        raise AssertionError(f"not refused: {words}")
-    assert all(word in message for word in words), (words, message)
-
-
 def check_bad_input_is_refused_before_any_unet_call():
     from comfy_extras.nodes_custom_sampler import SamplerDPMAdaptative
 
@@ -455,18 +446,18 @@ def check_bad_input_is_refused_before_any_unet_call():
     small = Layout(("Mira",), LEFT[None, :48, :48])
     shifted = sdxl_like(model)
     with setting.counted(model) as count, setting.counted(sdxl) as count_sdxl:
-        _refused(lambda: template(model, sampler_name="dpm_adaptive"), "dpm_adaptive", "euler")
-        _refused(lambda: template(model, sampler=adaptive), "dpm_adaptive")
-        _refused(lambda: template(model, latent_image=setting.empty_latent(GRID, GRID, 3)), "3 pictures", "batch_size")
-        _refused(lambda: redenoise(sdxl, cache, layout(LEFT), (mira,)), "SD15", "SDXL")
-        _refused(lambda: redenoise(shifted, cache, layout(LEFT), (mira,)), "noise levels", "14.61", "9")
-        _refused(lambda: redenoise(model, cache, small, (mira,)), "48x48", "64x64")
-        _refused(lambda: redenoise(model, cache, layout(LEFT), (mira,), start=6), "start is 6", "6 steps")
-        _refused(lambda: redenoise(model, cache, layout(LEFT), (mira,), start=-1), "start is -1")
-        _refused(lambda: redenoise(model, cache, layout(LEFT), (ben,)), '"Mira"', '"Ben"', "Cast")
-        _refused(lambda: redenoise(model, cache, layout(LEFT), ()), '"Mira"', "nobody")
-        _refused(lambda: redenoise(model, cache, layout(LEFT), (mira, ben)), '"Ben"', "Mira")
-        _refused(
+        refused(lambda: template(model, sampler_name="dpm_adaptive"), "dpm_adaptive", "euler")
+        refused(lambda: template(model, sampler=adaptive), "dpm_adaptive")
+        refused(lambda: template(model, latent_image=setting.empty_latent(GRID, GRID, 3)), "3 pictures", "batch_size")
+        refused(lambda: redenoise(sdxl, cache, layout(LEFT), (mira,)), "SD15", "SDXL")
+        refused(lambda: redenoise(shifted, cache, layout(LEFT), (mira,)), "noise levels", "14.61", "9")
+        refused(lambda: redenoise(model, cache, small, (mira,)), "48x48", "64x64")
+        refused(lambda: redenoise(model, cache, layout(LEFT), (mira,), start=6), "start is 6", "6 steps")
+        refused(lambda: redenoise(model, cache, layout(LEFT), (mira,), start=-1), "start is -1")
+        refused(lambda: redenoise(model, cache, layout(LEFT), (ben,)), '"Mira"', '"Ben"', "Cast")
+        refused(lambda: redenoise(model, cache, layout(LEFT), ()), '"Mira"', "nobody")
+        refused(lambda: redenoise(model, cache, layout(LEFT), (mira, ben)), '"Ben"', "Mira")
+        refused(
             lambda: CastNode.execute(mira.identity, mira.positive, mira.negative, (mira,)), "two identities", "Mira"
         )
     assert count.samples == 0
@@ -501,7 +492,7 @@ def check_a_sampler_that_wanders_off_is_refused_before_the_unet():
 
     _, cache = template(model, sampler=comfy.samplers.KSAMPLER(restless))
     with setting.counted(model) as count:
-        _refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "restless", "does not give")
+        refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "restless", "does not give")
     assert count.samples == 0
 
 
@@ -577,7 +568,7 @@ def check_a_sampler_with_noise_of_its_own_draws_as_under_the_stock_node():
     (noise,) = RandomNoise.execute(3).result
     stock = SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, setting.empty_latent(GRID, GRID)).result[0]
     assert torch.equal(latent, stock["samples"])
-    _refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "noisy", "does not give")
+    refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "noisy", "does not give")
 
 
 def check_what_other_nodes_write_into_their_tensors_does_not_reach_the_cache():
@@ -601,7 +592,7 @@ def check_schedules_that_rise_are_refused():
     model = setting.tiny_sd15()
     rising = torch.tensor([14.6, 7.0, 3.0, 9.0, 4.0, 1.0, 0.0])
     with setting.counted(model) as count:
-        _refused(lambda: template(model, sigmas=rising), "rise from 3 to 9 at step 2")
+        refused(lambda: template(model, sigmas=rising), "rise from 3 to 9 at step 2")
     assert count.samples == 0
 
 
@@ -614,7 +605,7 @@ def check_templates_that_overflowed_say_so():
         return x
 
     _, cache = template(model, sampler=comfy.samplers.KSAMPLER(broken))
-    _refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "NaN", "overflowed")
+    refused(lambda: redenoise(model, cache, layout(LEFT), (member(model),)), "NaN", "overflowed")
 
 
 def check_the_nodes_widgets_reach_the_pass():

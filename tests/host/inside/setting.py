@@ -6,7 +6,7 @@ Importing this module first prepares the host, so that afterwards `comfy`, `node
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -93,6 +93,17 @@ def conditioning(model: ModelPatcher, seed: int, tokens: int = 77) -> Conditioni
 def empty_latent(height: int = 8, width: int = 8, batch: int = 1) -> dict[str, torch.Tensor]:
     """What the node Empty Latent Image gives, with the size in latent pixels."""
     return {"samples": torch.zeros(batch, 4, height, width)}
+
+
+def refused(action: Callable[[], object], *words: str) -> None:
+    """Run something that must be refused with a message that has all the words."""
+    try:
+        action()
+    except (ValueError, FileNotFoundError) as error:
+        message = str(error)
+    else:
+        raise AssertionError(f"not refused: {words}")
+    assert all(word in message for word in words), (words, message)
 
 
 @dataclass
