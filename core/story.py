@@ -224,6 +224,11 @@ def _published_characters(mapping: Mapping[str, Any]) -> tuple[Character, ...]:
     if "character" not in mapping:
         raise ValueError('The story has neither "characters" nor, in the published form, "character".')
     descriptions, words = mapping["character"], mapping.get("token")
+    if words is None:
+        raise ValueError(
+            'The story has "character" but no "token" (its class word), as the published form needs. Our own form says '
+            '"characters": a list of objects with name, word and description.'
+        )
     descriptions = [descriptions] if isinstance(descriptions, str) else _list(descriptions, '"character"')
     words = [words] if isinstance(words, str) else _list(words, '"token"')
     if len(descriptions) != len(words):

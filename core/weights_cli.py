@@ -23,8 +23,10 @@ def models_folder(chosen: str | Path | None = None) -> Path:
     elif os.environ.get("COMFYUI_PATH"):
         candidates = [Path(os.environ["COMFYUI_PATH"]).expanduser() / "models"]
     else:
-        beside = [pack.parent.parent / "models"] if pack.parent.name == "custom_nodes" else []
-        candidates = [*beside, Path.home() / "comfy" / "ComfyUI" / "models", Path.home() / "ComfyUI" / "models"]
+        if pack.parent.name == "custom_nodes":  # never another ComfyUI than the one the pack lies in
+            candidates = [pack.parent.parent / "models"]
+        else:
+            candidates = [Path.home() / "comfy" / "ComfyUI" / "models", Path.home() / "ComfyUI" / "models"]
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
@@ -62,10 +64,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(models: Path) -> int:
+    _say(f"in {models}; nothing in this version reads the ones marked planned")
     for weight in weights.load_manifest().values():
         state = "present" if weights.find(weight, [models / weight.folder]) else "missing"
         use = ", not for commercial use" if weight.non_commercial else ""
-        _say(f"{state}  {weight.id:35}  {weight.size_text:>12}  {weight.licence}{use}")
+        planned = "  (planned)" if all(user.startswith("planned:") for user in weight.used_by) else ""
+        _say(f"{state}  {weight.id:35}  {weight.size_text:>12}  {weight.licence}{use}{planned}")
     return 0
 
 

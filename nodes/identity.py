@@ -230,6 +230,8 @@ class IdentityDiscoveryNode(io.ComfyNode):
                 ),
             ]
         )
+        if len(found.kept) < 3:
+            report += f"\nonly {len(found.kept)} left: hardly an agreement; draw more portraits"
         return io.NodeOutput(identity, portraits[found.kept], report)
 
 

@@ -43,11 +43,12 @@ class GroundedSAMLoaderNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, grounding_dino_name: str | None, sam_name: str | None) -> bool | str:
-        for kind, name in (("grounding-dino", grounding_dino_name), ("sams", sam_name)):
-            present = check_present(kind, name)
-            if present is not True:
-                return present
-        return check_tokenizer()
+        answers = (
+            check_present("grounding-dino", grounding_dino_name),
+            check_present("sams", sam_name),
+            check_tokenizer(),
+        )
+        return "\n".join(answer for answer in answers if isinstance(answer, str)) or True
 
     @classmethod
     def execute(cls, grounding_dino_name: str, sam_name: str, engine: str) -> io.NodeOutput:

@@ -1,6 +1,7 @@
 """Story, Story Frames."""
 
 import hashlib
+import logging
 import re
 
 from comfy_api.latest import io
@@ -62,9 +63,16 @@ class StoryNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> io.NodeOutput:
+        story = cls._read(story_file, characters, prompts, style, negative)
+        for frame in story.frames:
+            logging.info("Story: %s shows %s", frame.label, ", ".join(each.name for each in frame.cast) or "nobody")
+        return io.NodeOutput(story)
+
+    @classmethod
+    def _read(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> Story:
         if story_file == TYPED_IN:
-            return io.NodeOutput(Story.from_lines(characters, prompts, style, negative))
-        return io.NodeOutput(Story.load(story_path(story_file)))
+            return Story.from_lines(characters, prompts, style, negative)
+        return Story.load(story_path(story_file))
 
     @classmethod
     def validate_inputs(
@@ -79,7 +87,7 @@ class StoryNode(io.ComfyNode):
         if story_file is None or characters is None or prompts is None:
             return True
         try:
-            cls.execute(story_file, characters, prompts, style or "", negative or "")
+            cls._read(story_file, characters, prompts, style or "", negative or "")
         except (ValueError, FileNotFoundError) as error:
             return str(error)
         return True

@@ -5,6 +5,7 @@ Sizes are read from the file, so small encoders of the same shape load too. Sour
 3.2; IdentityStory, section 3.1.
 """
 
+import pickle
 from typing import Any
 
 import comfy.clip_model
@@ -116,7 +117,13 @@ def load_weights(path: str, name: str) -> tuple[dict[str, Tensor], dict[str, Ten
     Raises:
         ValueError: If the file is PhotoMaker v2 or something else; the message says what was found.
     """
-    data = comfy.utils.load_torch_file(path, safe_load=True)
+    try:
+        data = comfy.utils.load_torch_file(path, safe_load=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f'"{name}" cannot be read as weights ({type(error).__name__}): it is incomplete, or not a file of weights. '
+            "Fetch photomaker-v1.bin again."
+        ) from error
     encoder, lora = data.get("id_encoder"), data.get("lora_weights")
     if not isinstance(encoder, dict) or not isinstance(lora, dict):
         raise ValueError(

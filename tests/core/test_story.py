@@ -211,7 +211,8 @@ def test_characters_are_looked_up_by_name():
         ({"character": "a woman", "token": ["woman", "man"], "prompts": ["x"]}, '1 in "character" but 2 in "token"'),
         ({"character": "a woman", "token": "woman"}, "no frames"),
         ({"character": "a woman", "token": "man", "prompts": ["x"]}, 'class word "man" is not a word'),
-        ({"character": "a woman", "prompts": ["x"]}, '"token" must be a list'),
+        ({"character": "a woman", "prompts": ["x"]}, '"character" but no "token"'),
+        ({"character": "a woman", "token": 5, "prompts": ["x"]}, '"token" must be a list'),
     ],
 )
 def test_malformed_stories_are_refused(mapping, message):

@@ -70,7 +70,9 @@ def test_the_script_lists_fetches_and_checks_wherever_the_pack_lies(pack: Path, 
     before = sorted(tmp_path.rglob("*"))
     listed = run(script, "list", home=tmp_path)
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert [line.split()[:2] for line in listed.stdout.splitlines()] == [["missing", "toy"], ["missing", "nc"]]
+    folder, *lines = listed.stdout.splitlines()
+    assert folder.startswith(f"in {tmp_path / 'ComfyUI' / 'models'};")
+    assert [line.split()[:2] for line in lines] == [["missing", "toy"], ["missing", "nc"]]
     checked = run(script, "check", home=tmp_path)
     assert checked.returncode == 0
     assert sorted(tmp_path.rglob("*")) == before
@@ -114,7 +116,10 @@ def test_the_script_finds_comfyui_in_the_usual_places(pack: Path, tmp_path: Path
 def test_the_module_runs_too(tmp_path: Path):
     listed = run("-m", "story_identity.core.weights", "list", "--models-dir", tmp_path, home=tmp_path)
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert len(listed.stdout.splitlines()) == len(weights.load_manifest())
+    assert len(listed.stdout.splitlines()) == 1 + len(weights.load_manifest())
+    planned = {line.split()[1] for line in listed.stdout.splitlines() if line.endswith("(planned)")}
+    assert "photomaker-v2" in planned
+    assert "photomaker-v1" not in planned
 
 
 def test_no_file_beside_the_script_hides_one_of_pythons_own():

@@ -111,6 +111,10 @@ def check_files_that_are_not_photomaker_v1_are_refused():
         path = folder_paths.get_folder_paths("photomaker")[0] + "/other.bin"
         torch.save(data, path)
         refused(lambda path=path: pm.load_weights(path, "other.bin"), *words)
+    page = folder_paths.get_folder_paths("photomaker")[0] + "/page.bin"
+    with open(page, "w") as file:
+        file.write("<html>not found</html>")
+    refused(lambda: pm.load_weights(page, "page.bin"), '"page.bin" cannot be read as weights', "photomaker-v1.bin")
     missing = PhotoMakerLoaderNode.validate_inputs("gone.bin")
     assert "gone.bin" in missing
     assert "photomaker" in missing
@@ -274,6 +278,8 @@ def check_discovery_finds_what_core_finds_and_reports_it():
     assert (found.name, found.encoder, found.metadata["discovery"]["rank"]) == ("Mira", "photomaker-v1", 5)
     refused(lambda: node(rank=10), "rank 10 is too large for 24 portraits", "largest usable rank is 7")
     assert "rank 7 (asked: 10)" in node(rank=10, rank_too_large="lower it")[2]
+    assert "only 1 left" in node(portraits=images[:8], rank=1, keep_ratio=0.5)[2]
+    assert "left" not in report
     refused(lambda: node(portraits=images[:2]), "2 portraits")
     refused(lambda: node(name=" "), "needs the character's name")
 

@@ -212,6 +212,8 @@ def check_missing_files_are_named_before_anything_runs():
     swint = GroundedSAMLoaderNode.validate_inputs("groundingdino_swint_ogc.pth", SAM)
     assert all(word in swint for word in ("https://", "694 MB", "download", "Apache-2.0")), swint
     assert GroundedSAMLoaderNode.validate_inputs(DINO, SAM) is True
+    both = GroundedSAMLoaderNode.validate_inputs("groundingdino_swint_ogc.pth", "sam_vit_b_01ec64.pth")
+    assert all(word in both for word in ("groundingdino_swint_ogc.pth", "sam_vit_b_01ec64.pth"))
     refused(lambda: GroundedSAMLoaderNode.execute("gone.pth", SAM, "transformers"), "gone.pth")
 
 
