@@ -1,0 +1,222 @@
+"""The toy world's detector: who is where in a picture, pixel by pixel, for a class word. Nothing to download.
+
+It has the two methods of the pack's detectors (`core.detectors.BoxDetector`, `core.detectors.MaskSegmenter`), so it
+stands where GroundingDINO and SAM stand; and it says where the heads are, which Face-Sim needs. `training.detector`
+makes the weights.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..detectors import Detections
+from .convolutions import Block, halve
+from .identity_encoder import CROP_SIDE, face_crops
+from .models import PICTURE_SIDE, WEIGHTS, load_weights
+from .people import WORDS
+
+UNIT = 16.0
+"""The network's unit of length, in pixels."""
+PEAK = 0.3
+"""How sure a head must be."""
+APART = 7
+"""Side of the square in which there is one head only, in pixels; odd."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the network says of every pixel of pictures of the toy world's size.
+
+    Args:
+        somebody: Logits of a person being here.
+        heads: Logits of a head's middle being here.
+        offsets: From the middle of the pixel to the middle of its person's head: x, y in pixels.
+        sizes: Half the width and height of the head whose middle is here, in pixels.
+    """
+
+    somebody: Float[Tensor, "n h w"]
+    heads: Float[Tensor, "n h w"]
+    offsets: Float[Tensor, "n 2 h w"]
+    sizes: Float[Tensor, "n 2 h w"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Somebody in a picture; pixels are the picture's, all on the CPU.
+
+    Args:
+        mask: Where; no pixel belongs to two people, and every mask has some.
+        box: x0 y0 x1 y1 around the mask.
+        head: x0 y0 x1 y1 of the head, hair and hat included; may reach past the picture's edge.
+        words: How probable each of `WORDS` is; they add up to 1.
+    """
+
+    mask: Bool[Tensor, "h w"]
+    box: Float[Tensor, " 4"]
+    head: Float[Tensor, " 4"]
+    words: Float[Tensor, " c"]
+
+
+class DetectorNetwork(nn.Module):
+    """Two small networks: one sees the whole picture, the other looks a found person in the face.
+
+    The first is a U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with outputs like Panoptic-DeepLab's (Cheng et al.
+    2020, arXiv:1911.10194): what is a person, a heat map of middles, and a vote of every pixel for its middle. Here the
+    middle is the head's, which no other person hides, and its size is told as well. The second reads the class word,
+    because little but the face tells a man from a woman.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 32, 3, padding=1), Block(32))
+        self.middle = nn.Sequential(halve(32, 64), Block(64))
+        self.deep = nn.Sequential(halve(64, 96), Block(96), nn.Conv2d(96, 64, 1))
+        self.rise = nn.Sequential(Block(64), nn.Conv2d(64, 32, 1))
+        self.leave = nn.Sequential(Block(32), nn.GroupNorm(8, 32), nn.SiLU())
+        self.tell = nn.Sequential(nn.Conv2d(32, 4 * 6, 1), nn.PixelShuffle(2))
+        self.face = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, 40, 3, padding=1),
+            Block(40),
+            halve(40, 64),
+            Block(64),
+            halve(64, 64),
+            nn.GroupNorm(8, 64),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(64 * (CROP_SIDE // 8) ** 2, len(WORDS)),
+        )
+
+    def forward(self, pictures: Float[Tensor, "n 3 h w"]) -> Maps:
+        """Pictures in [0, 1], 64 pixels wide and high."""
+        fine = self.enter(pictures * 2 - 1)
+        coarse = self.middle(fine)
+        coarse = self.rise(coarse + F.interpolate(self.deep(coarse), scale_factor=2.0))
+        told = self.tell(self.leave(fine + F.interpolate(coarse, scale_factor=2.0))).float()
+        somebody, heads, offsets, sizes = told.split((1, 1, 2, 2), dim=1)
+        return Maps(somebody[:, 0], heads[:, 0] - 4, UNIT * offsets, UNIT * (1 + sizes))
+
+    def words(self, crops: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n c"]:
+        """Logits of each of `WORDS` for heads in [0, 1] from `identity_encoder.face_crops`."""
+        return self.face(crops * 2 - 1).float()
+
+
+class ToyDetector:
+    """Boxes from a word and masks from boxes. `module` holds the weights; it runs where they are."""
+
+    def __init__(self, module: DetectorNetwork) -> None:
+        self.module = module
+
+    def find(self, image: Float[Tensor, "h w 3"], word: str) -> Detections:
+        """One box per person in the picture, scored by the fourth root of how probable the word is of that person.
+
+        The root keeps the order and brings a word that is unlikely, but not out of the question, above the usual
+        thresholds: in a model's soft pictures a man, a woman, a boy and a girl are hard to tell apart.
+
+        Args:
+            image: In [0, 1], of any size; it is scaled to 64 x 64 pixels.
+            word: One of `people.WORDS`, in any case. Of other words nothing is found.
+        """
+        people = self.people(image) if word.strip().lower() in WORDS else []
+        if not people:
+            return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))
+        scores = torch.stack([person.words[WORDS.index(word.strip().lower())] for person in people]) ** 0.25
+        order = scores.argsort(descending=True, stable=True)
+        boxes = torch.stack([person.box for person in people])[order]
+        return Detections(boxes, scores[order], scores[order])
+
+    def segment(self, image: Float[Tensor, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]:
+        """Masks of the people whose boxes fit the given ones best; empty where nobody's box overlaps."""
+        people = self.people(image)
+        masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool)
+        if people:
+            fits = box_overlap(boxes.detach().cpu().float(), torch.stack([person.box for person in people]))
+            for row, (fit, best) in enumerate(zip(*fits.max(dim=1), strict=True)):
+                if fit > 0:
+                    masks[row] = people[int(best)].mask
+        return masks
+
+    def head_of(self, image: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w"]) -> Float[Tensor, " 4"] | None:
+        """The head of whoever covers the mask best (highest intersection over union), or None where nobody does."""
+        fits = [(mask_overlap(person.mask, mask.cpu()), person.head) for person in self.people(image)]
+        fit, head = max(fits, key=lambda pair: pair[0], default=(0.0, None))
+        return head if fit > 0 else None
+
+    @torch.no_grad()
+    def people(self, image: Float[Tensor, "h w 3"]) -> list[Found]:
+        """Everybody in a picture, from left to right by their heads."""
+        height, width, _ = image.shape
+        weight = next(self.module.parameters())
+        picture = image.permute(2, 0, 1)[None].to(weight)
+        if (height, width) != (PICTURE_SIDE, PICTURE_SIDE):
+            picture = F.interpolate(picture, (PICTURE_SIDE, PICTURE_SIDE), mode="bilinear", antialias=True)
+        masks, heads = read_maps(Maps(**{name: value.cpu() for name, value in vars(self.module(picture)).items()}))
+        if not len(masks):
+            return []
+        crops = face_crops(picture[0].permute(1, 2, 0), heads.to(weight))
+        words = self.module.words(crops).softmax(dim=1).cpu()
+        masks = F.interpolate(masks[None].float(), (height, width), mode="bilinear")[0] > 0.5
+        heads = heads * (torch.tensor([width, height] * 2) / PICTURE_SIDE)
+        seen = zip(masks, heads, words, strict=True)
+        return [Found(mask, box_around(mask), head, word) for mask, head, word in seen if mask.any()]
+
+
+def load_detector(folder: Path = WEIGHTS) -> ToyDetector:
+    """The detector with its trained weights, on the CPU.
+
+    Raises:
+        FileNotFoundError: If the weights are not there.
+    """
+    network = DetectorNetwork()
+    network.load_state_dict(load_weights("detector", folder))
+    return ToyDetector(network.eval().requires_grad_(False))
+
+
+def read_maps(maps: Maps) -> tuple[Bool[Tensor, "n h w"], Float[Tensor, "n 4"]]:
+    """Masks and heads out of the maps of one picture, from left to right by the heads.
+
+    A peak of the heat map is a head. Every pixel that is somebody's belongs to the head nearest to its vote. Nobody is
+    left without a pixel.
+    """
+    rows, columns = _peaks(maps.heads[0])
+    side = maps.heads.shape[-1]
+    places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy")) + 0.5
+    votes = places + maps.offsets[0]
+    middles, halves = votes[:, rows, columns], maps.sizes[0][:, rows, columns]
+    order = middles[0].argsort(stable=True)
+    middles, halves = middles[:, order], halves[:, order]
+    distances = (votes[:, None] - middles[:, :, None, None]).square().sum(dim=0)
+    mine = distances == distances.amin(dim=0, keepdim=True) if len(rows) else distances.bool()
+    masks = mine & (mine.cumsum(dim=0) == 1) & (maps.somebody[0] > 0)
+    seen = masks.flatten(1).any(dim=1)
+    return masks[seen], torch.cat([middles - halves, middles + halves]).T[seen]
+
+
+def _peaks(heads: Float[Tensor, "h w"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Rows and columns of the heat map's peaks."""
+    highest = F.max_pool2d(heads[None], APART, stride=1, padding=APART // 2)[0]
+    rows, columns = ((heads == highest) & (heads.sigmoid() > PEAK)).nonzero(as_tuple=True)
+    return rows, columns
+
+
+def box_around(mask: Bool[Tensor, "h w"]) -> Float[Tensor, " 4"]:
+    """x0 y0 x1 y1 of the smallest box that holds a mask, which must not be empty."""
+    rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+    return torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=torch.float32)
+
+
+def mask_overlap(mask: Bool[Tensor, "h w"], other: Bool[Tensor, "h w"]) -> float:
+    """Intersection over union; 0 where both are empty."""
+    return float((mask & other).sum() / (mask | other).sum().clamp(min=1))
+
+
+def box_overlap(boxes: Float[Tensor, "n 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """Intersection over union of every two boxes."""
+    low, high = torch.maximum(boxes[:, None, :2], others[:, :2]), torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    both = (high - low).clamp(min=0).prod(dim=-1)
+    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(dim=-1) for b in (boxes, others))
+    return both / (areas[:, None] + other_areas - both)

@@ -1,0 +1,81 @@
+"""The toy world's networks: their sizes, in diffusers' and transformers' words, and where their weights lie.
+
+The UNet is stored in the key layout of the original latent-diffusion code (LDM), as in single-file checkpoints, so
+that both hosts read it with their own loaders; the VAE is `vae.ToyVAE` in both. Everything is stored in float16 and
+runs in float32.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+PICTURE_SIDE = 64
+LATENT_RATIO = 4
+LATENT_CHANNELS = 8
+TEXT_WIDTH = 128
+TEXT_LENGTH = 40
+ENCODER_ID = "toy-world-1"
+"""Which PhotoMaker-shaped encoder identities of the toy world belong to."""
+
+BETAS = (0.00085, 0.012)
+"""First and last beta of the scaled-linear schedule over 1,000 timesteps, as in Stable Diffusion."""
+
+UNET: dict[str, Any] = {
+    "sample_size": PICTURE_SIDE // LATENT_RATIO,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "layers_per_block": 1,
+    "block_out_channels": (64, 128),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),  # attention on the 8 x 8 grid alone
+    "cross_attention_dim": TEXT_WIDTH,
+    "attention_head_dim": 4,  # diffusers means the number of heads
+    "norm_num_groups": 32,
+}
+TEXT_ENCODER: dict[str, Any] = {
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 384,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": TEXT_LENGTH,
+    "hidden_act": "gelu",
+    "projection_dim": TEXT_WIDTH,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+
+
+def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
+    """The weights called `name` (unet, vae, text_encoder, photomaker, identity_encoder, detector), as float32.
+
+    Raises:
+        FileNotFoundError: If the file is not there, as in a package built without its data.
+    """
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The toy world's {name} is missing: there is no {path}. Install the pack again, or train it "
+            "(python -m story_identity.core.toyworld.training)."
+        )
+    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+
+
+def store(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are stored: float16, contiguous, on the CPU."""
+    return {
+        key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in weights.items()
+    }
+
+
+def noise_levels() -> Tensor:
+    """Sigmas of the 1,000 timesteps, float32, rising."""
+    betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, dim=0)
+    return ((1 - kept) / kept).sqrt().float()

@@ -1,0 +1,170 @@
+"""One training loop for all of the toy world's networks: warm-up and cosine, moving average, checkpoints, resuming.
+
+A step's batch and noise depend on the seed and the step's number only, so a run that was interrupted goes on as if it
+had not been.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+MOVING_AVERAGE = 0.999
+WARM_UP = 100
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train one network.
+
+    Args:
+        steps: Optimizer steps at most.
+        minutes: Stop after so long, with the learning rate brought down in time; 0 sets no limit.
+        batch: Pictures per step.
+        rate: The highest learning rate.
+        device: Such as cpu or cuda.
+        seed: Of weights, data and noise.
+        folder: Where checkpoints and rendered pictures are kept.
+        save_every: Steps between checkpoints.
+    """
+
+    steps: int
+    batch: int
+    rate: float
+    minutes: int | float = 0
+    device: str = "cpu"
+    seed: int = 0
+    folder: Path = Path("toyworld_training")
+    save_every: int = 250
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.minutes < 0:
+            raise ValueError(
+                f"steps, batch and minutes must be positive, not {self.steps}, {self.batch}, {self.minutes}."
+            )
+
+
+@dataclass(frozen=True)
+class Dice:
+    """The randomness of one step."""
+
+    numpy: np.random.Generator
+    torch: torch.Generator
+
+    @classmethod
+    def of(cls, seed: int, step: int) -> "Dice":
+        return cls(np.random.default_rng([seed, step]), torch.Generator().manual_seed(seed * 1_000_003 + step))
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.torch)
+
+
+Loss = Callable[[Dice], Tensor]
+"""Draws its own batch and returns a scalar."""
+
+
+def train(name: str, network: nn.Module, loss: Loss, settings: Settings) -> list[float]:
+    """Train `network` in place and leave it with the moving average of its weights.
+
+    Only parameters that require a gradient are trained. Goes on from the checkpoint called `name` if there is one.
+
+    Returns:
+        The mean loss of every `save_every` steps.
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    averages = [parameter.detach().clone() for parameter in trained]
+    optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    path = settings.folder / f"{name}.checkpoint"
+    history: list[float] = []
+    done, spent = _resume(path, optimizer, trained, averages, history)
+    started, recent = time.monotonic() - spent, []
+    for step in _steps(done, settings, started):
+        progress = _progress(step, settings, time.monotonic() - started)
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                settings.rate * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * math.cos(progress * math.pi / 2) ** 2)
+            )
+        value = loss(Dice.of(settings.seed, step))
+        value.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        decay = min(MOVING_AVERAGE, (step + 1) / (step + 10))
+        torch._foreach_lerp_(averages, [parameter.detach() for parameter in trained], 1 - decay)
+        recent.append(value.detach())
+        done = step + 1
+        if done % settings.save_every == 0:
+            history.append(float(torch.stack(recent).mean()))
+            recent = []
+            _save(path, done, time.monotonic() - started, optimizer, trained, averages, history)
+            _report(name, done, history[-1], time.monotonic() - started)
+    with torch.no_grad():
+        for parameter, average in zip(trained, averages, strict=True):
+            parameter.copy_(average)
+    _save(path, done, time.monotonic() - started, optimizer, trained, averages, history)
+    return history
+
+
+def _progress(step: int, settings: Settings, elapsed: float) -> float:
+    share = elapsed / (60 * settings.minutes) if settings.minutes else 0.0
+    return min(1.0, max(step / settings.steps, share))
+
+
+def _steps(first: int, settings: Settings, started: float) -> Iterator[int]:
+    for step in range(first, settings.steps):
+        if settings.minutes and time.monotonic() - started > 60 * settings.minutes:
+            return
+        yield step
+
+
+def _resume(
+    path: Path,
+    optimizer: torch.optim.Optimizer,
+    trained: list[nn.Parameter],
+    averages: list[Tensor],
+    history: list[float],
+) -> tuple[int, float]:
+    if not path.is_file():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    optimizer.load_state_dict(state["optimizer"])
+    with torch.no_grad():
+        for own, kept in ((trained, state["trained"]), (averages, state["averages"])):
+            for tensor, value in zip(own, kept, strict=True):
+                tensor.copy_(value)
+    history += state["history"]
+    return state["step"], state["spent"]
+
+
+def _save(
+    path: Path,
+    step: int,
+    spent: float,
+    optimizer: torch.optim.Optimizer,
+    trained: list[nn.Parameter],
+    averages: list[Tensor],
+    history: list[float],
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "step": step,
+        "spent": spent,
+        "optimizer": optimizer.state_dict(),
+        "trained": [parameter.detach() for parameter in trained],
+        "averages": averages,
+        "history": history,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _report(name: str, step: int, loss: float, elapsed: float) -> None:
+    Console().print(f"{name}: step {step}, loss {loss:.4f}, {elapsed / 60:.1f} min", highlight=False)
