@@ -11,8 +11,8 @@ $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet --no-deps -e .
 	touch $@
 
-demo:
-	@echo "The demo needs the toy world's trained weights, which come with a later version. Until then: make test, or a workflow in ComfyUI."
+demo: $(VENV)/installed
+	$(VENV)/bin/story-identity demo --out demo
 
 test: $(VENV)/installed
 	$(PY) -m pytest

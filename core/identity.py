@@ -1,9 +1,7 @@
 """Iterative Identity Discovery (IdentityStory, section 3.1) and the identity file."""
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from .replacing import replacing
 
 PACK_VERSION = "0.1.0"
 _LONGEST_NAME = 200  # bytes; file systems take 255, with room for a number and the ending
@@ -187,7 +187,6 @@ class Identity:
         The folder is made if need be. Returns the path written.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {
             "format": _FILE_FORMAT,
             "pack_version": PACK_VERSION,
@@ -197,14 +196,8 @@ class Identity:
             "metadata": self._metadata_json(),
         }
         tensors = {"embedding": self.embedding.detach().to("cpu", torch.float32).contiguous()}
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata=header)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(_with_sorted_header(save(tensors, metadata=header)))
         return path
 
     def _metadata_json(self) -> str:
@@ -255,6 +248,17 @@ class Identity:
         if encoder is not None:
             identity.require_encoder(encoder)
         return identity
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """A safetensors file with the keys of its header in order, so that equal contents are equal bytes.
+
+    The format is the header's length in 8 bytes, the header as JSON padded with blanks, and the numbers.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def safe_file_name(name: str) -> str:

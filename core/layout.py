@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from scipy import ndimage
 from torch import Tensor
 
@@ -103,15 +103,3 @@ def _largest_component(mask: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
     ndimage.label(mask.numpy(), output=labels)
     sizes = np.bincount(labels.ravel())[1:]
     return torch.from_numpy(labels == 1 + int(sizes.argmax())) if len(sizes) else mask
-
-
-def match_boxes(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], count: int) -> Float[Tensor, "k 4"]:
-    """Choose the boxes of the characters that share one class word.
-
-    The best-scoring `count` boxes, ordered left to right by their centres, so that they match the characters in the
-    order in which the prompt names them. (The published code takes them in order of score.) Gives fewer where fewer
-    were found.
-    """
-    best = scores.argsort(descending=True, stable=True)[:count]
-    centres = boxes[best, 0] + boxes[best, 2]
-    return boxes[best[centres.argsort(stable=True)]]

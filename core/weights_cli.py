@@ -34,9 +34,9 @@ def models_folder(chosen: str | Path | None = None) -> Path:
     raise FileNotFoundError(f"No models folder (looked for {tried}); name it with --models-dir")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "weights.py") -> int:
     """Run one command; returns the exit status: 0, or 1 if it failed or found a corrupt file."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parser(program).parse_args(arguments)
     try:
         models = models_folder(chosen.models_dir)
         if chosen.command == "download":
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--models-dir", help="ComfyUI's models folder, where it is not found by itself")
-    parser = argparse.ArgumentParser(prog="weights.py", description="The weight files of StoryIdentity's workflows.")
+    parser = argparse.ArgumentParser(prog=program, description="The weight files of StoryIdentity's workflows.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", parents=[common], help="every file: here or missing, size, licence")
     commands.add_parser("check", parents=[common], help="compare the files that are here; exit 1 if one is corrupt")

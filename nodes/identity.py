@@ -140,7 +140,7 @@ class PhotoMakerLoaderNode(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, photomaker_name: str, lora_strength: float) -> io.NodeOutput:
         encoder, lora = pm.load_weights(str(full_path("photomaker", photomaker_name)), photomaker_name)
-        patched = pm.apply_lora(model, lora, lora_strength, photomaker_name)
+        patched = pm.apply_lora(model, lora, lora_strength, photomaker_name, pm.text_width(encoder))
         return io.NodeOutput(patched, pm.PhotoMakerEncoder(encoder))
 
 
@@ -288,7 +288,8 @@ class IdentityConditioningNode(io.ComfyNode):
             if identity.embedding.shape[0] != tensor.shape[-1]:
                 raise ValueError(
                     f"{label}: the identity is {identity.embedding.shape[0]} wide, this CLIP's conditioning "
-                    f"{tensor.shape[-1]}. PhotoMaker v1 needs an SDXL checkpoint's CLIP."
+                    f"{tensor.shape[-1]}. Use the CLIP of the model it was made for: for PhotoMaker v1, an SDXL "
+                    "checkpoint's."
                 )
             fused.append([pm.fuse_identity(photomaker, tensor, identity.embedding, position), extras])
         return io.NodeOutput(fused)

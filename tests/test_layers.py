@@ -16,7 +16,8 @@ FORBIDDEN = (
 CODE = """
 import sys
 import story_identity
-from story_identity.core import identity, latent_cache, layout, redenoise, sheet, story, weights, detectors
+from story_identity.core import identity, latent_cache, layout, layout_search, photomaker, redenoise, replacing
+from story_identity.core import detectors, sheet, story, weights
 print(*sorted(name for name in {forbidden} if name in sys.modules))
 """
 

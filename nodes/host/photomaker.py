@@ -1,4 +1,4 @@
-"""PhotoMaker v1: its image encoder, its LoRA, and the fusion of an identity into a prompt.
+"""PhotoMaker v1 in the host: its image encoder, its LoRA, and the fusion of an identity into a prompt.
 
 The PHOTOMAKER value is a module that the stock PhotoMaker Encode node accepts as well; ours accept the stock loader's.
 Sizes are read from the file, so small encoders of the same shape load too. Source: PhotoMaker (Li et al. 2024), section
@@ -6,6 +6,7 @@ Sizes are read from the file, so small encoders of the same shape load too. Sour
 """
 
 import pickle
+import re
 from typing import Any
 
 import comfy.clip_model
@@ -16,75 +17,24 @@ import comfy.ops
 import comfy.sd
 import comfy.utils
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-ENCODER_ID = "photomaker-v1"
-TEXT_WIDTH = 2048
-_HEAD_WIDTH = 64
+from ...core.photomaker import ENCODER_ID, FuseModule, split_file, vision_config
 
-
-def vision_config(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The CLIP vision tower's sizes, read from its weights."""
-    patches = weights["vision_model.embeddings.patch_embedding.weight"]
-    positions = weights["vision_model.embeddings.position_embedding.weight"]
-    layers = {key.split(".")[3] for key in weights if key.startswith("vision_model.encoder.layers.")}
-    side = round((positions.shape[0] - 1) ** 0.5)
-    return {
-        "model_type": "clip_vision_model",
-        "hidden_act": "quick_gelu",
-        "num_channels": 3,
-        "hidden_size": patches.shape[0],
-        "patch_size": patches.shape[-1],
-        "image_size": side * patches.shape[-1],
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, patches.shape[0] // _HEAD_WIDTH),
-        "intermediate_size": weights["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "projection_dim": weights["visual_projection.weight"].shape[0],
-    }
-
-
-class _FuseMLP(nn.Module):
-    """LayerNorm, two linear layers with GELU between, and (where the widths agree) a residual."""
-
-    def __init__(self, width_in: int, width_out: int, hidden: int, residual: bool, operations: Any) -> None:
-        super().__init__()
-        self.layernorm = operations.LayerNorm(width_in)
-        self.fc1 = operations.Linear(width_in, hidden)
-        self.fc2 = operations.Linear(hidden, width_out)
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.fc2(nn.functional.gelu(self.fc1(self.layernorm(x))))
-        return out + x if self.residual else out
-
-
-class FuseModule(nn.Module):
-    """Merges the class word's text embedding with an identity embedding of the same width."""
-
-    def __init__(self, width: int, operations: Any) -> None:
-        super().__init__()
-        self.mlp1 = _FuseMLP(2 * width, width, width, False, operations)
-        self.mlp2 = _FuseMLP(width, width, width, True, operations)
-        self.layer_norm = operations.LayerNorm(width)
-
-    def fuse_fn(self, prompt_embeds: Tensor, id_embeds: Tensor) -> Tensor:
-        """Fuse rows `(n, width)` of text with rows of identity."""
-        fused = self.mlp1(torch.cat([prompt_embeds, id_embeds], dim=-1)) + prompt_embeds
-        return self.layer_norm(self.mlp2(fused))
+_SDXL_WIDTH = 2048
 
 
 class PhotoMakerEncoder(comfy.clip_model.CLIPVisionModelProjection):
     """The image encoder with both projections and the fuse module, under the host's memory management."""
 
-    encoder_id = ENCODER_ID
-
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    def __init__(self, weights: dict[str, Tensor], encoder_id: str = ENCODER_ID) -> None:
         management = comfy.model_management
         self.load_device = management.text_encoder_device()
         offload_device = management.text_encoder_offload_device()
         config = vision_config(weights)
         operations = comfy.ops.manual_cast
         super().__init__(config, management.text_encoder_dtype(self.load_device), offload_device, operations)
+        self.encoder_id = encoder_id
         self.image_size = config["image_size"]
         second = weights["visual_projection_2.weight"].shape[0]
         self.visual_projection_2 = operations.Linear(config["hidden_size"], second, bias=False)
@@ -112,7 +62,7 @@ def image_embeddings(photomaker: Any, pixels: Tensor) -> Tensor:
 
 
 def load_weights(path: str, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Encoder and LoRA of a PhotoMaker v1 file.
+    """Encoder and LoRA of a PhotoMaker v1 file, the original or a safetensors copy.
 
     Raises:
         ValueError: If the file is PhotoMaker v2 or something else; the message says what was found.
@@ -124,42 +74,49 @@ def load_weights(path: str, name: str) -> tuple[dict[str, Tensor], dict[str, Ten
             f'"{name}" cannot be read as weights ({type(error).__name__}): it is incomplete, or not a file of weights. '
             "Fetch photomaker-v1.bin again."
         ) from error
-    encoder, lora = data.get("id_encoder"), data.get("lora_weights")
-    if not isinstance(encoder, dict) or not isinstance(lora, dict):
-        raise ValueError(
-            f'"{name}" is not a PhotoMaker file: it has {sorted(data)[:4]}, not id_encoder and lora_weights.'
-        )
-    if any(key.startswith("qformer_perceiver") for key in encoder):
-        raise ValueError(
-            f'"{name}" is PhotoMaker v2, which needs a face recogniser whose models are non-commercial. '
-            "Use photomaker-v1.bin."
-        )
-    if "visual_projection_2.weight" not in encoder:
-        raise ValueError(f'"{name}" has no visual_projection_2 in its encoder; expected PhotoMaker v1 for SDXL.')
-    return encoder, lora
+    return split_file(data, name)
 
 
-def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str) -> Any:
+def text_width(encoder: dict[str, Tensor]) -> int:
+    """The width of the prompts that an encoder's weights are made for."""
+    return encoder["fuse_module.layer_norm.weight"].shape[0]
+
+
+def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str, made_for: int) -> Any:
     """The MODEL with PhotoMaker's LoRA on it (a clone; the input is untouched).
+
+    Args:
+        model: The MODEL.
+        lora: The file's `lora_weights`, in diffusers' names, old or peft's.
+        strength: 1 is as trained.
+        name: What messages call the file.
+        made_for: The width of the prompts it is made for, see `text_width`.
 
     Raises:
         ValueError: If the LoRA is made for another kind of model.
     """
     family = type(model.model.model_config).__name__
     width = model.model.model_config.unet_config.get("context_dim")
-    if width != TEXT_WIDTH:
+    if width != made_for:
+        whose, load = (", as SDXL's are", "an SDXL checkpoint") if made_for == _SDXL_WIDTH else ("", "its own model")
         raise ValueError(
-            f'"{name}" (PhotoMaker v1) is made for SDXL, whose prompts are {TEXT_WIDTH} wide; this {family} model '
-            f"reads {width}. Load an SDXL checkpoint."
+            f'"{name}" is made for prompts that are {made_for} wide{whose}; this {family} model reads {width}. '
+            f"Load {load}."
         )
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora(lora, key_map)
+    patches = comfy.lora.load_lora({_host_name(key): tensor for key, tensor in lora.items()}, key_map)
     patched = model.clone()
     if not patched.add_patches(patches, strength):
         raise ValueError(
-            f'The LoRA in "{name}" fits none of the layers of this {family} model: its names are not those of SDXL.'
+            f'The LoRA in "{name}" fits none of the layers of this {family} model: its names are of another kind.'
         )
     return patched
+
+
+def _host_name(key: str) -> str:
+    """The name the host knows for peft's `unet.….to_q.lora_A.weight`; others stay."""
+    match = re.fullmatch(r"unet\.(.+)\.(lora_[AB]\.weight)", key)
+    return f"lora_unet_{match[1].replace('.', '_')}.{match[2]}" if match else key
 
 
 def embed_portraits(photomaker: Any, images: Tensor, batch_size: int, advance: Any) -> Tensor:

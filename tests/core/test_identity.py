@@ -224,3 +224,10 @@ def test_names_become_safe_file_names():
     assert [safe_file_name(name) for name in ("con", "LPT1", "console")] == ["con_", "LPT1_", "console"]
     with pytest.raises(ValueError, match="no usable file name"):
         safe_file_name("...")
+
+
+def test_an_identity_saved_twice_is_the_same_bytes(tmp_path):
+    identity = Identity("Mirá", "a woman", "photomaker-v1", torch.arange(1.0, 6.0), {"b": 1, "a": [2]})
+    saved = {identity.save(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}
+    assert len(saved) == 1
+    assert Identity.load(tmp_path / "0.safetensors").metadata == {"b": 1, "a": [2]}

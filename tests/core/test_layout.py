@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from story_identity.core.layout import Layout, chessboard_distance, exclusive_masks, match_boxes
+from story_identity.core.layout import Layout, chessboard_distance, exclusive_masks
 
 H, W = 53, 71
 
@@ -86,10 +86,3 @@ def test_layouts_that_contradict_themselves_are_refused():
         Layout(("a", "a"), exclusive_masks(masks))
     with pytest.raises(ValueError, match="dilate_px is -1"):
         exclusive_masks(masks, -1)
-
-
-def test_boxes_are_the_best_ones_left_to_right():
-    boxes = torch.tensor([[50.0, 0, 60, 9], [0, 0, 10, 9], [20, 0, 90, 9], [30, 0, 31, 9]])
-    scores = torch.tensor([0.9, 0.8, 0.1, 0.7])
-    assert match_boxes(boxes, scores, 3).tolist() == boxes[[1, 3, 0]].tolist()
-    assert len(match_boxes(boxes, scores, 9)) == 4

@@ -1,0 +1,59 @@
+"""The detectors a run can use."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..detectors import Detections, load_box_detector, load_segmenter
+from ..toyworld.models import WEIGHTS
+from .checkpoint import locate
+from .choices import TOYWORLD
+from .settings import RunSettings
+from .toyworld import is_toyworld
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds what a word may name, and gives one mask per box."""
+
+    def find(self, image: Float[Tensor, "h w 3"], word: str) -> Detections: ...
+
+    def segment(self, image: Float[Tensor, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]: ...
+
+
+@dataclass(frozen=True)
+class GroundedSAM:
+    """GroundingDINO and SAM as one detector."""
+
+    boxes: Any
+    masks: Any
+
+    def find(self, image: Float[Tensor, "h w 3"], word: str) -> Detections:
+        return self.boxes.find(image, word)
+
+    def segment(self, image: Float[Tensor, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]:
+        return self.masks.segment(image, boxes)
+
+
+def load_detector(settings: RunSettings, device: str) -> Detector | None:
+    """Load the detector the settings name; None where they name none, or give masks."""
+    if settings.detector == "none" or settings.masks:
+        return None
+    if settings.detector == TOYWORLD:
+        from ..toyworld.detector import load_detector as load_toy_detector
+
+        return load_toy_detector(folder=toyworld_folder(settings))
+    boxes = load_box_detector(Path(settings.grounding_dino), Path(settings.bert))
+    masks = load_segmenter(Path(settings.sam))
+    boxes.module.to(device)
+    masks.module.to(device)
+    return GroundedSAM(boxes, masks)
+
+
+def toyworld_folder(settings: RunSettings) -> Path:
+    """Where "toyworld" is: the checkpoint's folder if that is one of toy world weights, or the weights of the pack."""
+    folder = locate(settings.checkpoint)
+    return folder if is_toyworld(folder) else WEIGHTS

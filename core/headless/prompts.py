@@ -1,0 +1,86 @@
+"""Prompts as a text encoder sees them: embeddings, and where a word lands among the tokens."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..casting import Span
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An encoded prompt. `pooled` is SDXL's summary of it; SD1.5 and the toy world have none."""
+
+    embeddings: Float[Tensor, "1 t d"]
+    pooled: Float[Tensor, "1 e"] | None = None
+
+    def with_token(self, position: int, token: Float[Tensor, " d"]) -> "Prompt":
+        """The prompt with another embedding at one position; this one stays as it is."""
+        embeddings = self.embeddings.clone()
+        embeddings[0, position] = token.to(embeddings.device, embeddings.dtype)
+        return replace(self, embeddings=embeddings)
+
+
+@torch.no_grad()
+def encode_prompt(pipe: Any, text: str, label: str) -> Prompt:
+    """Encode a prompt as the checkpoint's own pipeline does.
+
+    Args:
+        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline.
+        text: The prompt; weights such as `(word:1.2)` are not interpreted, they belong to ComfyUI.
+        label: What messages call the frame.
+
+    Raises:
+        ValueError: If it is longer than the text encoder reads.
+    """
+    check_length(pipe, text, label)
+    encoded = pipe.encode_prompt(
+        prompt=text, device=pipe.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    return Prompt(encoded[0], encoded[2] if len(encoded) == 4 else None)
+
+
+def check_length(pipe: Any, text: str, label: str) -> None:
+    """Raise a ValueError for a prompt of which the text encoder would not see the end."""
+    for tokenizer in _tokenizers(pipe):
+        count = len(tokenizer(text, truncation=False, verbose=False).input_ids)
+        if count > tokenizer.model_max_length:
+            raise ValueError(
+                f"{label}: the prompt has {count} tokens, start and end among them, but the text encoder reads "
+                f'{tokenizer.model_max_length}. Shorten it: "{text}"'
+            )
+
+
+def word_position(pipe: Any, text: str, span: Span, label: str) -> int:
+    """Position, on the embeddings' token axis, of the last token of the word at `span`.
+
+    The text up to the end of the word is tokenized by itself; its tokens must be the beginning of the whole prompt's,
+    and end in the word's own.
+
+    Raises:
+        ValueError: If the tokens do not show the word there.
+    """
+    positions = set()
+    for tokenizer in _tokenizers(pipe):
+        whole, before, word = (_content(tokenizer, piece) for piece in (text, text[: span[1]], text[slice(*span)]))
+        if whole[: len(before)] != before or before[-len(word) :] != word:
+            raise ValueError(
+                f'{label}: the tokenizer does not show the word "{text[slice(*span)]}" as a word of its own in '
+                f'"{text}". Write it plainly, not glued to other letters.'
+            )
+        positions.add(len(before))  # the start token stands before the first
+    if len(positions) != 1:
+        raise ValueError(f'{label}: the text encoders place the word "{text[slice(*span)]}" differently: {positions}.')
+    return positions.pop()
+
+
+def _tokenizers(pipe: Any) -> list[Any]:
+    both = (getattr(pipe, "tokenizer", None), getattr(pipe, "tokenizer_2", None))
+    return [tokenizer for tokenizer in both if tokenizer is not None]
+
+
+def _content(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, truncation=False, add_special_tokens=False, verbose=False).input_ids)

@@ -1,0 +1,70 @@
+"""The toy world with random weights: the files of `core/toyworld/weights`, in a folder of a test."""
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+from story_identity.core.toyworld.ldm_keys import unet_to_ldm
+from story_identity.core.toyworld.models import TEXT_WIDTH, UNET, store
+from story_identity.core.toyworld.training.text import new_text_encoder, write_tokenizer
+from story_identity.core.toyworld.vae import ToyVAE
+
+from tests.stand_ins.weights import Shapes, join, linear, norm, random_weights
+
+WIDTH, MLP, LAYERS, PATCH, IMAGE = 128, 256, 2, 8, 64  # of the vision tower
+RANK = 4
+
+
+def make_random_toyworld(folder, seed=0):
+    """Write unet, vae, text_encoder, tokenizer and photomaker; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(**UNET)
+    save_file(store(unet_to_ldm(unet.state_dict())), folder / "unet.safetensors")
+    save_file(store(ToyVAE().state_dict()), folder / "vae.safetensors")
+    text = {_published(key): value for key, value in new_text_encoder(seed).state_dict().items()}
+    save_file(store(text), folder / "text_encoder.safetensors")
+    write_tokenizer(folder / "tokenizer")
+    save_file(store(random_photomaker(unet)), folder / "photomaker.safetensors")
+    return folder
+
+
+def random_photomaker(unet):
+    """Flat keys: an encoder as wide as the toy world's prompts, and a LoRA on every attention of this UNet."""
+    encoder = random_weights(_encoder_shapes(), seed=6)
+    lora: Shapes = {}
+    for name, module in unet.named_modules():
+        if name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
+            lora |= linear(f"unet.{name}.lora_A", module.in_features, RANK, bias=False)
+            lora |= linear(f"unet.{name}.lora_B", RANK, module.out_features, bias=False)
+    return {f"id_encoder.{key}": value for key, value in encoder.items()} | {
+        f"lora_weights.{key}": 0.3 * value for key, value in random_weights(lora, seed=7).items()
+    }
+
+
+def _encoder_shapes() -> Shapes:
+    root = "vision_model"
+    parts: list[Shapes] = [
+        {
+            f"{root}.embeddings.class_embedding": (WIDTH,),
+            f"{root}.embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
+            f"{root}.embeddings.position_embedding.weight": ((IMAGE // PATCH) ** 2 + 1, WIDTH),
+        },
+        norm(f"{root}.pre_layrnorm", WIDTH),
+        norm(f"{root}.post_layernorm", WIDTH),
+    ]
+    for layer in range(LAYERS):
+        name = f"{root}.encoder.layers.{layer}"
+        parts += [norm(f"{name}.layer_norm{i}", WIDTH) for i in (1, 2)]
+        parts += [linear(f"{name}.self_attn.{p}_proj", WIDTH, WIDTH) for p in ("q", "k", "v", "out")]
+        parts += [linear(f"{name}.mlp.fc1", WIDTH, MLP), linear(f"{name}.mlp.fc2", MLP, WIDTH)]
+    parts += [linear(name, WIDTH, TEXT_WIDTH // 2, bias=False) for name in ("visual_projection", "visual_projection_2")]
+    for name, n_in in (("mlp1", 2 * TEXT_WIDTH), ("mlp2", TEXT_WIDTH)):
+        parts += [norm(f"fuse_module.{name}.layernorm", n_in)]
+        parts += [linear(f"fuse_module.{name}.fc1", n_in, TEXT_WIDTH)]
+        parts += [linear(f"fuse_module.{name}.fc2", TEXT_WIDTH, TEXT_WIDTH)]
+    return join(*parts, norm("fuse_module.layer_norm", TEXT_WIDTH))
+
+
+def _published(key):
+    """As the weights are stored: with the prefix that transformers 5 left out of its classes."""
+    return key if key.startswith("text_model.") else f"text_model.{key}"
