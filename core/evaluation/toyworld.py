@@ -1,0 +1,287 @@
+"""The numbers of one story of the toy world."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..headless.detection import toyworld_folder
+from ..headless.settings import RunSettings, toyworld_settings
+from ..headless.studio import Studio, open_studio
+from ..identity import Discovery, Identity
+from ..redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
+from ..story import Frame
+from ..toyworld.detector import ToyDetector, load_detector
+from ..toyworld.identity_encoder import load_identity_encoder
+from ..toyworld.likeness import FaceReader, likeness
+from ..toyworld.models import LATENT_RATIO
+from ..toyworld.probe import PERSON, SCENE, Probe, load_probe, told_of_person, told_of_scene
+from ..toyworld.world import Plan, draw
+from .scores import ghost_share, mean_cosine_between, mean_of_known, mean_pairwise_cosine, psnr, seam_step
+from .stories import ToyStory, make_story, with_others
+from .variants import (
+    DIRECT,
+    FIXED,
+    TEMPLATE,
+    FrameVariants,
+    Portraits,
+    counted_evaluations,
+    draw_variants,
+    make_identities,
+    make_portraits,
+)
+
+DRAWN, OTHERS = "drawn", "others"
+"""Drawings of the frames: with one and the same people throughout, and with other people in every frame."""
+LEAST_SCORE = 0.01
+"""Of whoever is taken for one of the cast."""
+_SEEDS_PER_STORY = 1000
+_FIRST_FRAME = 900
+
+Picture = Float[Tensor, "h w 3"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What draws, and what measures."""
+
+    studio: Studio
+    detector: ToyDetector
+    read_face: FaceReader
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Somebody found in a picture: where, and the face's vector if there is a head."""
+
+    mask: Bool[Tensor, "h w"]
+    face: Float[Tensor, " d"] | None
+
+
+def evaluation_settings(**changes: Any) -> RunSettings:
+    """How the stories are drawn; a fifth of the steps before re-denoising, as in the paper.
+
+    The toy detector's scores are shares that add up to 1 over all words. Whoever is most like the word is taken, be
+    the detector ever so unsure (boys look like men): a figure that is missed would say nothing of identities.
+    """
+    sure_enough = {"box_threshold": LEAST_SCORE, "text_threshold": LEAST_SCORE, "on_missing": "skip"}
+    return toyworld_settings(**{"steps": 25, "start": 5, **sure_enough, **changes})
+
+
+def open_instruments(settings: RunSettings) -> Instruments:
+    """Load everything, from the folder of the settings' checkpoint."""
+    folder = toyworld_folder(settings)
+    detector = load_detector(folder)
+    studio = open_studio(settings, settings.device, detector)
+    return Instruments(studio, detector, FaceReader(detector, load_identity_encoder(folder)), load_probe(folder))
+
+
+def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str, list[Picture]]]:
+    """Draw a story every way and measure it.
+
+    Returns:
+        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures, by the way they
+        were drawn, one per frame.
+    """
+    toy, studio = make_story(number), instruments.studio
+    first_seed = number * _SEEDS_PER_STORY
+    with counted_evaluations(studio) as counts:
+        identities, about = find_identities(instruments, toy, first_seed)
+        frames = [
+            draw_variants(studio, frame, first_seed + _FIRST_FRAME + frame.index, identities)
+            for frame in toy.story.frames
+        ]
+    pictures = {name: [frame.pictures[name] for frame in frames] for name in frames[0].pictures}
+    pictures |= drawings(toy)
+    seen = {
+        name: [look(instruments, frame, image) for frame, image in zip(toy.story.frames, images, strict=True)]
+        for name, images in pictures.items()
+    }
+    row = {
+        "story": number,
+        "people": [character.description for character in toy.story.characters],
+        "prompts": [frame.prompt for frame in toy.story.frames],
+        "evaluations": sum(counts),
+        "faces_wanted": len(toy.people) * len(frames),
+        "identity": about,
+        **measure_faces(toy, seen),
+        "agreement": {
+            name: measure_agreement(instruments.probe, toy.plans, images, seen[name], toy)
+            for name, images in pictures.items()
+        },
+        **measure_masks(instruments, frames, seen[TEMPLATE]),
+    }
+    return row, pictures
+
+
+def find_identities(
+    instruments: Instruments, toy: ToyStory, first_seed: int
+) -> tuple[dict[str, dict[str, Identity]], dict[str, float | None]]:
+    """Everybody's identities, by source and name; and what is to be said of them, averaged over the people."""
+    studio, identities, told = instruments.studio, {}, []
+    for place, (character, person) in enumerate(zip(toy.story.characters, toy.people, strict=True)):
+        portraits = make_portraits(studio, character, person, first_seed + place * studio.settings.portraits)
+        made, found = make_identities(studio, character, portraits)
+        for source, identity in made.items():
+            identities.setdefault(source, {})[character.name] = identity
+        told.append(describe_identities(instruments, portraits, found))
+    return identities, {key: mean_of_known([one[key] for one in told]) for key in told[0]}
+
+
+def describe_identities(instruments: Instruments, portraits: Portraits, found: Discovery) -> dict[str, float | None]:
+    """How alike the portraits are, all of them and those kept, in both encoders' eyes; and discovered against mean."""
+    faces = []
+    for picture in portraits.pictures:
+        people = instruments.detector.people(picture)
+        faces.append(instruments.read_face(picture, people[0].mask) if people else None)
+    return {
+        "cohesion_all": found.cohesion_before,
+        "cohesion_kept": found.cohesion_after,
+        "cohesion_true": mean_pairwise_cosine(portraits.true_embeddings),
+        "discovered_and_mean": mean_cosine_between(
+            found.embedding[None], portraits.embeddings.mean(dim=0, keepdim=True)
+        ),
+        "faces_all": likeness(faces).mean,
+        "faces_kept": likeness([faces[position] for position in found.kept]).mean,
+    }
+
+
+def drawings(toy: ToyStory) -> dict[str, list[Picture]]:
+    """The frames as the world draws them: what the measures give for pictures without fault."""
+    random = np.random.default_rng([toy.number, 1])
+    same = [draw(plan, random).image for plan in toy.plans]
+    others = [draw(with_others(plan, random), random).image for plan in toy.plans]
+    return {
+        name: [torch.tensor(image).float() / 255 for image in images]
+        for name, images in ((DRAWN, same), (OTHERS, others))
+    }
+
+
+def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, Seen]:
+    """Those of the cast who are found in a picture, by name; the same rules for every way of drawing."""
+    exact = replace(instruments.studio, settings=replace(instruments.studio.settings, dilate=0))
+    layout = exact.find(frame, picture, None)
+    return {
+        name: Seen(mask, instruments.read_face(picture, mask))
+        for name, mask in zip(layout.names, layout.masks, strict=True)
+        if mask.any()
+    }
+
+
+def measure_faces(toy: ToyStory, seen: Mapping[str, Sequence[Mapping[str, Seen]]]) -> Row:
+    """Face-Sim, faces found, and likeness to the drawn person; story means over the people."""
+    names = [character.name for character in toy.story.characters]
+    faces = {
+        way: [[frame[name].face if name in frame else None for frame in frames] for name in names]
+        for way, frames in seen.items()
+    }
+    found = {way: [likeness(one) for one in people] for way, people in faces.items()}
+    true = [_stacked(one) for one in faces[DRAWN]]
+    to_true = {
+        way: [mean_cosine_between(_stacked(own), other) for own, other in zip(people, true, strict=True)]
+        for way, people in faces.items()
+        if way != DRAWN
+    }
+    return {
+        "face_sim": {way: mean_of_known([one.mean for one in people]) for way, people in found.items()},
+        "faces": {way: sum(one.faces for one in people) for way, people in found.items()},
+        "likeness": {way: mean_of_known(people) for way, people in to_true.items()},
+    }
+
+
+def _stacked(vectors: Sequence[Tensor | None]) -> Float[Tensor, "n d"]:
+    known = [vector for vector in vectors if vector is not None]
+    return torch.stack(known) if known else torch.zeros(0, 1)
+
+
+def measure_agreement(
+    probe: Probe, plans: Sequence[Plan], images: Sequence[Picture], seen: Sequence[Mapping[str, Seen]], toy: ToyStory
+) -> dict[str, float | None]:
+    """The share of a story's frames (and people) in which each attribute is as the caption says.
+
+    Somebody who is not found agrees in nothing. Clothes count only where the caption tells them.
+    """
+    right: dict[str, list[float | None]] = {name: [] for name in (*SCENE, *PERSON)}
+    for plan, image, found in zip(plans, images, seen, strict=True):
+        told, read = told_of_scene(plan), probe.read_scene(image)
+        for name in SCENE:
+            right[name].append(float(read[name] == told[name]))
+        for place, character in enumerate(toy.story.characters):
+            told = told_of_person(plan.people[place], plan.poses[place])
+            one = found.get(character.name)
+            read = probe.read_person(image, one.mask) if one else {}
+            for name in PERSON:
+                if name != "clothes" or plan.names_clothes[place]:
+                    right[name].append(float(read.get(name) == told[name]))
+    shares = {name: mean_of_known(values) for name, values in right.items()}
+    return shares | {
+        "scene": mean_of_known([shares[name] for name in SCENE]),
+        "person": mean_of_known([shares[name] for name in PERSON]),
+    }
+
+
+def measure_masks(instruments: Instruments, frames: Sequence[FrameVariants], seen: Sequence[Mapping[str, Seen]]) -> Row:
+    """The background outside the final masks, and the edges of masks that grow and of masks that do not."""
+    background, edges = [], {"discovered": [], FIXED: []}
+    for frame, people in zip(frames, seen, strict=True):
+        if not frame.layout.masks.any():
+            continue  # nobody was found, nothing was drawn again
+        old_figure = torch.stack([one.mask for one in people.values()]).any(dim=0) if people else None
+        background.append(_background(frame, final_cells(instruments.studio.settings, frame, grown=True)))
+        for name, measured in edges.items():
+            cells = final_cells(instruments.studio.settings, frame, grown=name != FIXED)
+            measured.append(_edges(instruments.detector, frame, name, cells, old_figure))
+    largest = max((one["latent_difference"] for one in background), default=None)
+    return {
+        "background": {**_means(background), "latent_difference": largest},
+        "edges": {name: _means(values) for name, values in edges.items()},
+    }
+
+
+def final_cells(settings: RunSettings, frame: FrameVariants, grown: bool) -> Bool[Tensor, "lh lw"]:
+    """The latent cells that belong to a character at the last step."""
+    kernel = scaled_kernel(settings.max_kernel if grown else 0, *frame.layout.size)
+    masks = ProgressiveMasks(frame.layout.masks, settings.steps, settings.start, kernel).at(settings.steps - 1)
+    height, width = frame.latents[TEMPLATE].shape[-2:]
+    return to_latent_grid(masks, height, width).any(dim=0)[0]
+
+
+def _in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:
+    return cells.repeat_interleave(LATENT_RATIO, dim=0).repeat_interleave(LATENT_RATIO, dim=1)
+
+
+def _background(frame: FrameVariants, cells: Bool[Tensor, "lh lw"]) -> dict[str, Any]:
+    outside, template = ~_in_pixels(cells), frame.pictures[TEMPLATE]
+    change = (frame.latents["discovered"] - frame.latents[TEMPLATE]).abs().amax(dim=(0, 1))
+    return {
+        "latent_difference": float((change * ~cells).max()),
+        "psnr": psnr(frame.pictures["discovered"], template, outside),
+        "psnr_direct": psnr(frame.pictures[DIRECT], template, outside),
+        "covered": float(cells.float().mean()),
+    }
+
+
+def _edges(
+    detector: ToyDetector,
+    frame: FrameVariants,
+    name: str,
+    cells: Bool[Tensor, "lh lw"],
+    old_figure: Bool[Tensor, "h w"] | None,
+) -> dict[str, float | None]:
+    picture, template, pasted = frame.pictures[name], frame.pictures[TEMPLATE], _in_pixels(cells)
+    figure = torch.zeros_like(pasted)
+    for person in detector.people(picture):
+        figure |= person.mask
+    steps = seam_step(picture, pasted), seam_step(template, pasted)
+    ghost = None if old_figure is None else ghost_share(picture, template, figure, old_figure)
+    return {"ghost": ghost, "seam": None if None in steps else 255 * (steps[0] - steps[1])}  # pyright: ignore
+
+
+def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    return {key: mean_of_known([row[key] for row in rows]) for key in rows[0]} if rows else {}
