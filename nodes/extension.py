@@ -8,7 +8,7 @@ from .host.folders import register_folders
 class StoryIdentityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
-        from . import identity, layout, sampling, sheet, story
+        from . import identity, layout, sampling, sheet, story, toyworld
 
         return [
             story.StoryNode,
@@ -27,4 +27,5 @@ class StoryIdentityExtension(ComfyExtension):
             sampling.CastNode,
             sampling.RedenoiseNode,
             sheet.StorySheetNode,
+            toyworld.ToyWorldLoaderNode,
         ]

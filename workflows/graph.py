@@ -94,6 +94,11 @@ OURS = {
         {"photomaker_name": Choice("photomaker-v1.bin"), "lora_strength": 1.0},
         "model:MODEL photomaker:PHOTOMAKER",
     ),
+    "ToyWorldLoader": Kind(
+        "",
+        {},
+        "model:MODEL identity_model:MODEL clip:CLIP vae:VAE photomaker:PHOTOMAKER detector:STORY_DETECTOR",
+    ),
     "IdentityDiscovery": Kind(
         "portraits:IMAGE photomaker:PHOTOMAKER",
         {

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from graph import Group, Json, Node, graph, node, stored
 
@@ -16,12 +17,64 @@ TRY_QUICKLY = """- **Quick try**: Character Portraits `count` 16, `steps` 25; Id
 POSE = "control_net=controlnet.CONTROL_NET image=pose.IMAGE"
 
 
+class World(NamedTuple):
+    """Where a workflow's models come from, and the values that differ from the nodes' own, by kind of node."""
+
+    model: str
+    portraits: str
+    clip: str
+    vae: str
+    photomaker: str
+    generator: str
+    detector: str
+    identity: str
+    values: dict[str, Json]
+
+    def node(self, key: str, kind: str, links: str = "", **settings: Any) -> Node:
+        return node(key, kind, links, **{**self.values.get(kind, {}), **settings})
+
+
+SDXL = World(
+    model="sdxl.MODEL",
+    portraits="freeu.MODEL",
+    clip="sdxl.CLIP",
+    vae="sdxl.VAE",
+    photomaker="photomaker.photomaker",
+    generator="photomaker.model",
+    detector="detector.detector",
+    identity="saved",
+    values={},
+)
+GUIDED = {"cfg": 4.0, "scheduler": "simple"}
+TOY = World(
+    model="toy.model",
+    portraits="toy.model",
+    clip="toy.clip",
+    vae="toy.vae",
+    photomaker="toy.photomaker",
+    generator="toy.identity_model",
+    detector="toy.detector",
+    identity="identity",
+    values={
+        "CharacterPortraits": {
+            **{"batch_size": 32, "steps": 20, **GUIDED, "width": 64, "height": 64, "negative": ""},
+        },
+        "EmptyLatentImage": {"width": 64, "height": 64},
+        "NoisyLatentCache": {"steps": 25, **GUIDED, "keep_from_step": 5},
+        "GroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
+        "Redenoise": {"start": 5, "cfg": 4.0},
+        "StorySheet": {"columns": 4, "cell_width": 256},
+    },
+)
+
+
 def note(name: str, text: str, height: int) -> Group:
     """What the workflow does, the files it needs and where they belong."""
     needed = [file for file in MODELS if name in file["used_by"]]
     lines = [f"- `{file['folder']}/` [{file['name']}]({file['url']}){_size(file)}{_renamed(file)}" for file in needed]
     ids = ", ".join(f"`{file['id']}`" for file in needed)
-    written = "\n".join([text, "", "## Files", "Into the folders of `ComfyUI/models`:", "", *lines, "", DOWNLOAD, ids])
+    files = ["", "## Files", "Into the folders of `ComfyUI/models`:", "", *lines, "", DOWNLOAD, ids] if needed else []
+    written = "\n".join([text, *files])
     return Group("", "", [[node("note", "MarkdownNote", title="Read me", size=(460, height), text=written)]])
 
 
@@ -54,16 +107,17 @@ def story(**texts: str) -> Group:
     return Group("1 · The story", BLUE, [[written, node("frames", "StoryFrames", "story=story.story", size=(420, 0))]])
 
 
-def discovery(name: str = "", seed: int = 1) -> list[list[Node]]:
-    """From the base model to one character's saved identity."""
+def discovery(name: str = "", seed: int = 1, world: World = SDXL) -> list[list[Node]]:
+    """From the base model to one character's identity."""
     drawn, found = f"portraits{name}", f"identity{name}"
-    links = f"portraits={drawn}.portraits photomaker=photomaker.photomaker name={drawn}.name"
+    links = f"portraits={drawn}.portraits photomaker={world.photomaker} name={drawn}.name"
+    saved = node(f"saved{name}", "SaveIdentity", f"identity={found}.identity", size=(320, 0))
     return [
         [
-            node(
+            world.node(
                 drawn,
                 "CharacterPortraits",
-                "model=freeu.MODEL clip=sdxl.CLIP vae=sdxl.VAE story=story.story",
+                f"model={world.portraits} clip={world.clip} vae={world.vae} story=story.story",
                 size=(340, 0),
                 character=name,
                 seed=seed,
@@ -71,50 +125,51 @@ def discovery(name: str = "", seed: int = 1) -> list[list[Node]]:
         ],
         [
             node(found, "IdentityDiscovery", f"{links} description={drawn}.description", size=(320, 0)),
-            node(f"saved{name}", "SaveIdentity", f"identity={found}.identity", size=(320, 0)),
+            *([saved] if world.identity == "saved" else []),
             node(f"report{name}", "PreviewAny", f"source={found}.report", title="Report", size=(320, 180)),
         ],
         [node(f"kept{name}", "PreviewImage", f"images={found}.kept", title="Kept portraits", size=(380, 0))],
     ]
 
 
-def template(posed: bool = False) -> Group:
+def template(posed: bool = False, world: World = SDXL) -> Group:
     """The frame as the base model draws it."""
     positive, negative = "prompt.CONDITIONING", "negative.CONDITIONING"
     pose = f"positive={positive} negative={negative} {POSE}"
     passed = node("posed", "ControlNetApplyAdvanced", pose, title="Pose, first pass")
     positive, negative = ("posed.positive", "posed.negative") if posed else (positive, negative)
-    links = f"model=sdxl.MODEL positive={positive} negative={negative} latent_image=empty.LATENT seed=frames.seed"
+    links = f"model={world.model} positive={positive} negative={negative} latent_image=empty.LATENT seed=frames.seed"
     return Group(
         "3 · Draw the template",
         VIOLET,
         [
             [
-                node("prompt", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.prompt", title="Frame's prompt"),
-                node("negative", "CLIPTextEncode", "clip=sdxl.CLIP text=frames.negative", title="Frame's negative"),
+                node("prompt", "CLIPTextEncode", f"clip={world.clip} text=frames.prompt", title="Frame's prompt"),
+                node("negative", "CLIPTextEncode", f"clip={world.clip} text=frames.negative", title="Frame's negative"),
                 *([passed] if posed else []),
-                node("empty", "EmptyLatentImage"),
+                world.node("empty", "EmptyLatentImage"),
             ],
             [
-                node("cache", "NoisyLatentCache", links, size=(380, 0)),
-                node("template", "VAEDecode", "samples=cache.latent vae=sdxl.VAE", size=(380, 0)),
+                world.node("cache", "NoisyLatentCache", links, size=(380, 0)),
+                node("template", "VAEDecode", f"samples=cache.latent vae={world.vae}", size=(380, 0)),
                 node("template_shown", "PreviewImage", "images=template.IMAGE", title="Templates", size=(380, 0)),
             ],
         ],
     )
 
 
-def who_is_where() -> Group:
+def who_is_where(world: World = SDXL) -> Group:
+    loader = node("detector", "GroundedSAMLoader", size=(340, 0))
     return Group(
         "4 · Find who is where",
         AMBER,
         [
             [
-                node("detector", "GroundedSAMLoader", size=(340, 0)),
-                node(
+                *([loader] if world.detector == "detector.detector" else []),
+                world.node(
                     "layout",
                     "GroundedSAMLayout",
-                    "image=template.IMAGE detector=detector.detector frame=frames.frame",
+                    f"image=template.IMAGE detector={world.detector} frame=frames.frame",
                     size=(340, 0),
                 ),
                 node("layout_shown", "PreviewImage", "images=layout.preview", title="Layouts", size=(340, 0)),
@@ -123,26 +178,28 @@ def who_is_where() -> Group:
     )
 
 
-def put_in(*names: str, posed: bool = False) -> Group:
+def put_in(*names: str, posed: bool = False, world: World = SDXL) -> Group:
     """The second pass: one Identity Conditioning and one Cast for each character."""
     prompts, poses, cast, before = [], [], [], ""
     for name in names:
-        links = f"clip=sdxl.CLIP photomaker=photomaker.photomaker identity=saved{name}.identity frame=frames.frame"
+        who = f"identity={world.identity}{name}.identity"
+        links = f"clip={world.clip} photomaker={world.photomaker} {who} frame=frames.frame"
         prompts.append(node(f"fused{name}", "IdentityConditioning", links))
         tied = f"positive=fused{name}.positive negative=negative.CONDITIONING"
         if posed:
             again = f"posed{name}_again"
             poses.append(node(again, "ControlNetApplyAdvanced", f"{tied} {POSE}", title="Pose, second pass"))
             tied = f"positive={again}.positive negative={again}.negative"
-        cast.append(node(f"cast{name}", "Cast", f"identity=saved{name}.identity {tied}{before}"))
+        cast.append(node(f"cast{name}", "Cast", f"{who} {tied}{before}"))
         before = f" cast=cast{name}.cast"
-    again = node("again", "Redenoise", f"model=photomaker.model cache=cache.cache layout=layout.layout{before}")
-    decoded = node("frame", "VAEDecode", "samples=again.latent vae=sdxl.VAE")
+    links = f"model={world.generator} cache=cache.cache layout=layout.layout{before}"
+    again = world.node("again", "Redenoise", links)
+    decoded = node("frame", "VAEDecode", f"samples=again.latent vae={world.vae}")
     done = "StoryIdentity/frame", "StoryIdentity/sheet"
     saved = node(
         "finished", "SaveImage", "images=frame.IMAGE", title="Finished frames", filename_prefix=done[0], size=(420, 0)
     )
-    sheet = node("sheet", "StorySheet", "images=frame.IMAGE frames=frames.frame", size=(420, 0))
+    sheet = world.node("sheet", "StorySheet", "images=frame.IMAGE frames=frames.frame", size=(420, 0))
     saved_sheet = node(
         "saved_sheet", "SaveImage", "images=sheet.sheet", title="Save the sheet", filename_prefix=done[1], size=(420, 0)
     )
@@ -290,11 +347,50 @@ other workflows can load.
     )
 
 
+def toy_world() -> Json:
+    name = "toyworld_quickstart.json"
+    about = """# The whole path in the toy world
+Small networks that come with the pack and draw 64-pixel people: nothing to download, no GPU, done in about a minute. \
+The nodes are those of the SDXL workflows; only the loader and the sizes differ.
+
+## What to change first
+- The **Story**, in the words the networks know: man, woman, boy, girl, robot; black, brown, blond, red, white hair \
+(a robot has a lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, \
+balloon, kite; at night.
+- `seed` in **Story Frames**: other pictures. `seed` in **Character Portraits**: other faces.
+- `start` in **Progressive-Mask Re-denoise**: lower, the identity is stronger; higher, the frame stays closer to its \
+template."""
+    text = {
+        "characters": "Mira | woman | a woman with red hair\nPip | robot | a robot with a white lamp",
+        "prompts": (
+            "Mira waving and Pip in the garden with a balloon\n"
+            "Mira sitting on the beach with a dog\n"
+            "Pip jumping in the snow\n"
+            "Mira and Pip jumping in the city at night"
+        ),
+        "negative": "",
+    }
+    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(420, 0))]])
+    return graph(
+        name,
+        [note(name, about, 520), loader],
+        [
+            [
+                story(**text),
+                finding(discovery("Mira", 1, TOY), "Mira"),
+                finding(discovery("Pip", 1001, TOY), "Pip"),
+            ],
+            [template(world=TOY), who_is_where(TOY), put_in("Mira", "Pip", world=TOY)],
+        ],
+    )
+
+
 MAKERS = {
     "identitystory_sdxl.json": one_character,
     "identitystory_sdxl_two_characters.json": two_characters,
     "identitystory_controlnet_pose.json": with_a_pose,
     "identity_from_text.json": identity_only,
+    "toyworld_quickstart.json": toy_world,
 }
 
 if __name__ == "__main__":

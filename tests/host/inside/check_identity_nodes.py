@@ -96,7 +96,7 @@ def check_the_lora_goes_on_a_clone_and_every_weight_of_it_fits():
     assert all(entries[0][0] == 0.8 for entries in patched.patches.values())
     refused(lambda: PhotoMakerLoaderNode.execute(setting.tiny_sd15(), NAME, 1.0), "SD15", "SDXL", "768", "2048")
     foreign = {"unet.nothing.lora_up.weight": torch.ones(1, 4), "unet.nothing.lora_down.weight": torch.ones(4, 1)}
-    refused(lambda: pm.apply_lora(model, foreign, 1.0, NAME), "fits none", NAME)
+    refused(lambda: pm.apply_lora(model, foreign, 1.0, NAME, 2048), "fits none", NAME)
 
 
 def check_files_that_are_not_photomaker_v1_are_refused():

@@ -1,0 +1,219 @@
+"""The toy world's networks in the host's own classes, under its memory management.
+
+The sizes are those of `core.toyworld.models`, put into the words of the host's LDM code. Everything runs in float32:
+the networks are small, and so both hosts draw the same pictures.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_model
+import comfy.latent_formats
+import comfy.ldm.models.autoencoder
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from ...core.photomaker import split_file
+from ...core.toyworld.detector import load_detector as load_network
+from ...core.toyworld.models import (
+    BETAS,
+    ENCODER_ID,
+    LATENT_CHANNELS,
+    LATENT_RATIO,
+    PICTURE_SIDE,
+    TEXT_ENCODER,
+    TEXT_LENGTH,
+    TEXT_WIDTH,
+    UNET,
+    WEIGHTS,
+    load_weights,
+)
+from ...core.toyworld.vae import load_vae as load_vae_network
+from ...core.toyworld.world import sample_scene
+from . import photomaker as pm
+from .detector import Detector, patcher_of
+
+PreviewColours = tuple[list[list[float]], list[float]]
+
+_KNOWN_VAE = {
+    "ddconfig": {
+        **{"double_z": True, "z_channels": LATENT_CHANNELS, "resolution": PICTURE_SIDE, "in_channels": 3, "out_ch": 3},
+        **{"ch": 32, "ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0},
+    },
+    "embed_dim": LATENT_CHANNELS,
+}
+
+
+class ToyLatents(comfy.latent_formats.LatentFormat):
+    """Latents as the VAE gives them, a quarter of the picture's side."""
+
+    latent_channels = LATENT_CHANNELS
+    spacial_downscale_ratio = LATENT_RATIO  # the host's spelling
+
+
+class ToyWorld(comfy.supported_models_base.BASE):
+    """The family of the toy world's UNet, as Stable Diffusion 1.5 is one."""
+
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = ToyLatents
+    sampling_settings = {"beta_schedule": "linear", "linear_start": BETAS[0], "linear_end": BETAS[1]}
+    supported_inference_dtypes = [torch.float32]
+
+    def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> Any:
+        return comfy.model_base.ModelType.V_PREDICTION
+
+    def inpaint_model(self) -> bool:
+        return False  # the host takes more than four channels for one
+
+
+class ToyTextModel(comfy.clip_model.CLIPTextModel):
+    """The host's text model with our vocabulary in place of CLIP's."""
+
+    def __init__(self, config_dict: dict[str, Any], dtype: torch.dtype, device: Any, operations: Any) -> None:
+        super().__init__(config_dict, dtype, device, operations)
+        words = operations.Embedding(config_dict["vocab_size"], config_dict["hidden_size"], dtype=dtype, device=device)
+        self.set_input_embeddings(words)
+
+
+def load_model(folder: Path = WEIGHTS, colours: PreviewColours | None = None, disable_dynamic: bool = False) -> Any:
+    """The UNet as a MODEL; `colours` is what `preview_colours` gives.
+
+    The host calls this again with `disable_dynamic` when it needs a copy whose weights stay put, as for LoRA hooks.
+    """
+    management, weights = comfy.model_management, load_weights("unet", folder)
+    config = ToyWorld(unet_config())
+    config.set_inference_dtype(torch.float32, None)
+    if colours is not None:
+        config.latent_format.latent_rgb_factors, config.latent_format.latent_rgb_factors_bias = colours
+    offload_device = management.unet_offload_device()
+    model = config.get_model(weights).to(offload_device)
+    patcher = _patcher_class(disable_dynamic)(model, management.get_torch_device(), offload_device)
+    model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (load_model, (folder, colours))
+    return patcher
+
+
+def load_vae(folder: Path = WEIGHTS) -> Any:
+    """The VAE; it takes and gives pictures whose sides are multiples of 4."""
+    network = load_vae_network(folder)
+    # The host builds only networks it knows: it gets a tiny one of those, and ours takes its place.
+    known = comfy.ldm.models.autoencoder.AutoencoderKL(**_KNOWN_VAE).state_dict()
+    vae = comfy.sd.VAE(sd=known, config={"params": _KNOWN_VAE}, dtype=torch.float32)
+    vae.first_stage_model = network
+    vae.disable_offload = True  # plain torch layers move as a whole
+    vae.patcher = comfy.model_patcher.ModelPatcher(network, vae.device, vae.patcher.offload_device)
+    vae.size = comfy.model_management.module_size(network)
+    vae.downscale_ratio = vae.upscale_ratio = LATENT_RATIO
+    vae.latent_channels = LATENT_CHANNELS
+    return vae
+
+
+def load_clip(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
+    """The tokenizer and the text encoder as a CLIP."""
+    weights = load_weights("text_encoder", folder)
+    # The pooled output is read unprojected; the host's class has a projection all the same.
+    weights["text_projection.weight"] = torch.eye(TEXT_WIDTH)
+    config = {**TEXT_ENCODER, "vocab_size": len(weights["text_model.embeddings.token_embedding.weight"])}
+    encoder = partial(
+        comfy.sd1_clip.SDClipModel,
+        max_length=TEXT_LENGTH,
+        textmodel_json_config=config,
+        model_class=ToyTextModel,
+        special_tokens={
+            "start": TEXT_ENCODER["bos_token_id"],
+            "end": TEXT_ENCODER["eos_token_id"],
+            "pad": TEXT_ENCODER["pad_token_id"],
+        },
+        return_projected_pooled=False,
+    )
+    tokenizer = partial(
+        comfy.sd1_clip.SDTokenizer,
+        tokenizer_path=str(folder / "tokenizer"),
+        max_length=TEXT_LENGTH,
+        embedding_size=TEXT_WIDTH,
+        tokenizer_class=PreTrainedTokenizerFast,
+    )
+    clip = comfy.sd.CLIP(
+        comfy.supported_models_base.ClipTarget(
+            partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=tokenizer),
+            partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder),
+        ),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(weights),
+        state_dict=[weights],
+        model_options={"dtype": torch.float32},
+        disable_dynamic=disable_dynamic,
+    )
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, (folder,))
+    return clip
+
+
+def load_identity_generator(model: Any, folder: Path = WEIGHTS) -> tuple[Any, Any]:
+    """The MODEL with the identity LoRA on it (a clone) and the PHOTOMAKER that goes with it."""
+    name = "the toy world's photomaker"
+    encoder, lora = split_file(load_weights("photomaker", folder), name)
+    patched = pm.apply_lora(model, lora, 1.0, name, pm.text_width(encoder))
+    return patched, pm.PhotoMakerEncoder(encoder, ENCODER_ID)
+
+
+def load_detector(folder: Path = WEIGHTS) -> Detector:
+    """The detector; one network finds and segments."""
+    network: Any = load_network(folder)
+    patcher = patcher_of(network.module)
+    return Detector(network, network, (patcher, patcher))
+
+
+def preview_colours(vae: Any) -> PreviewColours:
+    """How a latent's channels mix to red, green and blue (factors and bias, colours in -1..1), for live previews.
+
+    A least-squares fit to drawings of the world and to what this VAE makes of them, so that it suits any training.
+    """
+    drawn = torch.stack([torch.tensor(sample_scene(seed).image) for seed in range(32)]).float() / 255
+    latents = vae.encode(drawn).cpu().float().movedim(1, -1).reshape(-1, LATENT_CHANNELS)
+    cells = torch.nn.functional.avg_pool2d(2 * drawn.movedim(-1, 1) - 1, LATENT_RATIO).movedim(1, -1).reshape(-1, 3)
+    mix = torch.linalg.lstsq(torch.cat([latents, torch.ones(len(latents), 1)], dim=1), cells).solution
+    return mix[:-1].tolist(), mix[-1].tolist()
+
+
+def unet_config() -> dict[str, Any]:
+    """The UNet's sizes as the host's UNetModel takes them."""
+    channels, layers = UNET["block_out_channels"], UNET["layers_per_block"]
+    return {
+        "image_size": UNET["sample_size"],
+        "in_channels": UNET["in_channels"],
+        "out_channels": UNET["out_channels"],
+        "model_channels": channels[0],
+        "channel_mult": [each // channels[0] for each in channels],
+        "num_res_blocks": [layers] * len(channels),
+        "transformer_depth": [int("Attn" in kind) for kind in UNET["down_block_types"] for _ in range(layers)],
+        "transformer_depth_output": [
+            int("Attn" in kind) for kind in reversed(UNET["up_block_types"]) for _ in range(layers + 1)
+        ],
+        "transformer_depth_middle": 1,
+        "context_dim": UNET["cross_attention_dim"],
+        "num_heads": UNET["attention_head_dim"],
+        "num_head_channels": -1,
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": False,
+        "legacy": False,
+        "adm_in_channels": None,
+    }
+
+
+def _load_clip_patcher(folder: Path, disable_dynamic: bool = False) -> Any:
+    return load_clip(folder, disable_dynamic).patcher
+
+
+def _patcher_class(disable_dynamic: bool) -> Any:
+    """The host's patcher for its own layers; it rebinds that name when it starts."""
+    return comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher

@@ -1,0 +1,42 @@
+"""Toy World Loader."""
+
+from comfy_api.latest import io
+
+from .host.toyworld import (
+    load_clip,
+    load_detector,
+    load_identity_generator,
+    load_model,
+    load_vae,
+    preview_colours,
+)
+from .types import DetectorSocket
+
+
+class ToyWorldLoaderNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityToyWorldLoader",
+            display_name="Toy World Loader",
+            category="StoryIdentity/toy world",
+            description="Small networks that draw 64-pixel people and come with the pack: everything a story needs, "
+            "without a download and without a GPU.",
+            search_aliases=["toy", "demo", "example", "small model", "IdentityStory"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Model.Output(display_name="identity_model"),
+                io.Clip.Output(display_name="clip"),
+                io.Vae.Output(display_name="vae"),
+                io.Photomaker.Output(display_name="photomaker"),
+                DetectorSocket.Output(display_name="detector"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        vae = load_vae()
+        model = load_model(colours=preview_colours(vae))
+        identity_model, photomaker = load_identity_generator(model)
+        return io.NodeOutput(model, identity_model, load_clip(), vae, photomaker, load_detector())

@@ -1,0 +1,126 @@
+"""The toy world is one world: ComfyUI's classes and diffusers' say and draw the same, from networks to whole frames."""
+
+import itertools
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from story_identity.core.headless import sampling
+from story_identity.core.headless.photomaker import identity_generator, load_photomaker
+from story_identity.core.headless.prompts import encode_prompt, word_position
+from story_identity.core.headless.toyworld import load_toyworld
+from story_identity.core.layout import Layout
+from story_identity.core.story import Story
+from story_identity.core.toyworld import models
+from torch import Tensor
+
+from .server import environment
+
+INSIDE = Path(__file__).parent / "inside"
+PROMPTS = ["", "a woman with red hair and a boy with black hair waving on a beach", "a robot, unheard-of, in the snow."]
+WAYS = list(itertools.product(("euler", "ddim"), ("simple", "ddim_uniform")))
+SETTINGS = {"seed": 11, "steps": 10, "cfg": 4.0, "start": 3, "max_kernel": 50}
+STORY = {
+    "characters": [
+        {"name": "Mira", "word": "woman", "description": "a woman with red hair"},
+        {"name": "Tom", "word": "boy", "description": "a boy with black hair"},
+    ],
+    "frames": ["Mira waving and Tom on a beach with a ball"],
+}
+CLOSE = 1e-4
+"""Largest difference allowed, as a share of the largest value."""
+
+
+@pytest.fixture(scope="module")
+def questions() -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(7)
+    masks = torch.zeros(2, models.PICTURE_SIDE, models.PICTURE_SIDE)
+    masks[0, 14:60, 6:26] = 1
+    masks[1, 20:60, 36:56] = 1
+    return {
+        "latents": torch.randn(3, models.LATENT_CHANNELS, 16, 16, generator=random),
+        "timesteps": torch.tensor([0.0, 431.0, 999.0]),
+        "context": torch.randn(3, models.TEXT_LENGTH, models.TEXT_WIDTH, generator=random),
+        "pictures": torch.rand(2, models.PICTURE_SIDE, models.PICTURE_SIDE, 3, generator=random),
+        "identities": torch.randn(2, models.TEXT_WIDTH, generator=random),
+        "masks": masks,
+    }
+
+
+@pytest.fixture(scope="module")
+def comfy(comfyui, questions, tmp_path_factory) -> dict[str, Tensor]:
+    """What ComfyUI says."""
+    base = tmp_path_factory.mktemp("toyworld")
+    asked, answered = base / "questions.safetensors", base / "answers.safetensors"
+    texts = {"prompts": PROMPTS, "story": STORY, "ways": WAYS, "settings": SETTINGS}
+    save_file(questions, asked, metadata={name: json.dumps(text) for name, text in texts.items()})
+    command = [comfyui.python, INSIDE / "toyworld_answers.py", comfyui.root, base, asked, answered]
+    done = subprocess.run(command, cwd=base, env=environment(base), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return load_file(answered)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return load_toyworld()
+
+
+@pytest.fixture(scope="module")
+def photomaker(pipe) -> Any:
+    return load_photomaker(models.WEIGHTS / "photomaker.safetensors", pipe)
+
+
+@torch.no_grad()
+def test_the_unet_predicts_the_same(comfy, questions, pipe):
+    ours = pipe.unet(questions["latents"], questions["timesteps"], questions["context"]).sample
+    assert difference(comfy["prediction"], ours) < CLOSE
+
+
+@torch.no_grad()
+def test_the_vae_decodes_and_encodes_the_same(comfy, questions, pipe):
+    latents = pipe.vae.network.encode(2 * questions["pictures"].movedim(-1, 1) - 1)
+    assert difference(comfy["pictures"], sampling.decode(pipe, questions["latents"])) < CLOSE
+    assert difference(comfy["encoded"], latents) < CLOSE
+
+
+def test_the_text_encoder_reads_the_same(comfy, pipe):
+    ours = torch.cat([encode_prompt(pipe, prompt, "frame 1").embeddings for prompt in PROMPTS])
+    assert difference(comfy["text"], ours) < CLOSE
+
+
+def test_the_identity_encoder_sees_the_same(comfy, questions, photomaker):
+    assert difference(comfy["embedded"], photomaker.embed(questions["pictures"])) < CLOSE
+
+
+def test_the_noise_levels_are_the_same(comfy):
+    assert difference(comfy["sigmas"], models.noise_levels()) < 1e-6
+
+
+@pytest.mark.parametrize(("sampler", "scheduler"), WAYS)
+def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, photomaker, sampler, scheduler):
+    (frame,) = Story.parse(STORY).frames
+    plan = sampling.SamplingPlan(pipe, sampler, scheduler, SETTINGS["steps"], SETTINGS["cfg"])
+    positive, negative = (encode_prompt(pipe, text, frame.label) for text in (frame.prompt, frame.negative))
+    noise = sampling.starting_noise([SETTINGS["seed"]], models.LATENT_CHANNELS, 16, 16)
+    cache = sampling.sample_template(plan, positive, negative, noise, SETTINGS["seed"])
+    assert difference(comfy[f"template {sampler} {scheduler}"], cache.final) < CLOSE
+    layout = Layout(tuple(person.name for person in frame.cast), questions["masks"].bool(), frame.label)
+    prompts = {}
+    for person, span, identity in zip(frame.cast, frame.word_spans, questions["identities"], strict=True):
+        position = word_position(pipe, frame.prompt, span, frame.label)
+        prompts[person.name] = photomaker.fuse(positive, position, identity), negative
+    passes = {key: SETTINGS[key] for key in ("start", "max_kernel")}
+    with identity_generator(pipe):
+        again = sampling.redenoise(plan, cache, layout, prompts, **passes)
+    assert difference(comfy[f"frame {sampler} {scheduler}"], again) < CLOSE
+    assert difference(again, cache.final) > 100 * CLOSE
+    assert difference(comfy[f"picture {sampler} {scheduler}"], sampling.decode(pipe, again)) < CLOSE
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    assert one.shape == other.shape
+    return float((one - other).abs().max() / other.abs().max())
