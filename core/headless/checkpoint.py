@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from ..toyworld.models import WEIGHTS
 from .choices import TOYWORLD
-from .toyworld import is_toyworld, load_toyworld
+from .toyworld import load_toyworld
+from .toyworld_files import is_toyworld
 
 PIPELINES = {each.__name__: each for each in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
 _FAMILIES = {"StableDiffusionPipeline": "SD1.5", "StableDiffusionXLPipeline": "SDXL"}

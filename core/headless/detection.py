@@ -8,11 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..detectors import Detections, load_box_detector, load_segmenter
-from ..toyworld.models import WEIGHTS
-from .checkpoint import locate
 from .choices import TOYWORLD
 from .settings import RunSettings
-from .toyworld import is_toyworld
+from .toyworld_files import folder_of
 
 
 @runtime_checkable
@@ -55,5 +53,4 @@ def load_detector(settings: RunSettings, device: str) -> Detector | None:
 
 def toyworld_folder(settings: RunSettings) -> Path:
     """Where "toyworld" is: the checkpoint's folder if that is one of toy world weights, or the weights of the pack."""
-    folder = locate(settings.checkpoint)
-    return folder if is_toyworld(folder) else WEIGHTS
+    return folder_of(settings.checkpoint)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def mark_of(path: Path) -> str:
+def mark_of(path: Path, only: Sequence[str] = ()) -> str:
     """A short mark that changes with the content: of the size, first and last megabyte of a file, or a folder's files.
 
-    Names within a folder count, where it lies does not.
+    Names within a folder count, where it lies does not. `only` names the files and folders in it that are read.
     """
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
+    places = [path / name for name in only] or [path]
+    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))]
+    for file in filter(Path.is_file, files):
         size = file.stat().st_size
         digest.update(f"{'' if file == path else file.relative_to(path).as_posix()} {size}\n".encode())
         with file.open("rb") as content:

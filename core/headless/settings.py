@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from ..identity import largest_usable_rank
-from ..toyworld.models import WEIGHTS
 from .choices import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .files import mark_of
+from .toyworld_files import READ_BY, folder_of, is_toyworld
 
 _FILES = ("checkpoint", "photomaker", "config", "grounding_dino", "sam", "bert", "masks")
-_PLACES = (*_FILES, "loras", "identities")
+_PLACES = (*_FILES, "detector", "loras", "identities")
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
 TOYWORLD_SETTINGS: Mapping[str, Any] = {
@@ -160,7 +160,10 @@ class RunSettings:
         record: dict[str, Any] = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name in _FILES and value:
+            if each.name in READ_BY and (value == TOYWORLD or is_toyworld(Path(value))):
+                content = mark_of(folder_of(self.checkpoint), READ_BY[each.name])
+                record[each.name] = {"name": TOYWORLD, "content": content}
+            elif each.name in _FILES and value:
                 record[each.name] = _record_file(value)
             elif each.name == "loras":
                 record[each.name] = [{**_record_file(path), "strength": strength} for path, strength in value]
@@ -186,8 +189,6 @@ def settings_of(manifest: Mapping[str, Any], **changes: Any) -> RunSettings:
 
 
 def _record_file(path: str) -> dict[str, Any]:
-    if path == TOYWORLD:
-        return {"name": TOYWORLD, "content": mark_of(WEIGHTS)}
     return {"name": Path(path).name, "content": mark_of(Path(path))}
 
 

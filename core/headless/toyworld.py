@@ -31,11 +31,6 @@ class PipelineVAE(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=self.network.decode(latents))  # pyright: ignore[reportCallIssue]
 
 
-def is_toyworld(folder: Path) -> bool:
-    """Whether a folder is laid out as the toy world's weights are."""
-    return (folder / "unet.safetensors").is_file() and (folder / "text_encoder.safetensors").is_file()
-
-
 def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
     """Build the pipeline from a folder of the toy world's weights, in float32 on the CPU.
 

@@ -91,3 +91,16 @@ def test_more_characters_than_figures_is_said():
         find_layout(find, segment, torch.zeros(32, 64, 3), people, "frame 1", skip_missing=False, **SETTINGS)
     layout = find_layout(find, segment, torch.zeros(32, 64, 3), people, "frame 1", skip_missing=True, **SETTINGS)
     assert layout.masks.flatten(1).any(dim=1).tolist() == [True, False]
+
+
+def test_somebody_without_a_pixel_is_not_left_out_silently():
+    find, _ = picture_of((4.0, {"woman": 0.8}))
+
+    def nothing(image, boxes):
+        return torch.zeros(len(boxes), 32, 64, dtype=torch.bool)
+
+    people = [("Mira", "woman")]
+    with pytest.raises(ValueError, match='frame 1: the mask of "Mira" is empty.*Layout from Masks'):
+        find_layout(find, nothing, torch.zeros(32, 64, 3), people, "frame 1", skip_missing=False, **SETTINGS)
+    layout = find_layout(find, nothing, torch.zeros(32, 64, 3), people, "frame 1", skip_missing=True, **SETTINGS)
+    assert not layout.masks.any()

@@ -127,3 +127,14 @@ def test_a_mark_follows_content_not_place(tmp_path):
     weights.rename(weights.with_name("other"))
     assert mark_of(tmp_path / "two") != marks["one"]
     assert mark_of(tmp_path / "one" / "unet" / "weights") != marks["one"]
+
+
+def test_a_mark_of_some_files_ignores_the_others(tmp_path):
+    (tmp_path / "words").mkdir()
+    for name in ("unet", "words/list", "card"):
+        (tmp_path / name).write_text("one")
+    marks = [mark_of(tmp_path, ("unet", "words"))]
+    for name in ("card", "words/list"):
+        (tmp_path / name).write_text("two")
+        marks.append(mark_of(tmp_path, ("unet", "words")))
+    assert marks[0] == marks[1] != marks[2]

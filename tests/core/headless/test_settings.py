@@ -77,5 +77,20 @@ def test_a_record_follows_the_content_of_files_not_where_they_lie(tmp_path):
     assert str(tmp_path) not in json.dumps(records)
 
 
+def test_toy_weights_count_where_they_are_read(tmp_path):
+    for name in ("unet", "vae", "text_encoder", "photomaker", "detector"):
+        (tmp_path / f"{name}.safetensors").write_text("one")
+    (tmp_path / "tokenizer").mkdir()
+    settings = toyworld_settings(checkpoint=str(tmp_path))
+    before = settings.record()
+    (tmp_path / "card.json").write_text("another training")
+    assert settings.record() == before
+    for name, setting in (("vae", "checkpoint"), ("photomaker", "photomaker"), ("detector", "detector")):
+        (tmp_path / f"{name}.safetensors").write_text("two")
+        after = settings.record()
+        assert {key for key in after if after[key] != before[key]} == {setting}
+        before = after
+
+
 def test_what_a_frame_does_not_depend_on_is_not_recorded():
     assert toyworld_settings(on_missing="skip").record() == toyworld_settings().record()
