@@ -21,7 +21,7 @@ def colour_of(index: int) -> tuple[int, int, int]:
 
 
 def draw_layout(image: Float[Tensor, "h w 3"], layout: Layout) -> Float[Tensor, "h w 3"]:
-    """The frame with each character's mask tinted and named; empty masks are listed at the bottom.
+    """The frame with each character's mask tinted and named at the feet; empty masks are listed at the bottom.
 
     Raises:
         ValueError: If the layout was made for a picture of another size.
@@ -41,9 +41,31 @@ def draw_layout(image: Float[Tensor, "h w 3"], layout: Layout) -> Float[Tensor, 
     for index, (name, mask) in enumerate(zip(layout.names, layout.masks, strict=True)):
         if mask.any():
             rows, columns = torch.nonzero(mask.any(dim=1)), torch.nonzero(mask.any(dim=0))
-            _label(draw, (int(columns[0]), int(rows[0])), name, font, colour_of(index))
+            _label(draw, (int(columns[0]), int(rows[-1])), name, font, colour_of(index))
     if missing:
         _label(draw, (0, picture.height), f"not found: {', '.join(missing)}", font, (255, 255, 255))
+    return _to_float(picture)
+
+
+def draw_maps(
+    image: Float[Tensor, "h w 3"], maps: Float[Tensor, "s h w"], names: Sequence[str]
+) -> Float[Tensor, "h w 3"]:
+    """The picture, darkened, with each character's map over it in their colour, and their name where it is highest.
+
+    Args:
+        image: In [0, 1].
+        maps: In [0, 1]; a map of zeros is somebody who is not there.
+        names: One per map.
+    """
+    pixels = 0.35 * _to_uint8(image).astype(np.float32)
+    for index, heat in enumerate(maps.numpy()):
+        pixels += heat[..., None] * (np.array(colour_of(index), dtype=np.float32) - pixels)
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(10, picture.height // 32))
+    for index, (name, heat) in enumerate(zip(names, maps, strict=True)):
+        if heat.any():
+            row, column = divmod(int(heat.argmax()), heat.shape[1])
+            _label(draw, (column, row), name, font, colour_of(index))
     return _to_float(picture)
 
 

@@ -11,26 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .convolutions import Block
 from .models import LATENT_CHANNELS, LATENT_RATIO, WEIGHTS, load_weights
 
 PATCH_WIDTH = 3 * LATENT_RATIO**2
 WIDTH = 96
 ENCODER_BLOCKS = 2
 DECODER_BLOCKS = 5
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(8, width)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = nn.GroupNorm(8, width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # pyright: ignore[reportArgumentType]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
 class _Side(nn.Module):
@@ -40,7 +27,7 @@ class _Side(nn.Module):
         super().__init__()
         self.linear = nn.Conv2d(width_in, width_out, 1)
         self.enter = nn.Conv2d(width_in, WIDTH, 3, padding=1)
-        self.blocks = nn.Sequential(*(_Block(WIDTH) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(Block(WIDTH) for _ in range(blocks)))
         self.leave = nn.Conv2d(WIDTH, width_out, 1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # pyright: ignore[reportArgumentType]

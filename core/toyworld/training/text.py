@@ -1,5 +1,6 @@
 """The tokenizer's files, and the text encoder."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from ..models import TEXT_ENCODER, TEXT_LENGTH
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write the vocabulary as the files that transformers loads."""
+    """Write the vocabulary as the files that transformers loads, 4.55 (whose class names they bear) and newer."""
     words = {word: number for number, word in enumerate(vocabulary())}
     tokenizer = Tokenizer(WordLevel(words, unk_token=UNKNOWN))
     tokenizer.normalizer = Lowercase()
@@ -32,6 +33,10 @@ def write_tokenizer(folder: Path) -> None:
         model_max_length=TEXT_LENGTH,
     )
     fast.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    kept = json.loads(config.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    kept = {key: kept[key] for key in sorted(kept) if key not in ("backend", "is_local")}
+    config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def new_text_encoder(seed: int) -> CLIPTextModel:
