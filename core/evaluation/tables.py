@@ -9,7 +9,7 @@ from ..toyworld.probe import PERSON, SCENE
 from .scores import Interval, bootstrap_interval, paired_differences
 from .stories import FRAMES
 from .toyworld import DRAWN, OTHERS
-from .variants import DIRECT, FIXED, TEMPLATE
+from .variants import DIRECT, FIXED, NARROW, NARROW_RANK, TEMPLATE
 
 BEGIN, END = "<!-- toyworld tables: begin -->", "<!-- toyworld tables: end -->"
 
@@ -19,6 +19,7 @@ _FACES = {
     TEMPLATE: "base model alone (the template)",
     "mean": "re-denoised, mean of all portraits",
     "discovered": "re-denoised, discovered identity",
+    NARROW: f"re-denoised, discovered with rank {NARROW_RANK}",
     "true": "re-denoised, true identity",
     DIRECT: "directly, discovered identity",
     DRAWN: "*drawn, one person throughout*",
@@ -28,16 +29,22 @@ _PAIRS = (
     ("discovered", TEMPLATE),
     ("mean", TEMPLATE),
     ("discovered", "mean"),
+    (NARROW, "mean"),
     ("true", "discovered"),
     (DIRECT, "discovered"),
 )
 _IDENTITIES = {
     "cohesion_all": "identity embeddings of all portraits",
     "cohesion_kept": "identity embeddings of the kept portraits",
+    "cohesion_narrow": f"identity embeddings of those kept with rank {NARROW_RANK}",
     "cohesion_true": "identity embeddings of drawn portraits of one person",
     "faces_all": "faces of all portraits (the encoder of Face-Sim)",
     "faces_kept": "faces of the kept portraits (the encoder of Face-Sim)",
+    "faces_narrow": f"faces of those kept with rank {NARROW_RANK} (the encoder of Face-Sim)",
     "discovered_and_mean": "discovered identity against the mean of all portraits",
+    "narrow_and_mean": f"the one of rank {NARROW_RANK} against the mean of all portraits",
+    "energy": "*share of energy in the leading directions, rank 10*",
+    "energy_narrow": f"*share of energy in the leading directions, rank {NARROW_RANK}*",
 }
 _READ = (TEMPLATE, "discovered", DIRECT, DRAWN)
 

@@ -26,6 +26,7 @@ from .stories import ToyStory, make_story, with_others
 from .variants import (
     DIRECT,
     FIXED,
+    NARROW,
     TEMPLATE,
     FrameVariants,
     Portraits,
@@ -134,21 +135,28 @@ def find_identities(
     return identities, {key: mean_of_known([one[key] for one in told]) for key in told[0]}
 
 
-def describe_identities(instruments: Instruments, portraits: Portraits, found: Discovery) -> dict[str, float | None]:
+def describe_identities(
+    instruments: Instruments, portraits: Portraits, found: Mapping[str, Discovery]
+) -> dict[str, float | None]:
     """How alike the portraits are, all of them and those kept, in both encoders' eyes; and discovered against mean."""
+    wide, narrow = found["discovered"], found[NARROW]
+    mean = portraits.embeddings.mean(dim=0, keepdim=True)
     faces = []
     for picture in portraits.pictures:
         people = instruments.detector.people(picture)
         faces.append(instruments.read_face(picture, people[0].mask) if people else None)
     return {
-        "cohesion_all": found.cohesion_before,
-        "cohesion_kept": found.cohesion_after,
+        "cohesion_all": wide.cohesion_before,
+        "cohesion_kept": wide.cohesion_after,
+        "cohesion_narrow": narrow.cohesion_after,
         "cohesion_true": mean_pairwise_cosine(portraits.true_embeddings),
-        "discovered_and_mean": mean_cosine_between(
-            found.embedding[None], portraits.embeddings.mean(dim=0, keepdim=True)
-        ),
+        "discovered_and_mean": mean_cosine_between(wide.embedding[None], mean),
+        "narrow_and_mean": mean_cosine_between(narrow.embedding[None], mean),
+        "energy": wide.rounds[0].energy,
+        "energy_narrow": narrow.rounds[0].energy,
         "faces_all": likeness(faces).mean,
-        "faces_kept": likeness([faces[position] for position in found.kept]).mean,
+        "faces_kept": likeness([faces[position] for position in wide.kept]).mean,
+        "faces_narrow": likeness([faces[position] for position in narrow.kept]).mean,
     }
 
 

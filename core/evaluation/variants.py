@@ -22,8 +22,11 @@ from ..story import Frame
 from ..toyworld.people import Person
 from ..toyworld.world import draw, portrait_plan
 
-SOURCES = ("mean", "discovered", "true")
-"""Where an identity comes from: all portraits, the discovery, or drawings of one real person of the world."""
+NARROW = "narrow"
+"""The discovery again, with so few directions that it has something to filter."""
+NARROW_RANK = 3
+SOURCES = ("mean", "discovered", NARROW, "true")
+"""Where an identity comes from: all portraits, the discoveries, or drawings of one real person of the world."""
 FIXED = "fixed"
 """The discovered identity, in masks that do not grow."""
 DIRECT = "direct"
@@ -88,16 +91,16 @@ def make_portraits(studio: Studio, character: Character, person: Person, first_s
 
 def make_identities(
     studio: Studio, character: Character, portraits: Portraits
-) -> tuple[dict[str, Identity], Discovery]:
-    """The identity of every source, and how the discovered one came about."""
+) -> tuple[dict[str, Identity], dict[str, Discovery]]:
+    """The identity of every source, and how the discovered ones came about."""
     settings = studio.settings
-    found = discover_identity(portraits.embeddings, settings.rank, settings.keep_ratio, settings.rounds)
-    true = portraits.true_embeddings.mean(dim=0)
-    embeddings = (portraits.embeddings.mean(dim=0), found.embedding, true)
-    identities = {
-        source: studio.identity(character, embedding, {}) for source, embedding in zip(SOURCES, embeddings, strict=True)
+    found = {
+        source: discover_identity(portraits.embeddings, rank, settings.keep_ratio, settings.rounds)
+        for source, rank in (("discovered", settings.rank), (NARROW, NARROW_RANK))
     }
-    return identities, found
+    embeddings = {source: discovery.embedding for source, discovery in found.items()}
+    embeddings |= {"mean": portraits.embeddings.mean(dim=0), "true": portraits.true_embeddings.mean(dim=0)}
+    return {source: studio.identity(character, embeddings[source], {}) for source in SOURCES}, found
 
 
 def draw_variants(

@@ -104,10 +104,10 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "vae": Stage(_make_vae, 8_000, 16, 2e-3, 8),
-    "base": Stage(_make_base, 20_000, 32, 1e-3, 60),
+    "base": Stage(_make_base, 20_000, 32, 1e-3, 92),
     "identity": Stage(_make_identity, 700, 128, 2e-3, 10),
     "detector": Stage(_make_detector, 1_300, 32, 2e-3, 10),
-    "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 25),
+    "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 48),
     "words": Stage(_make_words, 600, 32, 1e-3, 5),
     "probe": Stage(_make_probe, 3_500, 32, 2e-3, 6),
 }

@@ -22,7 +22,8 @@ WAYS = (*VARIANTS, "drawn", "others")
 
 def row(number, shift):
     agreement = dict.fromkeys((*SCENE, *PERSON, "scene", "person"), 0.5)
-    identity = ("cohesion_all", "cohesion_kept", "cohesion_true", "faces_all", "faces_kept")
+    identity = ("cohesion_all", "cohesion_kept", "cohesion_narrow", "cohesion_true", "faces_all", "faces_kept")
+    identity += ("faces_narrow", "narrow_and_mean", "energy", "energy_narrow")
     background = {"latent_difference": 0.0, "psnr": 30.0, "covered": 0.4}
     return {
         "story": number,

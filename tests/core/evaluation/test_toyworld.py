@@ -98,7 +98,7 @@ def test_the_row_is_json_and_has_every_variant(measured):
 
 def test_unet_evaluations_are_those_of_the_settings(measured):
     portraits = 2 * PORTRAITS * PORTRAIT_STEPS * 2
-    frame = 2 * T + 4 * 2 * 2 * (T - START) + 2 * T  # template, four identities for two people each, direct
+    frame = 2 * T + 5 * 2 * 2 * (T - START) + 2 * T  # template, five ways for two people each, direct
     assert measured[0]["evaluations"] == portraits + 4 * frame
 
 
