@@ -61,6 +61,7 @@ TOY = World(
         },
         "EmptyLatentImage": {"width": 64, "height": 64},
         "NoisyLatentCache": {"steps": 25, **GUIDED, "keep_from_step": 5},
+        "IdentityDiscovery": {"rank": 3},
         "GroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
         "Redenoise": {"start": 5, "cfg": 4.0},
         "StorySheet": {"columns": 4, "cell_width": 256},
@@ -124,7 +125,7 @@ def discovery(name: str = "", seed: int = 1, world: World = SDXL) -> list[list[N
             )
         ],
         [
-            node(found, "IdentityDiscovery", f"{links} description={drawn}.description", size=(320, 0)),
+            world.node(found, "IdentityDiscovery", f"{links} description={drawn}.description", size=(320, 0)),
             *([saved] if world.identity == "saved" else []),
             node(f"report{name}", "PreviewAny", f"source={found}.report", title="Report", size=(320, 180)),
         ],
