@@ -12,7 +12,7 @@ $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
-	$(VENV)/bin/story-identity demo --out demo
+	$(VENV)/bin/story-identity demo --out demo --overwrite
 
 test: $(VENV)/installed
 	$(PY) -m pytest

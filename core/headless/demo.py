@@ -33,8 +33,11 @@ class Demo:
 
 
 def demo_settings() -> RunSettings:
-    """The toy world's; somebody the detector does not find is left as drawn."""
-    return toyworld_settings(on_missing="skip")
+    """The toy world's; somebody the detector does not find is left as drawn.
+
+    Of six seeds this one gave the most alike faces; a small `start` because the small generator is slow to follow.
+    """
+    return toyworld_settings(on_missing="skip", seed=2000, start=5)
 
 
 def make_demo(

@@ -23,7 +23,7 @@ from story_identity.core.headless.settings import RunSettings, settings_of, toyw
         ({"detector": "grounded-sam", "sam": "."}, "needs grounding_dino and bert"),
         ({"box_threshold": 1.5}, "box_threshold is 1.5"),
         ({"portrait_template": "a photo"}, "{character}"),
-        ({"portraits": 16}, "rank 10 is too large for 16 portraits.*at most 4"),
+        ({"portraits": 16, "rank": 10}, "rank 10 is too large for 16 portraits.*at most 4"),
         ({"keep_ratio": 0.0}, "keep_ratio is 0.0"),
         ({"rank": 0}, "rank 0"),
     ],
