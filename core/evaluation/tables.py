@@ -30,6 +30,7 @@ _PAIRS = (
     ("mean", TEMPLATE),
     ("discovered", "mean"),
     (NARROW, "mean"),
+    (NARROW, "discovered"),
     ("true", "discovered"),
     (DIRECT, "discovered"),
 )
@@ -119,9 +120,12 @@ def _agreement_table(rows: Rows) -> str:
     for name in ("scene", *SCENE, "person", *PERSON):
         label = {"scene": "**scene**", "person": "**person**"}.get(name, name)
         cells = [_cell(rows, lambda row, way=way, name=name: row["agreement"][way][name], 100, 1) for way in _READ]
-        values, others = ([row["agreement"][way][name] for row in rows] for way in ("discovered", DIRECT))
-        lines.append((label, *cells, _show(paired_differences(values, others), 100, 1, signed=True)))
-    titles = ("template", "re-denoised", "direct", "*drawn*", "re-denoised − direct")
+        values = [row["agreement"]["discovered"][name] for row in rows]
+        for way in (TEMPLATE, DIRECT):
+            others = [row["agreement"][way][name] for row in rows]
+            cells.append(_show(paired_differences(values, others), 100, 1, signed=True))
+        lines.append((label, *cells))
+    titles = ("template", "re-denoised", "direct", "*drawn*", "re-denoised − template", "re-denoised − direct")
     return _table(("**As the caption says, %**", *titles), lines)
 
 

@@ -90,9 +90,12 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     from ..story import Story
     from .run import run_story
 
-    settings = settings_from(given)
+    settings, told = settings_from(given), Story.load(story)
+    for person in told.characters:
+        if not any(person in frame.cast for frame in told.frames):
+            say(f'"{person.name}" is in no frame. Names count as they are spelt, capitals included.', error=True)
     with progress() as report:
-        folder = run_story(Story.load(story), settings, out, overwrite=overwrite, report=report)
+        folder = run_story(told, settings, out, overwrite=overwrite, report=report)
     say(f"The story is in {folder.root}")
 
 
@@ -100,8 +103,8 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
 @with_settings()
 def discover(
     story: StoryFile,
-    character: Annotated[str, typer.Option(help="Whose identity to find; may be left out if there is only one.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The identity file to write.")],
+    character: Annotated[str, typer.Option(help="Whose identity to find; may be left out if there is only one.")] = "",
     **given: Any,
 ) -> None:
     """Find one character's identity from text alone, and save it for `run --identity NAME=FILE`."""

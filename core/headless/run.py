@@ -12,6 +12,8 @@ from ..casting import Character
 from ..identity import Identity
 from ..sheet import draw_layout
 from ..story import Frame, Story
+from ..toyworld.people import WORDS
+from .choices import TOYWORLD
 from .detection import Detector, load_detector
 from .files import frame_file, read_masks, write_masks, write_picture
 from .folder import RunFolder, check_file_names, describe_frame
@@ -135,6 +137,12 @@ def _check_given(story: Story, settings: RunSettings, detector: Detector | None)
     names = [character.name for character in story.characters]
     if detector is None and settings.detector == "none" and not settings.masks:
         raise ValueError('Nobody finds the characters in the frames: choose a detector, "toyworld" or "grounded-sam".')
+    strange = [character for character in story.characters if character.word.lower() not in WORDS]
+    if detector is None and settings.detector == TOYWORLD and strange:
+        raise ValueError(
+            f'"{strange[0].name}" is a {strange[0].word}, but the toy world has only {", ".join(WORDS)}. Choose one of '
+            "them, or another detector."
+        )
     for name, _ in settings.identities:
         if name not in names:
             raise ValueError(f'identities: the story has no character "{name}"; it has {", ".join(names)}.')

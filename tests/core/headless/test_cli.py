@@ -120,6 +120,22 @@ def test_discover_saves_what_a_run_finds(story_file, finished, toyworld_folder, 
     assert Identity.load(out).name == "Tom"
 
 
+def test_discover_needs_no_name_where_there_is_one_character(toyworld_folder, tmp_path):
+    story, out = tmp_path / "alone.json", tmp_path / "alone.safetensors"
+    story.write_text(json.dumps({**STORY, "characters": STORY["characters"][:1], "frames": ["a beach"]}))
+    done = call("discover", story, "--out", out, *options_of(settings(toyworld_folder)))
+    assert done.exit_code == 0, done.output
+    assert Identity.load(out).name == STORY["characters"][0]["name"]
+
+
+def test_who_is_in_no_frame_is_told(toyworld_folder, tmp_path):
+    story = tmp_path / "nobody.json"
+    story.write_text(json.dumps({**STORY, "frames": ["a beach"]}))
+    done = call("run", story, "--out", tmp_path / "out", *options_of(settings(toyworld_folder)))
+    for character in STORY["characters"]:
+        assert f'"{character["name"]}" is in no frame' in done.output
+
+
 def test_redenoising_with_the_same_settings_gives_the_same_and_with_others_not(finished, tmp_path):
     assert call("redenoise", finished, "--out", tmp_path / "same").exit_code == 0
     later = call("redenoise", finished, "--out", tmp_path / "later", "--start", "3")

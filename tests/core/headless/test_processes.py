@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_stopped_by_hand_the_command_says_so_and_can_go_on(toyworld_folder, tmp_
     chosen = settings(toyworld_folder, detector="none", masks=str(whole / "masks"))
     words = ["run", tmp_path / "story.json", "--out", out, *options_of(chosen)]
     command = [sys.executable, "-m", "story_identity.core.headless", *map(str, words)]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job starts deaf to Ctrl-C
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while not (out / "template" / "frame_0001.png").is_file() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

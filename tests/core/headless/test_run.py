@@ -11,6 +11,7 @@ from story_identity.core.headless.folder import RunFolder, story_of
 from story_identity.core.headless.run import run_story
 from story_identity.core.headless.settings import settings_of
 from story_identity.core.identity import Identity
+from story_identity.core.story import Story
 
 from .stories import PlaceDetector, contents, settings, story
 
@@ -215,3 +216,11 @@ def test_every_step_is_reported(toyworld_folder, tmp_path):
     assert portraits[-1][1:] == (10, 10)
     assert [done for _, done, _ in portraits] == sorted(done for _, done, _ in portraits)
     assert not [step for step in seen if "Tom" in step[0]]  # he is in no frame
+
+
+def test_a_word_that_the_toy_world_does_not_have_is_refused_before_anything_is_drawn(toyworld_folder, tmp_path):
+    pirate = {"name": "Jack", "word": "pirate", "description": "a pirate with red hair"}
+    told = Story.parse({"characters": [pirate], "frames": ["Jack on a beach"]})
+    with pytest.raises(ValueError, match='"Jack" is a pirate, but the toy world has only man, woman, boy, girl, robot'):
+        run_story(told, settings(toyworld_folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
