@@ -27,6 +27,7 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(PY) -m bench.masks
+	$(PY) -m bench.attention
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 Span = tuple[int, int]
 """Start and end of a piece of text."""
 
+_FUNCTION_WORDS = frozenset(
+    "a an and any as at be by for from had has have he her his in is it its of on or she some that the their they this "
+    "to was which who whose with".split()
+)
+
 
 @dataclass(frozen=True)
 class Character:
@@ -103,11 +108,7 @@ def word_spans(text: str, mentions: Sequence[Mention], cast: Sequence[Character]
     for character in cast:
         own = [mention for mention in mentions if mention.character == character]
         own.sort(key=lambda mention: (not mention.describes, mention.span))
-        choices = [
-            (mention.span[0] + start, mention.span[0] + end)
-            for mention in own
-            for start, end in find_word(character.word, text[slice(*mention.span)])[:1]
-        ]
+        choices = [_class_word(mention, text) for mention in own]
         choices += [span for span in _free_words(character.word, text, mentions) if span not in spans]
         if not choices:
             raise ValueError(
@@ -117,6 +118,43 @@ def word_spans(text: str, mentions: Sequence[Mention], cast: Sequence[Character]
             )
         spans.append(choices[0])
     return spans
+
+
+def telling_words(
+    text: str, mentions: Sequence[Mention], cast: Sequence[Character], class_words: Sequence[Span]
+) -> list[tuple[Span, ...]]:
+    """For each of the cast, the words that say who they are: of their descriptions, and the class word elsewhere.
+
+    These are the words whose attention maps show where somebody is (Storynizor, equation 5). The paper encodes the
+    whole description; we leave out articles, prepositions and the like, to which the background attends as much as the
+    person.
+
+    Args:
+        text: The expanded prompt.
+        mentions: As `expand_names` gives them.
+        cast: Who is in the frame.
+        class_words: What `word_spans` gives; it stands for those whom the text mentions by their class word alone.
+    """
+    found = []
+    for character, class_word in zip(cast, class_words, strict=True):
+        spans = {class_word}
+        for mention in mentions:
+            if mention.character == character:
+                spans.update(_content_words(mention.span, text) if mention.describes else [_class_word(mention, text)])
+        found.append(tuple(sorted(spans)))
+    return found
+
+
+def _content_words(span: Span, text: str) -> list[Span]:
+    """The words of a piece of text but function words; numbers of weights (red:1.2) and embeddings are no words."""
+    words = re.finditer(r"embedding:\S+|(?<![\w.:'\u2019-])\w[\w'\u2019-]*", text[slice(*span)])
+    found = [word for word in words if word[0].lower() not in _FUNCTION_WORDS and ":" not in word[0]]
+    return [(span[0] + word.start(), span[0] + word.end()) for word in found]
+
+
+def _class_word(mention: Mention, text: str) -> Span:
+    start, end = find_word(mention.character.word, text[slice(*mention.span)])[0]
+    return mention.span[0] + start, mention.span[0] + end
 
 
 def _whole(pattern: str) -> str:

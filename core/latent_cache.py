@@ -1,6 +1,6 @@
 """Noisy image caching (IdentityStory, section 3.2, equations 3 and 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,8 @@ class NoisyLatentCache:
     Tensors are on the CPU. `sigmas` is the schedule, from noisy to clean, one more than there are steps. A step may be
     several calls: Euler and DDIM call the model once, Heun and DPM-2 twice. Latents are in the model's own
     (scaled, variance-exploding) space, except `initial` and `final`, which are as the host hands them out.
-    Treat it as immutable: hosts keep it between runs.
+    Treat it as immutable: hosts keep it between runs. `maps`, where they were asked for, say how much each place of the
+    picture attended to the words that name each character (see `core.automask`).
     """
 
     calls: tuple[ModelCall, ...]
@@ -63,6 +64,7 @@ class NoisyLatentCache:
     final: Float[Tensor, "b c h w"]
     noise_mask: Float[Tensor, "..."] | None
     recipe: Recipe
+    maps: Mapping[str, Float[Tensor, "_ _"]] | None = None
 
     def __post_init__(self) -> None:
         if not self.calls:
@@ -79,7 +81,7 @@ class NoisyLatentCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors held."""
-        tensors = [self.sigmas, self.noise, self.initial, self.final, self.noise_mask]
+        tensors = [self.sigmas, self.noise, self.initial, self.final, self.noise_mask, *(self.maps or {}).values()]
         for call in self.calls:
             tensors += [call.prediction, call.latent, call.unconditional]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)

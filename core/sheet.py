@@ -50,7 +50,7 @@ def draw_layout(image: Float[Tensor, "h w 3"], layout: Layout) -> Float[Tensor, 
 def draw_maps(
     image: Float[Tensor, "h w 3"], maps: Float[Tensor, "s h w"], names: Sequence[str]
 ) -> Float[Tensor, "h w 3"]:
-    """The picture, darkened, with each character's map over it in their colour, and their name where it is highest.
+    """The picture, darkened, with each character's map over it in their colour, and their name below its highest place.
 
     Args:
         image: In [0, 1].
@@ -64,8 +64,7 @@ def draw_maps(
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(10, picture.height // 32))
     for index, (name, heat) in enumerate(zip(names, maps, strict=True)):
         if heat.any():
-            row, column = divmod(int(heat.argmax()), heat.shape[1])
-            _label(draw, (column, row), name, font, colour_of(index))
+            _label(draw, (int(heat.argmax()) % heat.shape[1], picture.height), name, font, colour_of(index))
     return _to_float(picture)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .casting import Character, cut_after_word, expand_names, find_cast, find_word, word_spans
+from .casting import Character, Span, cut_after_word, expand_names, find_cast, find_word, telling_words, word_spans
 
 _CHARACTER_KEYS = ("name", "word", "description", "reference_images")
 _FRAME_KEYS = ("prompt", "cast", "seed", "negative")
@@ -37,6 +37,8 @@ class Frame:
         negative: The frame's negative prompt.
         caption: The prompt as the author wrote it.
         story_names: The names of everybody in the story.
+        telling_words: For each of the cast, the words of `prompt` that say who they are, in order: those of their
+            description (articles and the like left out), and the class word where it stands in for the name.
     """
 
     index: int
@@ -47,6 +49,7 @@ class Frame:
     negative: str = ""
     caption: str = ""
     story_names: tuple[str, ...] = ()
+    telling_words: tuple[tuple[Span, ...], ...] = ()
 
     @property
     def label(self) -> str:
@@ -274,18 +277,24 @@ def _build_frame(
     else:
         cast = find_cast(text, mentions, characters, where)
     before = f"{style}, " if style else ""
-    found = zip(word_spans(text, mentions, cast, where), cast, strict=True)
-    ordered = sorted(((len(before) + start, len(before) + end), person) for (start, end), person in found)
+    words = word_spans(text, mentions, cast, where)
+    found = zip(words, cast, telling_words(text, mentions, cast, words), strict=True)
+    ordered = sorted(found, key=lambda entry: entry[0])
     return Frame(
         index=index,
         prompt=before + text,
-        cast=tuple(person for _, person in ordered),
-        word_spans=tuple(span for span, _ in ordered),
+        cast=tuple(person for _, person, _ in ordered),
+        word_spans=tuple(_shifted(word, len(before)) for word, _, _ in ordered),
         seed=_seed(raw.get("seed"), where),
         negative=_text(raw, "negative", where) if raw.get("negative") is not None else negative,
         caption=caption,
         story_names=tuple(character.name for character in characters),
+        telling_words=tuple(tuple(_shifted(span, len(before)) for span in spans) for _, _, spans in ordered),
     )
+
+
+def _shifted(span: Span, by: int) -> Span:
+    return span[0] + by, span[1] + by
 
 
 def _seed(value: object, where: str) -> int | None:

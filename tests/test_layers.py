@@ -17,6 +17,7 @@ CODE = """
 import sys
 import story_identity
 from story_identity.core import identity, latent_cache, layout, layout_search, photomaker, redenoise, replacing
+from story_identity.core import adapter_file, attention, attention_layout, automask, injector, shuffle
 from story_identity.core import detectors, sheet, story, weights
 print(*sorted(name for name in {forbidden} if name in sys.modules))
 """

@@ -1,5 +1,7 @@
 """Laws of the recorder, the cache and the replay."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from story_identity.core.latent_cache import CacheReplay, LatentRecorder, ModelCall, NoisyLatentCache, Recipe
@@ -51,6 +53,12 @@ def test_half_precision_halves_the_bytes_of_the_calls():
     assert cache(recorded(dtype=torch.float16)).nbytes == 6 * 105 * 2 + blanks
     error = recorded().calls[0].prediction - recorded(dtype=torch.float16).calls[0].prediction.float()
     assert 0 < error.abs().max() < 2e-3
+
+
+def test_maps_are_counted_and_may_be_missing():
+    made = cache(recorded())
+    assert made.maps is None
+    assert replace(made, maps={"Mira": torch.zeros(3, 5)}).nbytes == made.nbytes + 60
 
 
 def test_a_noise_level_belongs_to_the_step_it_is_reached_in():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from story_identity.core.layout import Layout
-from story_identity.core.sheet import colour_of, contact_sheet, draw_layout
+from story_identity.core.sheet import colour_of, contact_sheet, draw_layout, draw_maps
 
 
 def test_a_sheet_has_every_picture_in_its_place():
@@ -47,6 +47,16 @@ def test_a_layout_of_another_size_is_refused():
     layout = Layout(("Mira",), torch.zeros(1, 64, 32, dtype=torch.bool), "frame 2")
     with pytest.raises(ValueError, match="frame 2: the picture is 20x10, but the layout is 32x64"):
         draw_layout(torch.zeros(10, 20, 3), layout)
+
+
+def test_maps_glow_in_their_colours_over_the_darkened_picture():
+    heat = torch.zeros(2, 200, 200)
+    heat[0, 100:, :100], heat[0, 150, 50] = 0.5, 1.0
+    drawn = draw_maps(torch.full((200, 200, 3), 0.8), heat, ("Mira", "Ben"))
+    colour = torch.tensor(colour_of(0)) / 255
+    assert torch.allclose(drawn[150, 20], 0.5 * (0.8 * 0.35 + colour), atol=2 / 255)
+    assert torch.allclose(drawn[20, 20], torch.tensor(0.8 * 0.35), atol=2 / 255)  # Ben is not there, nor is his name
+    assert (drawn[180:, 50:90] == 0).any()  # the plate with Mira's name
 
 
 def test_neighbouring_colours_differ():

@@ -37,6 +37,26 @@ def test_names_become_descriptions_once_and_the_class_word_after_that():
         frame.span_of("Nobody")
 
 
+def telling(frame) -> list[str]:
+    return [" ".join(frame.prompt[start:end] for start, end in spans) for spans in frame.telling_words]
+
+
+def test_the_words_that_say_who_somebody_is_are_known():
+    told = story("Ben greets Mira; Mira's hat falls", "the woman waits", "an empty beach", style="ink")
+    assert [telling(frame) for frame in told.frames] == [
+        ["old man raincoat", "young woman short red hair woman"],
+        ["woman"],
+        [],
+    ]
+    written = story("A young woman with short red hair, called Mira, and a woman").frames[0]
+    assert telling(written) == ["young woman short red hair"]
+    assert telling(story("Mira's hat, Mira").frames[0]) == ["woman young woman short red hair"]
+    odd = "(25-year-old:1.1) polar bear, (red:1.25) scarf, embedding:bruno, of the (icy) north"
+    bear = {"name": "Bruno", "word": "polar bear", "description": odd}
+    parts = telling(story("Bruno", characters=[bear]).frames[0])
+    assert parts == ["25-year-old polar polar bear bear red scarf icy north"]
+
+
 def test_the_cast_is_found_by_names_and_class_words_in_the_order_of_the_prompt():
     frames = story(
         "Ben meets Mira", "a woman alone", "a manly mira at the womanhood", "An empty beach", "the MAN"

@@ -1,0 +1,275 @@
+"""IP-Adapter files as their authors publish them: which kind a file is, its sizes, and where its layers belong.
+
+A file holds `image_proj`, the image side, and `ip_adapter`, the projections of the cross-attention layers, as two dicts
+(.bin) or as prefixes of flat keys (.safetensors). FaceID's .bin files hold a LoRA among the projections as well. Which
+kind it is follows from the keys; only FaceID-Plus v2 is told from version 1 by "plusv2" in the file's name.
+"""
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .injector import HEAD_WIDTH, AdapterConfig, Injector, ResamplerConfig
+from .replacing import replacing
+
+Layer = tuple[str, int, int]
+"""A cross-attention layer as ComfyUI names it: input, middle or output; the block; the transformer in the block."""
+
+_SIDES = ("input", "output", "middle")
+_LAYERS_PER_LEVEL = 2
+_LORA = re.compile(r"(\d+)\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight")
+_OTHER_KINDS = {
+    "proj.3.weight": "a full-face adapter",
+    "proj.weight": "a plain IP-Adapter, which has no detail of faces",
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The content of one file.
+
+    Args:
+        name: What messages call the file.
+        config: Its sizes.
+        weights: Of an `Injector` of this config, under its names.
+        lora: FaceID's, under the file's names without `ip_adapter.`; empty where the file has none.
+    """
+
+    name: str
+    config: AdapterConfig
+    weights: Mapping[str, Tensor]
+    lora: Mapping[str, Tensor]
+
+    def injector(self, operations: Any = nn) -> Injector:
+        """The networks with the file's weights in them, in the file's dtype; the weights are shared, not copied."""
+        with torch.device("meta"):
+            injector = Injector(self.config, operations)
+        injector.load_state_dict(self.weights, assign=True)
+        return injector
+
+    def place(self, widths: Mapping[Layer, int], cross_width: int) -> dict[Layer, int]:
+        """Which projections belong to each of a model's cross-attention layers.
+
+        Args:
+            widths: The model's layers and their widths (heads times head width).
+            cross_width: Of the prompts that the model reads.
+
+        Raises:
+            ValueError: If the adapter is made for another kind of model.
+        """
+        config = self.config
+        if config.cross_width != cross_width:
+            raise ValueError(
+                f'"{self.name}" is made for prompts that are {config.cross_width} wide{_whose(config.cross_width)}; '
+                f"this model reads {cross_width}{_whose(cross_width)}. Load a checkpoint and an adapter that agree."
+            )
+        if len(config.layer_widths) != len(widths):
+            raise ValueError(
+                f'"{self.name}" is made for {len(config.layer_widths)} cross-attention layers; this model has '
+                f"{len(widths)}. Load a checkpoint and an adapter that agree."
+            )
+        numbers = number_layers(widths)
+        for layer, number in numbers.items():
+            found = config.layer_widths[number // 2]
+            if found != widths[layer]:
+                raise ValueError(
+                    f'ip_adapter.{number} in "{self.name}" is {found} wide; it belongs to {layer[0]} block {layer[1]}, '
+                    f"transformer {layer[2]}, which is {widths[layer]} wide. The adapter is made for another model."
+                )
+        return numbers
+
+    def host_lora(self, layers: Iterable[Layer]) -> dict[str, Tensor]:
+        """FaceID's LoRA under the names that LoRA loaders know (`lora_unet_….lora_down.weight`); often empty.
+
+        The authors' separate `_lora.safetensors` has the same weights: use one of the two. There is no alpha, so
+        strength 1 is as trained.
+
+        Args:
+            layers: Of SD1.5 or SDXL, for which alone there are such files.
+        """
+        stems = {number: _diffusers_name(layer) for layer, number in number_layers(layers).items()}
+        return {_lora_name(key, stems): tensor for key, tensor in self.lora.items()}
+
+
+def number_layers(layers: Iterable[Layer]) -> dict[Layer, int]:
+    """The number under which a file has each cross-attention layer: 1, 3, 5, … through input, output, middle blocks.
+
+    Diffusers keeps its blocks in that order, and the files count its attention layers, self-attention in between.
+    """
+    ordered = sorted(layers, key=lambda layer: (_SIDES.index(layer[0]), *layer[1:]))
+    return {layer: 2 * index + 1 for index, layer in enumerate(ordered)}
+
+
+def read_adapter(path: Path) -> Adapter:
+    """An adapter from its file, on the CPU, in the file's dtype.
+
+    Raises:
+        ValueError: If it cannot be read, or is not of a kind that `adapter_of` knows.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        raise ValueError(
+            f'"{path.name}" cannot be read as weights ({type(error).__name__}): it is missing, incomplete, or not a '
+            "file of weights. Fetch it again."
+        ) from error
+    return adapter_of(content, path.name)
+
+
+def adapter_of(content: Mapping[str, Any], name: str) -> Adapter:
+    """An adapter from a file's content, nested or flat.
+
+    Args:
+        content: What is in the file.
+        name: The file's name: messages use it, and it tells FaceID-Plus v2 from version 1.
+
+    Raises:
+        ValueError: If the content is not a plus-face, FaceID or FaceID-Plus adapter; the message says what was found.
+    """
+    image, layers = (_part(content, part) for part in ("image_proj", "ip_adapter"))
+    if not image or not layers:
+        raise ValueError(
+            f'"{name}" is not an IP-Adapter file: it has {sorted(content)[:4]}, not image_proj and ip_adapter.'
+        )
+    for key, kind in _OTHER_KINDS.items():
+        if key in image:
+            raise ValueError(f'"{name}" is {kind} (it has image_proj.{key}). Use plus-face, FaceID or FaceID-Plus.')
+    lora = {key: value for key, value in layers.items() if _LORA.fullmatch(key)}
+    weights = {f"image_proj.{key}": value for key, value in image.items()}
+    weights |= {f"ip_adapter.{key}": value for key, value in layers.items() if key not in lora}
+    config = _config(weights, name)
+    _check_keys(weights, config, name)
+    _check_lora(lora, len(config.layer_widths), name)
+    return Adapter(name, config, weights, lora)
+
+
+def write_adapter(path: Path, injector: Injector) -> None:
+    """Write networks in the public layout.
+
+    Raises:
+        ValueError: If the name does not fit: not .safetensors, or "plusv2" in it for another kind or lacking.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"An adapter is written as .safetensors, not as {path.name}.")
+    if _is_v2(path.name) != injector.config.shortcut:
+        raise ValueError(
+            f'Only the file of a FaceID-Plus v2 adapter has "plusv2" in its name; this is {injector.config.kind}, and '
+            f"the name is {path.name}."
+        )
+    state = {key: value.detach().cpu().contiguous() for key, value in injector.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary)
+
+
+def _part(content: Mapping[str, Any], part: str) -> dict[str, Tensor]:
+    nested = content.get(part)
+    if isinstance(nested, Mapping):
+        return dict(nested)
+    return {key.removeprefix(f"{part}."): value for key, value in content.items() if key.startswith(f"{part}.")}
+
+
+def _config(weights: Mapping[str, Tensor], name: str) -> AdapterConfig:
+    """Sizes from the shapes of a few weights; `_check_keys` compares all the others with them."""
+
+    def size(key: str, axis: int) -> int:
+        if key not in weights or weights[key].ndim <= axis:
+            found = f"of shape {tuple(weights[key].shape)}" if key in weights else "not there"
+            raise ValueError(f'"{name}" is damaged, or of a kind that is not known here: {key} is {found}.')
+        return weights[key].shape[axis]
+
+    face = "image_proj.proj.0.weight" in weights
+    stem = "image_proj.perceiver_resampler." if face else "image_proj."
+    cross_width = size("image_proj.norm.weight" if face else "image_proj.proj_out.weight", 0)
+    resampler = None
+    if not face or any(key.startswith(stem) for key in weights):
+        depth = len({key.removeprefix(stem).split(".")[1] for key in weights if key.startswith(f"{stem}layers.")})
+        heads = max(1, size(f"{stem}layers.0.0.to_q.weight", 0) // HEAD_WIDTH)
+        width, clip_width = (size(f"{stem}proj_in.weight", axis) for axis in (0, 1))
+        resampler = ResamplerConfig(clip_width, width, heads, depth)
+    layers = max(1, sum(key.endswith(".to_k_ip.weight") for key in weights))
+    widths = tuple(size(f"ip_adapter.{2 * index + 1}.to_k_ip.weight", 0) for index in range(layers))
+    tokens = size("image_proj.proj.2.weight", 0) // cross_width if face else size("image_proj.latents", 1)
+    face_width = size("image_proj.proj.0.weight", 1) if face else None
+    try:
+        shortcut = face and resampler is not None and _is_v2(name)
+        return AdapterConfig(tokens, cross_width, widths, resampler, face_width, shortcut)
+    except ValueError as error:
+        raise ValueError(f'"{name}" is of a kind that is not known here. {error}') from error
+
+
+def _check_keys(weights: Mapping[str, Tensor], config: AdapterConfig, name: str) -> None:
+    with torch.device("meta"):
+        expected = {key: tuple(value.shape) for key, value in Injector(config).state_dict().items()}
+    missing, besides = (sorted(one.keys() - other.keys()) for one, other in ((expected, weights), (weights, expected)))
+    if missing or besides:
+        raise ValueError(
+            f'"{name}" looks like a {config.kind} adapter of {len(config.layer_widths)} layers, but it lacks '
+            f"{_some(missing)} and has {_some(besides)} besides."
+        )
+    for key, shape in expected.items():
+        if tuple(weights[key].shape) != shape:
+            raise ValueError(
+                f'{key} in "{name}" is of shape {tuple(weights[key].shape)}; in a {config.kind} adapter with prompts '
+                f"{config.cross_width} wide it is {shape}."
+            )
+
+
+def _check_lora(lora: Mapping[str, Tensor], layers: int, name: str) -> None:
+    expected = {
+        f"{number}.{projection}_lora.{part}.weight"
+        for number in range(2 * layers)
+        for projection in ("to_q", "to_k", "to_v", "to_out")
+        for part in ("down", "up")
+    }
+    if lora and lora.keys() != expected:
+        raise ValueError(
+            f'The LoRA in "{name}" lacks {_some(sorted(expected - lora.keys()))} and has '
+            f"{_some(sorted(lora.keys() - expected))} besides; expected one for each of {2 * layers} attention layers."
+        )
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more if keys else "nothing"
+
+
+def _is_v2(name: str) -> bool:
+    return "plusv2" in name.lower()
+
+
+def _whose(cross_width: int) -> str:
+    return {768: ", as SD1.5's are", 2048: ", as SDXL's are"}.get(cross_width, "")
+
+
+def _lora_name(key: str, stems: Mapping[int, str]) -> str:
+    """A LoRA loader's name for a weight of FaceID's, whose numbers count self-attention (even) and cross-attention."""
+    match = _LORA.fullmatch(key)
+    assert match
+    number, projection, part = int(match[1]), match[2], match[3]
+    output = "_0" if projection == "to_out" else ""
+    return f"lora_unet_{stems[number | 1]}_attn{1 + number % 2}_{projection}{output}.lora_{part}.weight"
+
+
+def _diffusers_name(layer: Layer) -> str:
+    side, block, transformer = layer
+    per_level = _LAYERS_PER_LEVEL + 1
+    if side == "input":
+        level, index = divmod(block - 1, per_level)
+        where = f"down_blocks_{level}_attentions_{index}"
+    elif side == "output":
+        level, index = divmod(block, per_level)
+        where = f"up_blocks_{level}_attentions_{index}"
+    else:
+        where = "mid_block_attentions_0"
+    return f"{where}_transformer_blocks_{transformer}"

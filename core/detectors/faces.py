@@ -1,0 +1,103 @@
+"""Face embeddings by insightface: an optional package, whose models are for non-commercial research only."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .files import require_package
+
+NOTICE = "insightface's models, and every adapter trained with them, are for non-commercial research only."
+CROP_PX = 224
+"""Side of an aligned crop, as CLIP sees it."""
+
+_DETECTOR_PX = 640
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a picture.
+
+    Args:
+        embedding: Of unit length.
+        crop: The face cut out and turned upright, in [0, 1].
+    """
+
+    embedding: Float[Tensor, " d"]
+    crop: Float[Tensor, "side side 3"]
+
+
+class FaceRecogniser:
+    """Finds the largest face of a picture; on the CPU.
+
+    Args:
+        analysis: insightface's `FaceAnalysis`, prepared.
+        align: insightface's `norm_crop`.
+    """
+
+    def __init__(self, analysis: Any, align: Any) -> None:
+        self.analysis = analysis
+        self.align = align
+
+    def find(self, image: Float[Tensor, "h w 3"]) -> Face | None:
+        """The largest face of a picture in [0, 1], or None.
+
+        The detector overlooks faces that fill the picture, so where it finds none, it is shown the picture once more,
+        with a border as wide as half of it.
+        """
+        pixels = (image.detach().cpu().float() * 255).round().clamp(0, 255).byte().numpy()
+        height, width = pixels.shape[:2]
+        bordered = np.pad(pixels, ((height // 2, height // 2), (width // 2, width // 2), (0, 0)))
+        for seen in (pixels, bordered):
+            bgr = np.ascontiguousarray(seen[..., ::-1])
+            found = self.analysis.get(bgr)
+            if found:
+                return self._face(bgr, max(found, key=_area))
+        return None
+
+    def _face(self, bgr: np.ndarray, found: Any) -> Face:
+        embedding = torch.from_numpy(np.array(found.embedding, dtype=np.float32)).flatten()
+        crop = np.ascontiguousarray(self.align(bgr, found.kps, CROP_PX)[..., ::-1])
+        return Face(torch.nn.functional.normalize(embedding, dim=0), torch.from_numpy(crop).float() / 255)
+
+
+def load_face_recogniser(folder: Path) -> FaceRecogniser:
+    """The models of one folder, .../models/NAME, as insightface keeps them; nothing is downloaded.
+
+    Raises:
+        ModuleNotFoundError: If insightface or something it needs is not installed.
+        FileNotFoundError: If the folder has no .onnx files; insightface would begin to download them.
+        ValueError: If they do not both find and recognise faces.
+    """
+    if folder.parent.name != "models" or not any(folder.glob("*.onnx")):
+        raise FileNotFoundError(f"There are no .onnx files in {folder}; insightface's models belong into models/NAME.")
+    with require_package("insightface onnxruntime", "recognising faces"):
+        insightface, face_align = import_module("insightface.app"), import_module("insightface.utils.face_align")
+    needed = ["detection", "recognition"]
+    try:
+        analysis = insightface.FaceAnalysis(
+            name=folder.name,
+            root=str(folder.parents[1]),
+            allowed_modules=needed,
+            providers=["CPUExecutionProvider"],
+        )
+    except AssertionError as error:  # insightface's word for "no detector"
+        raise ValueError(_lacks(folder, "find")) from error
+    if "recognition" not in analysis.models:
+        raise ValueError(_lacks(folder, "recognise"))
+    analysis.prepare(ctx_id=-1, det_size=(_DETECTOR_PX, _DETECTOR_PX))
+    return FaceRecogniser(analysis, face_align.norm_crop)
+
+
+def _area(face: Any) -> float:
+    left, top, right, bottom = face.bbox[:4]
+    return float((right - left) * (bottom - top))
+
+
+def _lacks(folder: Path, what: str) -> str:
+    return f"The models in {folder} do not {what} faces. Put all .onnx files of insightface's buffalo_l there."
