@@ -8,11 +8,13 @@ from .host.folders import register_folders
 class StoryIdentityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
-        from . import identity, layout, sampling, sheet, story, toyworld
+        from . import attention, identity, injector, layout, sampling, sheet, story, toyworld
 
         return [
             story.StoryNode,
             story.StoryFramesNode,
+            story.EncodeStoryNode,
+            story.EncodeFrameNode,
             identity.CharacterPortraitsNode,
             identity.PhotoMakerLoaderNode,
             identity.IdentityDiscoveryNode,
@@ -24,8 +26,14 @@ class StoryIdentityExtension(ComfyExtension):
             layout.GroundedSAMLayoutNode,
             layout.LayoutFromMasksNode,
             layout.PreviewLayoutNode,
+            attention.LayoutFromAttentionNode,
+            attention.PreviewAttentionMasksNode,
             sampling.CastNode,
             sampling.RedenoiseNode,
+            attention.AMSANode,
+            injector.LoadIDAdapterNode,
+            injector.FaceFeaturesNode,
+            injector.ShuffledIDInjectorNode,
             sheet.StorySheetNode,
             toyworld.ToyWorldLoaderNode,
         ]

@@ -70,6 +70,14 @@ class NoisyLatentCacheNode(io.ComfyNode):
                     default="float32",
                     tooltip="float16 halves the cache; the background is then equal to about 3 digits, not exactly.",
                 ),
+                io.Boolean.Input(
+                    "keep_attention_maps",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Also keep where the model looks for each character, for Layout from Attention. The "
+                    "positive must come from Encode Frame.",
+                ),
                 io.Noise.Input("noise", optional=True, tooltip="Replaces the seed."),
                 io.Sampler.Input("sampler", optional=True, tooltip="Replaces sampler_name."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Replaces steps, scheduler and denoise."),
@@ -104,6 +112,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
         denoise: float,
         keep_from_step: int,
         precision: str,
+        keep_attention_maps: bool = False,
         noise: Any = None,
         sampler: Any = None,
         sigmas: torch.Tensor | None = None,
@@ -131,6 +140,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
             sigmas=sigmas,
             keep_from_step=keep_from_step,
             dtype=PRECISIONS[precision],
+            keep_maps=keep_attention_maps,
         )
         passed_on = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
         return io.NodeOutput({**passed_on, **as_latent(cache.final)}, cache)

@@ -1,13 +1,15 @@
-"""Story, Story Frames."""
+"""Story, Story Frames, Encode Story, Encode Frame."""
 
 import hashlib
 import logging
 import re
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.story import Story
+from ..core.story import Frame, Story
 from .host.folders import TYPED_IN, story_files, story_path
+from .host.story_prompts import encode_frames
 from .types import StoryFrameSocket, StorySocket
 
 EXAMPLE_CHARACTERS = "Mira | woman | a young woman with short red hair, green eyes and freckles"
@@ -139,6 +141,58 @@ class StoryFramesNode(io.ComfyNode):
         chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
         seeds = [(seed + f.index) % 2**64 if f.seed is None else f.seed for f in chosen]
         return io.NodeOutput(chosen, [f.prompt for f in chosen], [f.negative for f in chosen], seeds)
+
+
+class EncodeStoryNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityEncodeStory",
+            display_name="Encode Story",
+            category="StoryIdentity/story",
+            description="All prompts of the story as one conditioning, for sampling all frames as one batch with AMSA. "
+            "It also says where each prompt names each character.",
+            search_aliases=["clip text encode", "batch prompts", "prompt", "Storynizor"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
+                StorySocket.Input("story", tooltip="From the Story node."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Int.Output(display_name="frames"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, story: Story) -> io.NodeOutput:
+        names = [character.name for character in story.characters]
+        return io.NodeOutput(*encode_frames(clip, story.frames, names), len(story.frames))
+
+
+class EncodeFrameNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityEncodeFrame",
+            display_name="Encode Frame",
+            category="StoryIdentity/story",
+            description="A frame's prompts as CLIP Text Encode makes them. The positive also says where it names each "
+            "character, so that Noisy Latent Cache can keep attention maps.",
+            search_aliases=["clip text encode", "prompt", "IdentityStory"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
+                StoryFrameSocket.Input("frame", tooltip="From Story Frames."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, frame: Frame) -> io.NodeOutput:
+        return io.NodeOutput(*encode_frames(clip, [frame], [character.name for character in frame.cast]))
 
 
 def frame_numbers(text: str, count: int) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.identity import Identity
+from ..core.injector import ReferenceFeatures
 
 StorySocket = io.Custom("STORY")
 StoryFrameSocket = io.Custom("STORY_FRAME")
@@ -14,8 +15,10 @@ NoisyLatentCacheSocket = io.Custom("NOISY_LATENT_CACHE")
 LayoutSocket = io.Custom("STORY_LAYOUT")
 CastSocket = io.Custom("CAST")
 DetectorSocket = io.Custom("STORY_DETECTOR")
+IDAdapterSocket = io.Custom("ID_ADAPTER")
+FaceFeaturesSocket = io.Custom("FACE_FEATURES")
 
-Conditioning = list[tuple[Any, dict[str, Any]]]
+Conditioning = list[list[Any]]
 """ComfyUI's CONDITIONING."""
 
 
@@ -34,3 +37,20 @@ class CastMember:
 
 Cast = tuple[CastMember, ...]
 """What travels through a CAST socket."""
+
+
+@dataclass(frozen=True)
+class FaceFeatures:
+    """What the pictures of one character have become.
+
+    Args:
+        name: As in the story; empty where the story has only one.
+        features: One row per picture.
+    """
+
+    name: str
+    features: ReferenceFeatures
+
+
+Faces = tuple[FaceFeatures, ...]
+"""What travels through a FACE_FEATURES socket: everybody whose face is known."""

@@ -118,7 +118,7 @@ OURS = {
         "noise:NOISE? sampler:SAMPLER? sigmas:SIGMAS?",
         {
             **{"seed": Seed(0), "steps": 50, "cfg": 7.0, **SAMPLER, "denoise": 1.0, "keep_from_step": 10},
-            **{"precision": Choice("float32")},
+            **{"precision": Choice("float32"), "keep_attention_maps?": False},
         },
         "latent:LATENT cache:NOISY_LATENT_CACHE",
     ),

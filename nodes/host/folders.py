@@ -11,10 +11,15 @@ KINDS = {
     "sams": {".pth", ".pt", ".safetensors"},
     "bert-base-uncased": {".json", ".txt"},
     "identities": {".safetensors"},
+    "ipadapter": {".safetensors", ".bin"},
+    "insightface": {".onnx"},
 }
 """Folders under `models/` that ComfyUI does not know by itself, and what counts as a file of theirs."""
 
 TOKENIZER = "bert-base-uncased"
+
+NO_FACE_MODELS = "none"
+"""The choice of Face Features that does without a face recogniser."""
 
 TYPED_IN = "(typed in below)"
 """The choice of the Story node that reads its text fields in place of a file."""
@@ -74,6 +79,34 @@ def tokenizer_folder() -> Path:
         raise FileNotFoundError(present)
     found = (folder_paths.get_full_path(TOKENIZER, name) for name in ("vocab.txt", "tokenizer.json"))
     return Path(next(path for path in found if path is not None)).parent
+
+
+def face_models() -> list[str]:
+    """Folders of models/insightface/models that hold .onnx files; first buffalo_l, which FaceID was trained with."""
+    folders = {Path(name).parent for name in folder_paths.get_filename_list("insightface") if name.endswith(".onnx")}
+    found = {folder.name for folder in folders if folder.parent == Path("models")}
+    return [NO_FACE_MODELS, *sorted(found, key=lambda name: (name != "buffalo_l", name))]
+
+
+def check_face_models(name: str | None) -> bool | str:
+    """True, or one sentence that says where insightface's models belong. None comes through a link."""
+    if name is None or name in face_models():
+        return True
+    folder = Path(folder_paths.get_folder_paths("insightface")[0]) / "models" / name
+    return (
+        f'The face models "{name}" are not there: put insightface\'s .onnx files right into {folder} and press R. They '
+        "are for non-commercial research only and are never downloaded by this pack."
+    )
+
+
+def face_models_folder(name: str) -> Path:
+    """The folder of the .onnx files; FileNotFoundError with the same sentence if it is missing."""
+    present = check_face_models(name)
+    if present is not True:
+        raise FileNotFoundError(present)
+    inside = Path("models") / name
+    found = (each for each in folder_paths.get_filename_list("insightface") if Path(each).parent == inside)
+    return Path(folder_paths.get_full_path_or_raise("insightface", next(found))).parent
 
 
 def story_files() -> list[str]:

@@ -19,7 +19,7 @@ from ..types import Cast
 
 PostCfgHook = Callable[[dict[str, Any]], Tensor]
 _HOOKS = "sampler_post_cfg_function"
-_WRAPPER_STATE = ("easycache",)
+WRAPPER_STATE = ("easycache",)
 """Transformer options in which core wrappers (EasyCache, LazyCache) remember the last call; not to be shared."""
 
 
@@ -57,7 +57,7 @@ class _Character:
         """The call's options with this character's own wrapper state, and the tap in place of the sampler's hooks."""
         transformer = model_options.get("transformer_options", {})
         if self._state is None:
-            self._state = {key: copy.deepcopy(transformer[key]) for key in _WRAPPER_STATE if key in transformer}
+            self._state = {key: copy.deepcopy(transformer[key]) for key in WRAPPER_STATE if key in transformer}
         if self._state:
             model_options = {**model_options, "transformer_options": {**transformer, **self._state}}
         if hook_count:

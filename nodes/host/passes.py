@@ -15,6 +15,7 @@ from ...core.layout import Layout
 from ...core.redenoise import ProgressiveMasks, scaled_kernel
 from ..types import Cast, Conditioning
 from .guiders import RecordingGuider, RedenoiseGuider
+from .token_maps import attach_reader
 
 UNREPLAYABLE_SAMPLERS = ("dpm_adaptive",)
 """Samplers whose steps depend on the picture, so that no cached trajectory fits them."""
@@ -93,10 +94,12 @@ def sample_template(
     sigmas: Tensor,
     keep_from_step: int,
     dtype: torch.dtype,
+    keep_maps: bool = False,
 ) -> NoisyLatentCache:
     """Sample one frame as the stock KSampler does, and keep every model call.
 
-    `samples` is what `frame_latent` gives; `noise_mask` the LATENT's, if it has one.
+    `samples` is what `frame_latent` gives; `noise_mask` the LATENT's, if it has one. With `keep_maps` the cache also
+    gets the characters' attention maps; the positive must say where it names them (Encode Frame).
     """
     check_sampler(sampler_name)
     steps = len(sigmas) - 1
@@ -113,6 +116,7 @@ def sample_template(
     guider = RecordingGuider(model, recorder)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
+    reader = attach_reader(guider, len(samples)) if keep_maps else None
     kept_sigmas = _own(sigmas)  # before sampling: some solvers write into theirs
     final = _sample(guider, model, noise, samples, sampler, sigmas.clone(), noise_mask, seed)
     return NoisyLatentCache(
@@ -123,6 +127,7 @@ def sample_template(
         final=final,
         noise_mask=None if noise_mask is None else _own(noise_mask),
         recipe=Recipe(model_family(model), sigma_range(model), sampler_name, seed, cfg, sampler),
+        maps=None if reader is None else reader.of_one_frame(),
     )
 
 

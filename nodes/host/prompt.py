@@ -1,44 +1,50 @@
-"""Where a word of a prompt lands in the text encoder's output, found by the host's own tokenizer."""
+"""Where words of a prompt land in the text encoder's output, found by the host's own tokenizer."""
 
 from typing import Any
 
-_OTHER_WORDS = ("cat", "dog")
+_OTHER_WORDS = ("cat", "dog", "the", "a", "and")
 
 
 def word_end_position(clip: Any, text: str, span: tuple[int, int], label: str) -> int:
-    """Position, on the CONDITIONING's token axis, of the last token of the word at `span`.
+    """Position, on the CONDITIONING's token axis, of the last token of the word at `span`; see `span_positions`."""
+    return span_positions(clip, text, span, label)[-1]
 
-    The prompt is tokenized twice, as it is and with another word at the span: the first token that differs begins the
-    word. So commas, weights such as `(word:1.2)`, repeated words, longer words that contain it, words of several tokens
-    and prompts of several 77-token windows are the tokenizer's own business and come out right.
+
+def span_positions(clip: Any, text: str, span: tuple[int, int], label: str) -> tuple[int, ...]:
+    """Positions, on the CONDITIONING's token axis, of all tokens of the words at `span`.
+
+    The prompt is tokenized twice, as it is and with another word at the span: the tokens between the first and the last
+    difference are the words'. So commas, weights such as `(word:1.2)`, repeated words, longer words that contain it,
+    words of several tokens and prompts of several 77-token windows are the tokenizer's own business and come out right.
 
     Args:
         clip: ComfyUI's CLIP.
         text: The prompt.
-        span: Start and end of the word in `text`.
+        span: Start and end of the words in `text`.
         label: What messages call the frame.
 
     Raises:
-        ValueError: If the tokens do not show the word there, as where it is the name of an embedding file.
+        ValueError: If the tokens do not show the words there, as where one is the name of an embedding file.
     """
     start, end = span
-    word = text[start:end]
-    alone, prompt = _tokens(clip, word), _tokens(clip, text)
+    words = text[start:end]
+    alone, prompt = _tokens(clip, words), _tokens(clip, text)
     found = set()
     for encoder, stream in prompt.items():
         wanted = [token for token, _ in alone[encoder]]
-        other = next(o for o in _OTHER_WORDS if _tokens(clip, o)[encoder][0][0] != wanted[0])
-        changed = _tokens(clip, text[:start] + other + text[end:])[encoder]
-        first = _first_difference([token for token, _ in stream], [token for token, _ in changed])
-        shown = stream[first : first + len(wanted)]
-        if [token for token, _ in shown] != wanted:
+        other = next(o for o in _OTHER_WORDS if _tokens(clip, o)[encoder][0][0] not in (wanted[0], wanted[-1]))
+        shown = [token for token, _ in stream]
+        changed = [token for token, _ in _tokens(clip, text[:start] + other + text[end:])[encoder]]
+        first = _first_difference(shown, changed)
+        last = len(shown) - _first_difference(shown[::-1], changed[::-1])
+        if shown[first:last] != wanted:
             raise ValueError(
-                f'{label}: the tokenizer does not show the word "{word}" as a word of its own in "{text}". Write it '
+                f'{label}: the tokenizer does not show the word "{words}" as a word of its own in "{text}". Write it '
                 "plainly, not as part of an embedding's name or glued to other letters."
             )
-        found.add(shown[-1][1])
+        found.add(tuple(position for _, position in stream[first:last]))
     if len(found) != 1:
-        raise ValueError(f'{label}: the text encoders place the word "{word}" differently, at {sorted(found)}.')
+        raise ValueError(f'{label}: the text encoders place the word "{words}" differently, at {sorted(found)}.')
     return found.pop()
 
 

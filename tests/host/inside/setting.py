@@ -57,11 +57,17 @@ Conditioning = list[list]
 
 # As wide as group norms need; the blocks that have attention are those of the real models.
 SD15 = UNetShape(64, (1, 1, 1, 0), (1, 1, 1, 0), middle_depth=1, context=768, label=None, linear=False)
+ONE_GRID = UNetShape(64, (0, 1), (0, 1), middle_depth=1, context=768, label=None, linear=False)
 SDXL = UNetShape(64, (0, 1, 2), (0, 1, 1), middle_depth=1, context=2048, label=2816, linear=True)
 
 
 def tiny_sd15(seed: int = 1) -> ModelPatcher:
     return _tiny(SD15, comfy.supported_models.SD15, seed)
+
+
+def tiny_one_grid(seed: int = 1) -> ModelPatcher:
+    """A UNet of SD1.5's kind with attention on its smallest grid alone, as the toy world's."""
+    return _tiny(ONE_GRID, comfy.supported_models.SD15, seed)
 
 
 def tiny_sdxl(seed: int = 1) -> ModelPatcher:

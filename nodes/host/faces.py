@@ -1,0 +1,73 @@
+"""Reference pictures as the adapters' image side reads them, under the host's memory management."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...core.detectors.faces import FaceRecogniser
+from ...core.injector import ReferenceFeatures
+
+CENTRE_SQUARE, WHOLE_PICTURE, FOUND_FACE = CROPS = ("centre square", "whole picture", "found face")
+"""What the image encoder sees: the middle, all of it squeezed into a square, or the aligned face."""
+
+
+def reference_features(
+    pictures: Sequence[Tensor],
+    clip_vision: Any | None,
+    recogniser: FaceRecogniser | None,
+    crop: str,
+    advance: Callable[[int], None],
+) -> ReferenceFeatures:
+    """What a CLIP_VISION and a face recogniser make of pictures `(h, w, 3)` of any sizes; float32 on the CPU.
+
+    Args:
+        pictures: Of one character, 1 or more.
+        clip_vision: None for adapters that read face embeddings only.
+        recogniser: None for adapters that read no face embeddings.
+        crop: One of `CROPS`.
+        advance: Told of every picture that is done.
+
+    Raises:
+        ValueError: If a face is wanted and there is none, or the CLIP_VISION is not CLIP's.
+    """
+    if clip_vision is not None and clip_vision.model_type != "clip_vision_model":
+        raise ValueError(
+            f"Face Features: the image encoder is {clip_vision.model_type}; the adapters read CLIP. Load CLIP ViT-H."
+        )
+    clip, face = [], []
+    for number, picture in enumerate(pictures, start=1):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if recogniser is not None:
+            found = recogniser.find(picture)
+            if found is None:
+                raise ValueError(
+                    f"Face Features: there is no face in picture {number} of {len(pictures)} that insightface can find "
+                    "(it knows photographs, not drawings). Take another picture, or an adapter of the kind plus-face, "
+                    "which needs no face recogniser."
+                )
+            face.append(found.embedding)
+            picture = found.crop if crop == FOUND_FACE else picture
+        if clip_vision is not None:
+            clip.append(_hidden_states(clip_vision, picture, crop))
+        advance(1)
+    return ReferenceFeatures(
+        clip=torch.cat(clip) if clip else None,
+        blank_clip=None if clip_vision is None else _blank_hidden_states(clip_vision),
+        face=torch.stack(face) if face else None,
+    )
+
+
+def _hidden_states(clip_vision: Any, picture: Tensor, crop: str) -> Tensor:
+    output = clip_vision.encode_image(picture.unsqueeze(0), crop=crop != WHOLE_PICTURE)
+    return output["penultimate_hidden_states"].to("cpu", torch.float32)
+
+
+def _blank_hidden_states(clip_vision: Any) -> Tensor:
+    """Of a picture that is exactly 0 after normalisation, which no 8-bit picture is."""
+    comfy.model_management.load_models_gpu([clip_vision.patcher])
+    side = clip_vision.image_size
+    pixels = torch.zeros(1, 3, side, side, device=clip_vision.load_device)
+    return clip_vision.model(pixel_values=pixels, intermediate_output=-2)[1].to("cpu", torch.float32)

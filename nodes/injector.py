@@ -1,0 +1,271 @@
+"""Faces from pictures: Load ID Adapter, Face Features, Shuffled ID Injector."""
+
+import logging
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..core.detectors.faces import NOTICE, load_face_recogniser
+from ..core.layout import Layout
+from ..core.shuffle import MODES
+from ..core.story import Frame, Story
+from .host.adapters import IDAdapter, load_adapter, people_of
+from .host.faces import CENTRE_SQUARE, CROPS, FOUND_FACE, reference_features
+from .host.folders import (
+    NO_FACE_MODELS,
+    check_face_models,
+    check_present,
+    face_models,
+    face_models_folder,
+    full_path,
+    names,
+)
+from .host.injector import IDInjection
+from .types import FaceFeatures, FaceFeaturesSocket, Faces, IDAdapterSocket, LayoutSocket, StoryFrameSocket, StorySocket
+
+
+class LoadIDAdapterNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityLoadIDAdapter",
+            display_name="Load ID Adapter",
+            category="StoryIdentity/identity",
+            description="Loads an IP-Adapter file of the kind plus-face, FaceID or FaceID-Plus, as published. FaceID "
+            "files are for non-commercial research only; plus-face is Apache-2.0 and needs no face recogniser.",
+            search_aliases=["ipadapter", "ip-adapter", "faceid", "plus face", "Storynizor"],
+            inputs=[
+                io.Combo.Input(
+                    "adapter_name",
+                    options=names("ipadapter", "ip-adapter-plus-face_sd15.safetensors"),
+                    tooltip="A file in models/ipadapter, made for the same family of models as your checkpoint.",
+                )
+            ],
+            outputs=[IDAdapterSocket.Output(display_name="adapter")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, adapter_name: str | None) -> bool | str:
+        return check_present("ipadapter", adapter_name)
+
+    @classmethod
+    def execute(cls, adapter_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_adapter(full_path("ipadapter", adapter_name)))
+
+
+class FaceFeaturesNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityFaceFeatures",
+            display_name="Face Features",
+            category="StoryIdentity/identity",
+            description="What an image encoder, and on request a face recogniser, sees in the pictures of one "
+            "character. insightface's models are for non-commercial research only, and used only if you choose them.",
+            search_aliases=["face embedding", "insightface", "clip vision", "reference image", "Storynizor"],
+            inputs=[
+                io.Image.Input("images", tooltip="Pictures of one character: a batch, or a list of any sizes."),
+                io.String.Input(
+                    "name", default="", tooltip="The character's name; may stay empty if the story has only one."
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="CLIP ViT-H, from Load CLIP Vision. For plus-face and FaceID-Plus.",
+                ),
+                io.Combo.Input(
+                    "face_models",
+                    options=face_models(),
+                    default=NO_FACE_MODELS,
+                    tooltip="For FaceID and FaceID-Plus: a folder in models/insightface/models; they were trained with "
+                    "buffalo_l. Needs the package insightface. Non-commercial research only.",
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=list(CROPS),
+                    default=CENTRE_SQUARE,
+                    tooltip="What the image encoder sees. Give plus-face a close-up, about square. FaceID-Plus was "
+                    "trained with the found face, which needs face models.",
+                ),
+                FaceFeaturesSocket.Input(
+                    "faces", optional=True, tooltip="The Face Features of another character, to go on with."
+                ),
+            ],
+            outputs=[FaceFeaturesSocket.Output(display_name="faces")],
+            is_input_list=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, face_models: list[str | None]) -> bool | str:
+        return check_face_models(face_models[0])
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[torch.Tensor],
+        name: list[str],
+        face_models: list[str],
+        crop: list[str],
+        clip_vision: list[Any] | None = None,
+        faces: list[Faces] | None = None,
+    ) -> io.NodeOutput:
+        who, known = name[0].strip(), faces[0] if faces else ()
+        if any(each.name == who for each in known):
+            raise ValueError(f'Face Features: "{who}" has a face already; put all of their pictures into one node.')
+        wanted = face_models[0] != NO_FACE_MODELS
+        if not clip_vision and not wanted:
+            raise ValueError(
+                "Face Features: connect a CLIP_VISION (for plus-face), or choose face models (for FaceID), or both."
+            )
+        if crop[0] == FOUND_FACE and not wanted:
+            raise ValueError(
+                'Face Features: crop is "found face", but no face models are chosen. Choose some, or crop the picture '
+                "yourself and take another crop."
+            )
+        recogniser = load_face_recogniser(face_models_folder(face_models[0])) if wanted else None
+        if wanted:
+            logging.warning("Face Features: %s", NOTICE)
+        pictures = [picture[..., :3] for batch in images for picture in batch]
+        advance = comfy.utils.ProgressBar(len(pictures)).update
+        seen = reference_features(pictures, clip_vision[0] if clip_vision else None, recogniser, crop[0], advance)
+        return io.NodeOutput((*known, FaceFeatures(who, seen)))
+
+
+class ShuffledIDInjectorNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityShuffledIDInjector",
+            display_name="Shuffled ID Injector",
+            category="StoryIdentity/sampling",
+            description="Gives each frame's people the faces of their reference pictures, a different picture in each "
+            "frame, so that the face stays and the pose does not (Storynizor, section 3.2).",
+            search_aliases=["ipadapter", "faceid", "face swap", "consistent face", "reference image", "Storynizor"],
+            inputs=[
+                io.Model.Input("model", tooltip="SD1.5 or SDXL, as the adapter; other patches are welcome."),
+                IDAdapterSocket.Input("adapter", tooltip="From Load ID Adapter."),
+                FaceFeaturesSocket.Input("faces", tooltip="Of one or several characters of the story."),
+                StorySocket.Input("story", tooltip="Says who is in which frame."),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="shuffled",
+                    tooltip="shuffled: each frame sees another picture, in random order. aligned: frame 1 the first, "
+                    "frame 2 the second... average: the mean of all. stacked: all at once; poses come out stiffer.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Of the shuffling. Sampling has its own.",
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="1 is as trained, less leaves more to the prompt, 0 is the MODEL as it is.",
+                ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Inject from here on."
+                ),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Inject until here."),
+                io.Float.Input(
+                    "picture_weight",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="FaceID-Plus v2 only: how much of the picture is added to the face.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="FaceID only: strength of the LoRA in the file. 0 if you load the separate _lora file.",
+                ),
+                StoryFrameSocket.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="From Story Frames, to sample one frame at a time. Without it, all frames are one batch.",
+                ),
+                LayoutSocket.Input(
+                    "layout",
+                    optional=True,
+                    tooltip="Where each character is, one layout per frame, so that two people keep two faces.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", is_output_list=True)],
+            is_input_list=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: list[Any],
+        adapter: list[IDAdapter],
+        faces: list[Faces],
+        story: list[Story],
+        mode: list[str],
+        seed: list[int],
+        weight: list[float],
+        start_percent: list[float],
+        end_percent: list[float],
+        picture_weight: list[float],
+        lora_strength: list[float],
+        frame: list[Frame] | None = None,
+        layout: list[Layout] | None = None,
+    ) -> io.NodeOutput:
+        people = people_of(adapter[0], faces[0], story[0], mode[0], seed[0], picture_weight[0])
+        for person in people:
+            seen = (f"{index + 1}: {', '.join(str(i + 1) for i in dealt)}" for index, dealt in person.dealt.items())
+            logging.info("Shuffled ID Injector: pictures of %s by frame: %s", person.name, "; ".join(seen) or "none")
+        settings = {
+            "adapter": adapter[0],
+            "people": people,
+            "mode": mode[0],
+            "weight": weight[0],
+            "start": start_percent[0],
+            "end": end_percent[0],
+            "lora_strength": lora_strength[0],
+        }
+        samplings = enumerate(_samplings(story[0], frame or [], layout or []))
+        return io.NodeOutput(
+            [
+                IDInjection(frames=frames, layouts=layouts, **settings).added_to(model[min(number, len(model) - 1)])
+                for number, (frames, layouts) in samplings
+            ]
+        )
+
+
+def _samplings(
+    story: Story, frames: list[Frame], layouts: list[Layout]
+) -> list[tuple[tuple[Frame, ...], tuple[Layout, ...]]]:
+    """What is sampled together: the whole story, or each of the frames that are connected."""
+    if not frames:
+        return [(story.frames, tuple(layouts))]
+    if layouts and len(layouts) != len(frames):
+        raise ValueError(
+            f"Shuffled ID Injector: there are {len(layouts)} layouts for {len(frames)} frames. Connect both from the "
+            "same Story Frames."
+        )
+    for frame in frames:
+        _require_frame_of(story, frame)
+    return [((frame,), tuple(layouts[number : number + 1])) for number, frame in enumerate(frames)]
+
+
+def _require_frame_of(story: Story, frame: Frame) -> None:
+    if frame.index >= len(story.frames) or story.frames[frame.index] != frame:
+        raise ValueError(
+            f'Shuffled ID Injector: {frame.label}, "{frame.caption}", is not of this story. Connect the same STORY to '
+            "Story Frames and to this node."
+        )
