@@ -144,9 +144,12 @@ def story_of(manifest: Mapping[str, Any]) -> Story:
     frames = []
     for index, entry in enumerate(manifest["frames"]):
         cast = tuple(characters[name] for name in entry["cast"])
-        spans = tuple((start, end) for start, end in entry["word_spans"])
+        words = {
+            "word_spans": tuple((start, end) for start, end in entry["word_spans"]),
+            "telling_words": tuple(tuple((start, end) for start, end in own) for own in entry["telling_words"]),
+        }
         texts = {key: entry[key] for key in ("prompt", "negative", "caption", "seed")}
-        frames.append(Frame(index=index, cast=cast, word_spans=spans, story_names=tuple(characters), **texts))
+        frames.append(Frame(index=index, cast=cast, story_names=tuple(characters), **words, **texts))
     return Story(tuple(characters.values()), tuple(frames))
 
 
@@ -159,6 +162,7 @@ def describe_frame(frame: Frame) -> dict[str, Any]:
         "seed": frame.seed,
         "cast": [character.name for character in frame.cast],
         "word_spans": [list(span) for span in frame.word_spans],
+        "telling_words": [[list(span) for span in own] for own in frame.telling_words],
     }
 
 
