@@ -1,5 +1,6 @@
 """Prompts as a text encoder sees them: embeddings, and where a word lands among the tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,16 @@ from ..casting import Span
 
 @dataclass(frozen=True)
 class Prompt:
-    """An encoded prompt. `pooled` is SDXL's summary of it; SD1.5 and the toy world have none."""
+    """An encoded prompt, or several, a row each. `pooled` is SDXL's summary; SD1.5 and the toy world have none."""
 
-    embeddings: Float[Tensor, "1 t d"]
-    pooled: Float[Tensor, "1 e"] | None = None
+    embeddings: Float[Tensor, "n t d"]
+    pooled: Float[Tensor, "n e"] | None = None
+
+    @classmethod
+    def joined(cls, prompts: Sequence["Prompt"]) -> "Prompt":
+        """All rows of several prompts of one checkpoint."""
+        pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
+        return cls(torch.cat([prompt.embeddings for prompt in prompts]), torch.cat(pooled) if pooled else None)
 
     def with_token(self, position: int, token: Float[Tensor, " d"]) -> "Prompt":
         """The prompt with another embedding at one position; this one stays as it is."""
@@ -55,7 +62,12 @@ def check_length(pipe: Any, text: str, label: str) -> None:
 
 
 def word_position(pipe: Any, text: str, span: Span, label: str) -> int:
-    """Position, on the embeddings' token axis, of the last token of the word at `span`.
+    """The last of `word_positions`."""
+    return word_positions(pipe, text, span, label)[-1]
+
+
+def word_positions(pipe: Any, text: str, span: Span, label: str) -> list[int]:
+    """Positions, on the embeddings' token axis, of the tokens of the word at `span`.
 
     The text up to the end of the word is tokenized by itself; its tokens must be the beginning of the whole prompt's,
     and end in the word's own.
@@ -71,10 +83,11 @@ def word_position(pipe: Any, text: str, span: Span, label: str) -> int:
                 f'{label}: the tokenizer does not show the word "{text[slice(*span)]}" as a word of its own in '
                 f'"{text}". Write it plainly, not glued to other letters.'
             )
-        positions.add(len(before))  # the start token stands before the first
+        last = len(before)  # the start token stands before the first
+        positions.add(tuple(range(last - len(word) + 1, last + 1)))
     if len(positions) != 1:
         raise ValueError(f'{label}: the text encoders place the word "{text[slice(*span)]}" differently: {positions}.')
-    return positions.pop()
+    return list(positions.pop())
 
 
 def _tokenizers(pipe: Any) -> list[Any]:
