@@ -24,6 +24,10 @@ class Prompt:
         pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
         return cls(torch.cat([prompt.embeddings for prompt in prompts]), torch.cat(pooled) if pooled else None)
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Prompt":
+        """The same elsewhere."""
+        return Prompt(self.embeddings.to(device, dtype), None if self.pooled is None else self.pooled.to(device, dtype))
+
     def with_token(self, position: int, token: Float[Tensor, " d"]) -> "Prompt":
         """The prompt with another embedding at one position; this one stays as it is."""
         embeddings = self.embeddings.clone()
@@ -31,21 +35,27 @@ class Prompt:
         return replace(self, embeddings=embeddings)
 
 
-@torch.no_grad()
 def encode_prompt(pipe: Any, text: str, label: str) -> Prompt:
-    """Encode a prompt as the checkpoint's own pipeline does.
+    """`encode_prompts` of one."""
+    return encode_prompts(pipe, [text], [label])
+
+
+@torch.no_grad()
+def encode_prompts(pipe: Any, texts: Sequence[str], labels: Sequence[str]) -> Prompt:
+    """Encode prompts as the checkpoint's own pipeline does, a row each.
 
     Args:
         pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline.
-        text: The prompt; weights such as `(word:1.2)` are not interpreted, they belong to ComfyUI.
-        label: What messages call the frame.
+        texts: The prompts; weights such as `(word:1.2)` are not interpreted, they belong to ComfyUI.
+        labels: What messages call each.
 
     Raises:
-        ValueError: If it is longer than the text encoder reads.
+        ValueError: If one is longer than the text encoder reads.
     """
-    check_length(pipe, text, label)
+    for text, label in zip(texts, labels, strict=True):
+        check_length(pipe, text, label)
     encoded = pipe.encode_prompt(
-        prompt=text, device=pipe.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        prompt=list(texts), device=pipe.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     return Prompt(encoded[0], encoded[2] if len(encoded) == 4 else None)
 

@@ -67,21 +67,23 @@ class Denoiser:
     def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
         self._unet = pipe.unet
         self._levels = training_levels(pipe.scheduler.config)
-        self._predicts = _prediction_type(pipe.scheduler.config)
+        self._predicts = prediction_type(pipe.scheduler.config)
         self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
         self._cfg = cfg
-        self._ratio = pipe.vae_scale_factor
+        self._pipe = pipe
 
     @torch.no_grad()
     def __call__(self, latent: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
         """Predict x0 from a latent in variance-exploding scale, both float32."""
         scale = (1 + sigma**2) ** -0.5
         model_input = torch.cat([latent * scale] * len(self._prompts)).to(self._unet.dtype)
+        summaries = [prompt.pooled for prompt in self._prompts if prompt.pooled is not None]
+        pooled = self._repeated(summaries, len(latent)) if summaries else None
         output = self._unet(
             model_input,
             nearest_timestep(sigma, self._levels),
             encoder_hidden_states=self._repeated([prompt.embeddings for prompt in self._prompts], len(latent)),
-            added_cond_kwargs=self._added(latent),
+            added_cond_kwargs=added_conditions(self._pipe, pooled, latent),
         ).sample.float()
         parts = [self._denoised(latent, part, sigma) for part in output.chunk(len(self._prompts))]
         return parts[0] if len(parts) == 1 else parts[0] + (parts[1] - parts[0]) * self._cfg
@@ -95,20 +97,24 @@ class Denoiser:
         """One row per prompt and picture, all pictures of a prompt together."""
         return torch.cat([row.expand(count, *row.shape[1:]) for row in rows]).to(self._unet.device, self._unet.dtype)
 
-    def _added(self, latent: Tensor) -> Mapping[str, Tensor] | None:
-        """SDXL's further inputs: the pooled prompt, and the picture's size as original, uncropped and target size."""
-        pooled = [prompt.pooled for prompt in self._prompts if prompt.pooled is not None]
-        if not pooled:
-            return None
-        height, width = latent.shape[-2] * self._ratio, latent.shape[-1] * self._ratio
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
-        return {
-            "text_embeds": self._repeated(pooled, len(latent)),
-            "time_ids": self._repeated([sizes] * len(self._prompts), len(latent)),
-        }
+
+def added_conditions(
+    pipe: Any, pooled: Float[Tensor, "n e"] | None, latent: Float[Tensor, "_ c h w"]
+) -> Mapping[str, Tensor] | None:
+    """SDXL's further inputs: the pooled prompts, and the picture's size as original, uncropped and target size."""
+    if pooled is None:
+        return None
+    height, width = (side * pipe.vae_scale_factor for side in latent.shape[-2:])
+    sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+    return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1).to(pooled)}
 
 
-def _prediction_type(config: Any) -> str:
+def prediction_type(config: Any) -> str:
+    """Whether a checkpoint predicts "epsilon" or "v_prediction".
+
+    Raises:
+        ValueError: If it predicts anything else.
+    """
     if config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
             f'The checkpoint predicts "{config.prediction_type}"; only epsilon and v_prediction are supported.'

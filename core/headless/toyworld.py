@@ -7,7 +7,8 @@ import torch
 from diffusers import ConfigMixin, EulerDiscreteScheduler, ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from ..toyworld.models import BETAS, LATENT_CHANNELS, LATENT_RATIO, TEXT_ENCODER, UNET, WEIGHTS, load_weights
@@ -26,6 +27,11 @@ class PipelineVAE(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.network: torch.nn.Module = torch.nn.Identity()
+
+    def encode(self, pixels: torch.Tensor) -> AutoencoderKLOutput:
+        latents = self.network.encode(pixels)  # pyright: ignore[reportCallIssue]
+        certain = torch.full_like(latents, -30.0)  # the logarithm of a variance of nothing
+        return AutoencoderKLOutput(DiagonalGaussianDistribution(torch.cat([latents, certain], dim=1)))
 
     def decode(self, latents: torch.Tensor) -> DecoderOutput:
         return DecoderOutput(sample=self.network.decode(latents))  # pyright: ignore[reportCallIssue]

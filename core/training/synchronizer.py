@@ -1,0 +1,140 @@
+"""The synchronizer: a LoRA that teaches a UNet to share attention across frames, and where its people are.
+
+Storynizor, section 3.1. The UNet is frozen; low-rank adapters on its attention projections learn from groups of
+pictures of the same people, with auto-mask self-attention among the frames of a group and
+L = L_diffusion + lambda * L_mask (equations 7 and 8).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import cast_training_params
+from diffusers.utils import convert_state_dict_to_kohya
+from jaxtyping import Float
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..headless.attention import hooked_attention
+from ..headless.prompts import word_positions
+from ..replacing import replacing
+from .attention import Places, TrainingAttention
+from .diffusion import Dice, ask
+from .groups import Group
+from .losses import mask_loss
+from .settings import TrainingSettings, setting
+
+ADAPTER = "synchronizer"
+FILE = "synchronizer.safetensors"
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynchronizerSettings(TrainingSettings):
+    """What the synchronizer's training is told."""
+
+    rank: int = setting(32, "Of the LoRA.")
+    mask_loss: float = setting(0.1, "Lambda, the weight of the mask loss; 0 leaves it out. The paper does not say.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames < 2:
+            raise ValueError(f"frames is {self.frames}; frames that see each other are 2 or more.")
+        if self.rank < 1 or self.mask_loss < 0:
+            raise ValueError(f"rank is {self.rank} and mask_loss {self.mask_loss}; at least 1 and 0 are needed.")
+
+
+class Synchronizer(nn.Module):
+    """A pipeline's UNet with the LoRA to be trained; everything else is frozen.
+
+    Args:
+        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline. Its UNet keeps the adapter and the hooks.
+        settings: How.
+    """
+
+    def __init__(self, pipe: Any, settings: SynchronizerSettings) -> None:
+        super().__init__()
+        self.settings, self.attention = settings, TrainingAttention()
+        self._pipe = (pipe,)  # not a part: its modules are frozen, and belong to no checkpoint of ours
+        self.unet = pipe.unet.requires_grad_(False)
+        torch.manual_seed(settings.seed)
+        low_rank = LoraConfig(
+            r=settings.rank, lora_alpha=settings.rank, target_modules=PROJECTIONS, init_lora_weights="gaussian"
+        )
+        self.unet.add_adapter(low_rank, ADAPTER)
+        cast_training_params(self.unet)
+        self._hooks = hooked_attention(self.unet, self.attention.share, self.attention.read)
+        self._hooks.__enter__()
+
+    @property
+    def pipe(self) -> Any:
+        return self._pipe[0]
+
+    def forward(self, groups: Sequence[Group], dice: Dice) -> dict[str, Float[Tensor, ""]]:
+        """The losses of some groups: "loss", and its parts "diffusion" and, if it counts, "mask"."""
+        settings = self.settings
+        groups = [some_of(group, settings.frames, dice).fitted(settings.height, settings.width) for group in groups]
+        count = len(groups) * settings.frames
+        dropped = dice.chosen(count, settings.text_dropout)
+        captions = [caption for group in groups for caption in group.captions]
+        labels = [f"A picture of {', '.join(group.names)}" for group in groups for _ in group.captions]
+        told = ["" if out else caption for out, caption in zip(dropped, captions, strict=True)]
+        pictures = torch.cat([group.pictures for group in groups])
+        masks, places = self._people(groups, dropped)
+        question = ask(self.pipe, pictures, told, labels, settings.frames, dice)
+        self.attention.begin(masks, settings.frames, True, places if settings.mask_loss else ())
+        predicted = question.answered_by(self.pipe)
+        losses = {"diffusion": nn.functional.mse_loss(predicted, question.target)}
+        if settings.mask_loss:
+            losses["mask"] = mask_loss(self.attention.maps, masks, counted(masks, places))
+            return {"loss": losses["diffusion"] + settings.mask_loss * losses["mask"], **losses}
+        return {"loss": losses["diffusion"], **losses}
+
+    def _people(self, groups: Sequence[Group], dropped: Sequence[bool]) -> tuple[Float[Tensor, "n s h w"], Places]:
+        """Masks and token positions, a row per picture, with as many characters as the largest group has."""
+        most = max(len(group.names) for group in groups)
+        masks = [nn.functional.pad(group.masks.float(), (0, 0, 0, 0, 0, most - len(group.names))) for group in groups]
+        places = []
+        for character in range(most):
+            rows: list[list[int]] = []
+            for group in groups:
+                words = group.words[character] if character < len(group.names) else ((),) * len(group)
+                rows += [self._places(caption, spans) for caption, spans in zip(group.captions, words, strict=True)]
+            places.append([[] if out else row for out, row in zip(dropped, rows, strict=True)])
+        return torch.cat(masks).to(self.pipe.unet.device), places
+
+    def _places(self, caption: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+        label = f'The caption "{caption}"'
+        return sorted({place for span in spans for place in word_positions(self.pipe, caption, span, label)})
+
+    def save(self, folder: Path) -> Path:
+        """Write the LoRA, in the layout that ComfyUI's and diffusers' own loaders read; its path."""
+        state = get_peft_model_state_dict(self.unet, adapter_name=ADAPTER)
+        named = convert_state_dict_to_kohya({f"unet.{key}": value.cpu() for key, value in state.items()})
+        path = folder / FILE
+        with replacing(path) as temporary:
+            save_file({key: value.contiguous() for key, value in named.items()}, temporary)
+        return path
+
+
+def some_of(group: Group, frames: int, dice: Dice) -> Group:
+    """Some of a group's pictures, in random order.
+
+    Raises:
+        ValueError: If it has too few.
+    """
+    if len(group) < frames:
+        raise ValueError(
+            f"The group of {', '.join(group.names)} has {len(group)} pictures, and frames is {frames}. Build larger "
+            "groups, or set frames lower."
+        )
+    return group.of(dice.numpy.permutation(len(group))[:frames].tolist())
+
+
+def counted(masks: Float[Tensor, "n s h w"], places: Places) -> Float[Tensor, "n s"]:
+    """1 for every character who is told of and seen in a picture."""
+    told = torch.tensor([[bool(row) for row in rows] for rows in places]).T.to(masks.device)
+    return (told & masks.flatten(2).any(dim=2)).float()
