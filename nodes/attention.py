@@ -45,7 +45,7 @@ class AMSANode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0 is the MODEL as it is, 1 the paper's attention.",
+                    tooltip="0 is the MODEL as it is, at 1 frames see each other in full.",
                 ),
                 io.Combo.Input(
                     "layers",
