@@ -1,5 +1,7 @@
-"""What is measured and how: `python -m story_identity.core.evaluation toyworld` fills the tables of `docs/evidence.md`.
+"""What is measured and how: `python -m story_identity.core.evaluation` fills the tables of `docs/evidence.md`.
 
-`scores` are the formulas, `stories` what is told, `variants` the ways to draw it, `toyworld` the numbers of one story,
-`folder` where they are kept, `tables` and `figure` what is made of all of them.
+`scores` are the formulas, `stories` what is told, `folder` where the numbers are kept, `markdown` and `figure` what is
+made of them. The command `toyworld` re-denoises: `variants` are its ways to draw a story, `toyworld` the numbers of one
+story, `tables` its tables. The command `storynizor` draws frames together: `ways`, `storynizor` (with `auto_masks` and
+`layouts`) and `storynizor_tables`.
 """

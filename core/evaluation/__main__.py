@@ -1,23 +1,60 @@
 """Measure again what `docs/evidence.md` says of the toy world.
 
     python -m story_identity.core.evaluation toyworld --stories 60 --out evaluation --processes 2
+    python -m story_identity.core.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
 
-Every story is a file in `--out`; stories that are there are not done again. A folder belongs to one set of weights.
+Every story is a file in `--out`; stories that are there are not done again. A folder belongs to one evaluation and one
+set of weights.
 """
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..replacing import replacing
-from .figure import write_figure
-from .folder import claim_folder, measure_stories, pictures_of, read_rows
-from .tables import find_markers, make_tables, write_between_markers
+from . import storynizor as of_storynizor
+from . import storynizor_tables, tables
+from . import toyworld as of_toyworld
+from .figure import Figure
+from .folder import Evaluation, claim_folder, evaluate
+from .markdown import find_markers
+from .variants import DIRECT, TEMPLATE, VARIANTS
+from .ways import WAYS
 
-SHOWN = (0, 1, 2, 4)
-"""The stories on the figure."""
+IDENTITY_FIGURE = Figure(
+    "identity",
+    rows=VARIANTS,
+    columns={
+        TEMPLATE: "base model", "mean": "mean of portraits", "discovered": "discovered", "true": "true identity",
+        DIRECT: "direct",
+    },
+    across=2,
+    stories=(0, 1, 2, 4),
+)  # fmt: skip
+TOYWORLD = Evaluation("toyworld", of_toyworld.open_measure, tables.make_tables, IDENTITY_FIGURE, told="discovered")
+
+STORYNIZOR_FIGURE = Figure(
+    "storynizor",
+    rows=tuple(way.name for way in WAYS),
+    columns={"off": "every frame by itself", "on": "frames that see each other's people (AMSA)"},
+    across=4,
+    stories=(0, 1, 2, 4, 5),
+)
+STORYNIZOR = Evaluation(
+    "storynizor",
+    of_storynizor.open_measure,
+    storynizor_tables.make_tables,
+    STORYNIZOR_FIGURE,
+    told="on",
+    made_with={"ways": [asdict(way) for way in WAYS]},
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for the numbers and pictures of each story.")]
+Stories = Annotated[int, typer.Option(min=2, help="How many stories; a third of them have two people.")]
+Processes = Annotated[int, typer.Option(min=1, help="How many work on them, each on one CPU thread.")]
+Page = Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes beside it.")]
+_PAGE = Path("docs/evidence.md")
 
 app = typer.Typer(add_completion=False)
 
@@ -28,28 +65,24 @@ def main() -> None:
 
 
 @app.command()
-def toyworld(
-    out: Annotated[Path, typer.Option(help="Folder for the numbers and pictures of each story.")],
-    stories: Annotated[int, typer.Option(min=2, help="How many stories; a third of them have two people.")] = 60,
-    processes: Annotated[int, typer.Option(min=1, help="How many work on them, each on one CPU thread.")] = 1,
-    page: Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes beside it.")] = Path(
-        "docs/evidence.md"
-    ),
-) -> None:
+def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
     """Draw stories of the toy world every way, measure them, and write the tables and the figure."""
+    _run(TOYWORLD, out, stories, processes, page)
+
+
+@app.command()
+def storynizor(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+    """Draw the frames of stories by themselves and together, measure them, and write the tables and the figure."""
+    _run(STORYNIZOR, out, stories, processes, page)
+
+
+def _run(evaluation: Evaluation, out: Path, stories: int, processes: int, page: Path) -> None:
     try:
-        find_markers(page)
-        claim_folder(out)
+        find_markers(page, evaluation.name)
+        claim_folder(out, evaluation.made_with)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    measure_stories(out, stories, processes)
-    rows = read_rows(out, stories)
-    with replacing(out / "rows.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    write_between_markers(page, make_tables(rows))
-    shown = [number for number in SHOWN if number < stories]
-    captions = ["; ".join(rows[number]["people"]) for number in shown]
-    write_figure(page.with_name(f"{page.stem}_identity.png"), [pictures_of(out, number) for number in shown], captions)
+    evaluate(evaluation, out, stories, processes, page)
     typer.echo(f"{page}: {stories} stories")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -77,6 +78,20 @@ def psnr(
         return None
     error = (picture.double() - reference.double())[where].square().mean()
     return float(-10 * error.log10())
+
+
+def same_share(values: Sequence[str | None]) -> float | None:
+    """The share of every two values that are the same, of those that are there; None where fewer than two are."""
+    known = [value for value in values if value is not None]
+    pairs = [one == other for one, other in combinations(known, 2)]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
+def mean_difference(
+    picture: Float[Tensor, "h w 3"], other: Float[Tensor, "h w 3"], where: Bool[Tensor, "h w"]
+) -> float | None:
+    """The mean absolute difference over the pixels of a mask and their channels; None for an empty mask."""
+    return float((picture - other).abs()[where].mean()) if where.any() else None
 
 
 def ghost_share(

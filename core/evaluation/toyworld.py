@@ -1,7 +1,8 @@
 """The numbers of one story of the toy world."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..toyworld.identity_encoder import load_identity_encoder
 from ..toyworld.likeness import FaceReader, likeness
 from ..toyworld.models import LATENT_RATIO
 from ..toyworld.probe import PERSON, SCENE, Probe, load_probe, told_of_person, told_of_scene
-from ..toyworld.world import Plan, draw
+from ..toyworld.world import Plan, Scene, draw
 from .scores import ghost_share, mean_cosine_between, mean_of_known, mean_pairwise_cosine, psnr, seam_step
 from .stories import ToyStory, make_story, with_others
 from .variants import (
@@ -38,8 +39,8 @@ from .variants import (
 
 DRAWN, OTHERS = "drawn", "others"
 """Drawings of the frames: with one and the same people throughout, and with other people in every frame."""
-_SEEDS_PER_STORY = 1000
-_FIRST_FRAME = 900
+SEEDS_PER_STORY = 1000
+FIRST_FRAME = 900
 
 Picture = Float[Tensor, "h w 3"]
 Row = dict[str, Any]
@@ -76,6 +77,11 @@ def open_instruments(settings: RunSettings) -> Instruments:
     return Instruments(studio, detector, FaceReader(detector, load_identity_encoder(folder)), load_probe(folder))
 
 
+def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
+    """`measure_story` with the shipped weights."""
+    return partial(measure_story, open_instruments(evaluation_settings()))
+
+
 def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str, list[Picture]]]:
     """Draw a story every way and measure it.
 
@@ -84,19 +90,16 @@ def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str,
         were drawn, one per frame.
     """
     toy, studio = make_story(number), instruments.studio
-    first_seed = number * _SEEDS_PER_STORY
+    first_seed = number * SEEDS_PER_STORY
     with counted_evaluations(studio) as counts:
         identities, about = find_identities(instruments, toy, first_seed)
         frames = [
-            draw_variants(studio, frame, first_seed + _FIRST_FRAME + frame.index, identities)
+            draw_variants(studio, frame, first_seed + FIRST_FRAME + frame.index, identities)
             for frame in toy.story.frames
         ]
     pictures = {name: [frame.pictures[name] for frame in frames] for name in frames[0].pictures}
     pictures |= drawings(toy)
-    seen = {
-        name: [look(instruments, frame, image) for frame, image in zip(toy.story.frames, images, strict=True)]
-        for name, images in pictures.items()
-    }
+    seen = {name: look_at_all(instruments, toy, images) for name, images in pictures.items()}
     row = {
         "story": number,
         "people": [character.description for character in toy.story.characters],
@@ -155,13 +158,17 @@ def describe_identities(
 
 def drawings(toy: ToyStory) -> dict[str, list[Picture]]:
     """The frames as the world draws them: what the measures give for pictures without fault."""
-    random = np.random.default_rng([toy.number, 1])
-    same = [draw(plan, random).image for plan in toy.plans]
-    others = [draw(with_others(plan, random), random).image for plan in toy.plans]
     return {
-        name: [torch.tensor(image).float() / 255 for image in images]
-        for name, images in ((DRAWN, same), (OTHERS, others))
+        name: [torch.tensor(scene.image).float() / 255 for scene in scenes]
+        for name, scenes in drawn_scenes(toy).items()
     }
+
+
+def drawn_scenes(toy: ToyStory) -> dict[str, list[Scene]]:
+    """The scenes of `drawings`; the people of a plan are in the order of the story's characters."""
+    random = np.random.default_rng([toy.number, 1])
+    same = [draw(plan, random) for plan in toy.plans]
+    return {DRAWN: same, OTHERS: [draw(with_others(plan, random), random) for plan in toy.plans]}
 
 
 def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, Seen]:
@@ -175,17 +182,35 @@ def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, 
     }
 
 
+def anybody(detector: ToyDetector, picture: Picture) -> Bool[Tensor, "h w"]:
+    """Where somebody is in a picture."""
+    nobody = torch.zeros(picture.shape[:2], dtype=torch.bool)
+    return torch.stack([nobody, *(found.mask for found in detector.people(picture))]).any(dim=0)
+
+
+def look_at_all(instruments: Instruments, toy: ToyStory, pictures: Sequence[Picture]) -> list[dict[str, Seen]]:
+    """Who is found in the pictures of a story's frames."""
+    return [look(instruments, frame, picture) for frame, picture in zip(toy.story.frames, pictures, strict=True)]
+
+
+def faces_of(toy: ToyStory, seen: Sequence[Mapping[str, Seen]]) -> list[list[Float[Tensor, " d"] | None]]:
+    """For each of the story's characters, their faces in the frames."""
+    names = [character.name for character in toy.story.characters]
+    return [[frame[name].face if name in frame else None for frame in seen] for name in names]
+
+
+def face_sim(toy: ToyStory, seen: Sequence[Mapping[str, Seen]]) -> float | None:
+    """Face-Sim, the mean over the people."""
+    return mean_of_known([likeness(one).mean for one in faces_of(toy, seen)])
+
+
 def measure_faces(toy: ToyStory, seen: Mapping[str, Sequence[Mapping[str, Seen]]]) -> Row:
     """Face-Sim, faces found, and likeness to the drawn person; story means over the people."""
-    names = [character.name for character in toy.story.characters]
-    faces = {
-        way: [[frame[name].face if name in frame else None for frame in frames] for name in names]
-        for way, frames in seen.items()
-    }
+    faces = {way: faces_of(toy, frames) for way, frames in seen.items()}
     found = {way: [likeness(one) for one in people] for way, people in faces.items()}
-    true = [_stacked(one) for one in faces[DRAWN]]
+    true = [stacked(one) for one in faces[DRAWN]]
     to_true = {
-        way: [mean_cosine_between(_stacked(own), other) for own, other in zip(people, true, strict=True)]
+        way: [mean_cosine_between(stacked(own), other) for own, other in zip(people, true, strict=True)]
         for way, people in faces.items()
         if way != DRAWN
     }
@@ -196,7 +221,8 @@ def measure_faces(toy: ToyStory, seen: Mapping[str, Sequence[Mapping[str, Seen]]
     }
 
 
-def _stacked(vectors: Sequence[Tensor | None]) -> Float[Tensor, "n d"]:
+def stacked(vectors: Sequence[Tensor | None]) -> Float[Tensor, "n d"]:
+    """Those that are there."""
     known = [vector for vector in vectors if vector is not None]
     return torch.stack(known) if known else torch.zeros(0, 1)
 
@@ -253,12 +279,13 @@ def final_cells(settings: RunSettings, frame: FrameVariants, grown: bool) -> Boo
     return to_latent_grid(masks, height, width).any(dim=0)[0]
 
 
-def _in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:
+def in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:
+    """The pixels of latent cells."""
     return cells.repeat_interleave(LATENT_RATIO, dim=0).repeat_interleave(LATENT_RATIO, dim=1)
 
 
 def _background(frame: FrameVariants, cells: Bool[Tensor, "lh lw"]) -> dict[str, Any]:
-    outside, template = ~_in_pixels(cells), frame.pictures[TEMPLATE]
+    outside, template = ~in_pixels(cells), frame.pictures[TEMPLATE]
     change = (frame.latents["discovered"] - frame.latents[TEMPLATE]).abs().amax(dim=(0, 1))
     return {
         "latent_difference": float((change * ~cells).max()),
@@ -275,12 +302,9 @@ def _edges(
     cells: Bool[Tensor, "lh lw"],
     old_figure: Bool[Tensor, "h w"] | None,
 ) -> dict[str, float | None]:
-    picture, template, pasted = frame.pictures[name], frame.pictures[TEMPLATE], _in_pixels(cells)
-    figure = torch.zeros_like(pasted)
-    for person in detector.people(picture):
-        figure |= person.mask
+    picture, template, pasted = frame.pictures[name], frame.pictures[TEMPLATE], in_pixels(cells)
     steps = seam_step(picture, pasted), seam_step(template, pasted)
-    ghost = None if old_figure is None else ghost_share(picture, template, figure, old_figure)
+    ghost = None if old_figure is None else ghost_share(picture, template, anybody(detector, picture), old_figure)
     return {"ghost": ghost, "seam": None if None in steps else 255 * (steps[0] - steps[1])}  # pyright: ignore
 
 

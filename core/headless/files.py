@@ -47,13 +47,18 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def write_masks(path: Path, layout: Layout) -> None:
-    """Write all masks of a frame as one PNG: 0 is the background, n the frame's nth character, in a palette."""
+    """Write all masks of a frame as one PNG, as `mask_picture` makes it."""
+    _write_png(path, mask_picture(layout), {"names": list(layout.names)})
+
+
+def mask_picture(layout: Layout) -> Image.Image:
+    """All masks of a frame as one picture: 0 is the background, n the frame's nth character, in a palette."""
     numbered = np.zeros(layout.size, dtype=np.uint8)
     for number, mask in enumerate(layout.masks.numpy(), start=1):
         numbered[mask] = number
     picture = Image.fromarray(numbered)  # one channel, which a palette turns into colours
     picture.putpalette([0, 0, 0, *(part for index in range(len(layout.names)) for part in colour_of(index))])
-    _write_png(path, picture, {"names": list(layout.names)})
+    return picture
 
 
 def read_masks(path: Path, frame: Frame, height: int, width: int) -> Layout:
@@ -86,6 +91,23 @@ def read_masks(path: Path, frame: Frame, height: int, width: int) -> Layout:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(path: Path, form: str, what: str) -> dict[str, Any] | None:
+    """A manifest that `write_json` wrote, or None where there is none.
+
+    Raises:
+        ValueError: If it is not one of this format.
+    """
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != form:
+        raise ValueError(f"{path} is not the manifest of {what}; choose another folder.")
+    return manifest
 
 
 def mark_of(path: Path, only: Sequence[str] = ()) -> str:

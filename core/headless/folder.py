@@ -12,7 +12,7 @@ from ..casting import Character
 from ..identity import PACK_VERSION, safe_file_name
 from ..replacing import remove_unfinished
 from ..story import Frame, Story
-from .files import frame_file, read_about, write_json
+from .files import frame_file, read_about, read_manifest, write_json
 from .settings import RunSettings
 
 _FORMAT = "story-identity-run/1"
@@ -71,15 +71,7 @@ class RunFolder:
         Raises:
             ValueError: If it is not one of ours.
         """
-        if not self.manifest.is_file():
-            return None
-        try:
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.manifest} is not valid JSON: {error}") from error
-        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-            raise ValueError(f"{self.manifest} is not the manifest of a run; choose another folder.")
-        return manifest
+        return read_manifest(self.manifest, _FORMAT, "a run")
 
     def check(self, story: Story, settings: RunSettings) -> None:
         """Refuse to continue what was begun otherwise; a story may have grown at its end.

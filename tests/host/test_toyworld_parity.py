@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from story_identity.core.headless import sampling
+from story_identity.core.headless.frames import (
+    SharedFrames,
+    Sharing,
+    encode_together,
+    positions_of,
+    sample_together,
+)
 from story_identity.core.headless.photomaker import identity_generator, load_photomaker
 from story_identity.core.headless.prompts import encode_prompt, word_position
 from story_identity.core.headless.toyworld import load_toyworld
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld import models
+from story_identity.core.training.synchronizer import Synchronizer, SynchronizerSettings
 from torch import Tensor
 
 from .server import environment
@@ -31,6 +41,11 @@ STORY = {
     ],
     "frames": ["Mira waving and Tom on a beach with a ball"],
 }
+LONG_STORY = {
+    "characters": STORY["characters"],
+    "frames": [*STORY["frames"], "Tom in the snow", "a city at night", "Mira sitting in a kitchen"],
+}
+SYNCHRONIZER = "synchronizer.safetensors"
 CLOSE = 1e-4
 """Largest difference allowed, as a share of the largest value."""
 
@@ -52,11 +67,25 @@ def questions() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def comfy(comfyui, questions, tmp_path_factory) -> dict[str, Tensor]:
+def synchronizer(questions, tmp_path_factory) -> tuple[Path, Tensor]:
+    """A LoRA as the trainer writes it, of random numbers, and what the UNet predicts with it in place."""
+    folder, told = tmp_path_factory.mktemp("synchronizer"), {"checkpoint": "toyworld", "data": "toyworld", "steps": 1}
+    settings = SynchronizerSettings(**told, out=str(folder), rank=4, device="cpu")
+    random = torch.Generator().manual_seed(3)
+    with closing(Synchronizer(load_toyworld(), settings)) as trainee, torch.no_grad():
+        for name, weight in trainee.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=random))
+        predicted = trainee.unet(questions["latents"], questions["timesteps"], questions["context"]).sample
+        return trainee.save(folder), predicted
+
+
+@pytest.fixture(scope="module")
+def comfy(comfyui, questions, synchronizer, tmp_path_factory) -> dict[str, Tensor]:
     """What ComfyUI says."""
     base = tmp_path_factory.mktemp("toyworld")
     asked, answered = base / "questions.safetensors", base / "answers.safetensors"
-    texts = {"prompts": PROMPTS, "story": STORY, "ways": WAYS, "settings": SETTINGS}
+    texts = {"prompts": PROMPTS, "story": STORY, "long_story": LONG_STORY, "ways": WAYS, "settings": SETTINGS}
     save_file(questions, asked, metadata={name: json.dumps(text) for name, text in texts.items()})
     command = [comfyui.python, INSIDE / "toyworld_answers.py", comfyui.root, base, asked, answered]
     done = subprocess.run(command, cwd=base, env=environment(base), capture_output=True, text=True, timeout=600)
@@ -78,6 +107,14 @@ def photomaker(pipe) -> Any:
 def test_the_unet_predicts_the_same(comfy, questions, pipe):
     ours = pipe.unet(questions["latents"], questions["timesteps"], questions["context"]).sample
     assert difference(comfy["prediction"], ours) < CLOSE
+
+
+def test_a_synchronizer_changes_the_unet_the_same_through_the_stock_lora_loader(comfy, synchronizer, questions, pipe):
+    """The host's script fails if the loader leaves a key of the file unused."""
+    path, predicted = synchronizer
+    assert difference(comfy["synchronized"], predicted) < CLOSE
+    assert difference(predicted, comfy["prediction"]) > 100 * CLOSE
+    assert int(comfy["patches"]) == len(load_file(path)) // 3  # down, up and alpha of each layer
 
 
 @torch.no_grad()
@@ -119,6 +156,19 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, 
     assert difference(comfy[f"frame {sampler} {scheduler}"], again) < CLOSE
     assert difference(again, cache.final) > 100 * CLOSE
     assert difference(comfy[f"picture {sampler} {scheduler}"], sampling.decode(pipe, again)) < CLOSE
+
+
+def test_frames_drawn_together_come_out_the_same_from_the_same_noise(comfy, pipe):
+    story, seed = Story.parse(LONG_STORY), SETTINGS["seed"]
+    plan = sampling.SamplingPlan(pipe, "euler", "simple", SETTINGS["steps"], SETTINGS["cfg"])
+    shape = (len(story.frames), models.LATENT_CHANNELS, 16, 16)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))  # the host draws a batch as one
+    prompts, positions = encode_together(pipe, story.frames), positions_of(pipe, story)
+    for name, strength in (("apart", 0.0), ("together", 1.0)):
+        shared = SharedFrames(Sharing(strength=strength), positions, len(story.frames))
+        ours = sample_together(plan, prompts, noise, seed, shared)
+        assert difference(comfy[name], ours) < CLOSE
+    assert difference(comfy["apart"], comfy["together"]) > 100 * CLOSE
 
 
 def difference(one: Tensor, other: Tensor) -> float:

@@ -4,19 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from story_identity.core.evaluation.figure import write_figure, write_strip
+from story_identity.core.evaluation.__main__ import IDENTITY_FIGURE
+from story_identity.core.evaluation.figure import Figure, write_figure, write_strip
+from story_identity.core.evaluation.markdown import find_markers, markers, show_interval, write_between_markers
 from story_identity.core.evaluation.scores import Interval
-from story_identity.core.evaluation.tables import (
-    BEGIN,
-    END,
-    find_markers,
-    make_tables,
-    show_interval,
-    write_between_markers,
-)
+from story_identity.core.evaluation.tables import make_tables
 from story_identity.core.evaluation.variants import VARIANTS
 from story_identity.core.toyworld.probe import PERSON, SCENE
 
+BEGIN, END = markers("toyworld")
 WAYS = (*VARIANTS, "drawn", "others")
 
 
@@ -47,8 +43,8 @@ ROWS = [row(0, 0.25), row(1, 0.25)]
 def test_everything_outside_the_markers_stays(tmp_path):
     page = tmp_path / "page.md"
     page.write_bytes(f"# Umlaut ä\n\n{BEGIN}\nold\n{END}\n\nlast line, no newline".encode())
-    write_between_markers(page, "new\n\ntext")
-    write_between_markers(page, "newer")
+    write_between_markers(page, "toyworld", "new\n\ntext")
+    write_between_markers(page, "toyworld", "newer")
     assert page.read_bytes() == f"# Umlaut ä\n\n{BEGIN}\nnewer\n{END}\n\nlast line, no newline".encode()
 
 
@@ -57,10 +53,18 @@ def test_a_page_without_markers_is_refused_and_left_alone(tmp_path, content):
     page = tmp_path / "page.md"
     page.write_text(content)
     with pytest.raises(ValueError, match="page.md needs the lines"):
-        write_between_markers(page, "text")
+        write_between_markers(page, "toyworld", "text")
     assert page.read_text() == content
     with pytest.raises(ValueError, match="nothing.md"):
-        find_markers(tmp_path / "nothing.md")
+        find_markers(tmp_path / "nothing.md", "toyworld")
+
+
+def test_evaluations_write_into_their_own_places(tmp_path):
+    page = tmp_path / "page.md"
+    other = "".join(markers("other"))
+    page.write_text(f"{other}{BEGIN}{END}")
+    write_between_markers(page, "toyworld", "text")
+    assert page.read_text() == f"{other}{BEGIN}\ntext\n{END}"
 
 
 def test_tables_hold_means_counts_and_paired_differences():
@@ -82,11 +86,22 @@ def test_numbers_have_real_minus_signs():
 def test_the_figure_shows_the_strips(tmp_path):
     levels = {name: 10 * number for number, name in enumerate(VARIANTS)}
     pictures = {name: [torch.full((64, 64, 3), level / 255) for _ in range(4)] for name, level in levels.items()}
-    write_strip(tmp_path / "one.png", pictures)
-    write_figure(tmp_path / "figure.png", [tmp_path / "one.png"] * 2, ["a robot", "a girl"])
+    write_strip(tmp_path / "one.png", pictures, VARIANTS)
+    write_figure(tmp_path / "figure.png", IDENTITY_FIGURE, [tmp_path / "one.png"] * 2, ["a robot", "a girl"])
     with Image.open(tmp_path / "figure.png") as figure:
         pixels = np.asarray(figure.convert("RGB"))
     middle = pixels[180]
     assert [int(middle[140 + 268 * column, 0]) for column in range(5)] == [
         levels[name] for name in ("template", "mean", "discovered", "true", "direct")
     ]
+
+
+def test_a_figure_of_frames_in_a_line(tmp_path):
+    shape = Figure("name", rows=("a", "b"), columns={"b": "second"}, across=4, stories=(0,))
+    frames = [torch.full((64, 64, 3), level / 255) for level in (10, 20, 30, 40)]
+    write_strip(tmp_path / "one.png", {"b": frames, "a": [torch.ones(64, 64, 3)] * 4}, shape.rows)
+    write_figure(tmp_path / "figure.png", shape, [tmp_path / "one.png"], ["a robot"])
+    with Image.open(tmp_path / "figure.png") as figure:
+        pixels = np.asarray(figure.convert("RGB"))
+    assert pixels.shape == (32 + 128 + 28, 12 + 4 * 128 + 12, 3)
+    assert [int(pixels[100, 60 + 128 * frame, 0]) for frame in range(4)] == [10, 20, 30, 40]

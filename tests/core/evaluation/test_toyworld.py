@@ -5,80 +5,22 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from story_identity.core.detectors import Detections
 from story_identity.core.evaluation.stories import make_story
 from story_identity.core.evaluation.toyworld import (
     DRAWN,
     OTHERS,
-    Instruments,
     Seen,
     drawings,
-    evaluation_settings,
     final_cells,
     measure_agreement,
     measure_faces,
     measure_story,
 )
 from story_identity.core.evaluation.variants import TEMPLATE, VARIANTS, FrameVariants
-from story_identity.core.headless.studio import open_studio
-from story_identity.core.toyworld.detector import DetectorNetwork, Found, ToyDetector
-from story_identity.core.toyworld.identity_encoder import IdentityEncoder
-from story_identity.core.toyworld.likeness import FaceReader
 from story_identity.core.toyworld.models import store
-from story_identity.core.toyworld.people import WORDS
 from story_identity.core.toyworld.probe import PERSON, SCENE, Probe, load_probe
 
-from tests.stand_ins.toyworld import make_random_toyworld
-
-T, START, PORTRAITS, PORTRAIT_STEPS = 4, 1, 4, 2
-STORY = 2  # of two people
-
-
-class SeesTwo(ToyDetector):
-    """Somebody on the left and somebody on the right, in any picture; a word is the one or the other."""
-
-    def __init__(self, words):
-        super().__init__(DetectorNetwork())
-        self.words = words
-
-    def people(self, image):
-        masks = torch.zeros(2, 64, 64, dtype=torch.bool)
-        masks[0, 20:50, 9:23], masks[1, 22:50, 39:54] = True, True
-        boxes = torch.tensor([[9.0, 20, 23, 50], [39, 22, 54, 50]])
-        heads = torch.tensor([[9.0, 18, 23, 32], [39, 20, 54, 35]])
-        likely = 0.2 * torch.ones(2, len(WORDS))
-        return [Found(*each) for each in zip(masks, boxes, heads, likely, strict=True)]
-
-    def find(self, image, word):
-        box = self.people(image)[self.words.index(word)].box[None]
-        return Detections(box, torch.ones(1), torch.ones(1))
-
-    def segment(self, image, boxes):
-        by_side = [self.people(image)[int(box[0] > 30)].mask for box in boxes]
-        return torch.stack(by_side)
-
-    def head_of(self, image, mask):
-        return self.people(image)[int(mask[:, 32:].any())].head
-
-
-@pytest.fixture(scope="module")
-def instruments(tmp_path_factory):
-    folder = make_random_toyworld(tmp_path_factory.mktemp("world"))
-    settings = evaluation_settings(
-        checkpoint=str(folder),
-        photomaker=str(folder / "photomaker.safetensors"),
-        steps=T,
-        start=START,
-        portraits=PORTRAITS,
-        portrait_steps=PORTRAIT_STEPS,
-        rank=1,
-        rounds=1,
-    )
-    torch.manual_seed(3)
-    detector = SeesTwo([person.word for person in make_story(STORY).people])
-    return Instruments(
-        open_studio(settings, "cpu", detector), detector, FaceReader(detector, IdentityEncoder().eval()), Probe().eval()
-    )
+from tests.core.evaluation.small import PORTRAIT_STEPS, PORTRAITS, START, STORY, KnowsTheAnswers, T
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +81,6 @@ def test_faces_by_hand():
     assert found["face_sim"] == {DRAWN: 1.0, "mean": pytest.approx(1 / 3), "true": None}
     assert found["faces"] == {DRAWN: 4, "mean": 3, "true": 1}
     assert found["likeness"] == {"mean": pytest.approx(1 / 3), "true": 1.0}
-
-
-class KnowsTheAnswers(Probe):
-    """Reads what it is told to."""
-
-    def __init__(self, scene, person):
-        super().__init__()
-        self.scene, self.person = scene, person
-
-    def read_scene(self, image):
-        return self.scene
-
-    def read_person(self, image, mask):
-        return self.person
 
 
 def test_agreement_by_hand():

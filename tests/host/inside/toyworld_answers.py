@@ -2,10 +2,11 @@
 
 Both files are safetensors. QUESTIONS has the tensors that `test_toyworld_parity.py` puts to the networks, its metadata
 the texts and settings; ANSWERS has the host's answers. Nothing is compared here, since diffusers is not installed
-beside ComfyUI.
+beside ComfyUI. A synchronizer LoRA lies among the host's LoRAs.
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from safetensors.torch import save_file  # noqa: E402
 from story_identity.core.identity import Identity  # noqa: E402
 from story_identity.core.layout import Layout  # noqa: E402
 from story_identity.core.story import Story  # noqa: E402
+from story_identity.nodes.attention import AMSANode  # noqa: E402
 from story_identity.nodes.host import photomaker, toyworld  # noqa: E402
 from story_identity.nodes.identity import IdentityConditioningNode  # noqa: E402
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode  # noqa: E402
+from story_identity.nodes.story import EncodeStoryNode  # noqa: E402
 
 import nodes  # noqa: E402
 
@@ -56,6 +59,21 @@ def of_networks(world: World, asked: Tensors, prompts: list[str]) -> Tensors:
     }
 
 
+def of_synchronizer(world: World, asked: Tensors, file: str) -> Tensors:
+    """What the UNet predicts with the LoRA from the stock loader, which says what of a file it does not use."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger().addHandler(handler)
+    (patched,) = nodes.LoraLoaderModelOnly().load_lora_model_only(world.model, file, 1.0)
+    logging.getLogger().removeHandler(handler)
+    assert not said, said
+    patched.patch_model()
+    predicted = patched.model.diffusion_model(asked["latents"], asked["timesteps"], context=asked["context"])
+    patched.unpatch_model()
+    return {"synchronized": predicted, "patches": torch.tensor(len(patched.patches))}
+
+
 def of_frames(world: World, asked: Tensors, story: Any, ways: list[list[str]], settings: dict[str, Any]) -> Tensors:
     """Template and re-denoised frame, as latents and the latter as a picture, for every sampler and scheduler asked."""
     (frame,) = Story.parse(story).frames
@@ -87,11 +105,25 @@ def of_frames(world: World, asked: Tensors, story: Any, ways: list[list[str]], s
     return said
 
 
+def of_frames_together(world: World, story: Any, settings: dict[str, Any]) -> Tensors:
+    """Latents of a story's frames, a batch with one seed: with AMSA as its node sets it, and without."""
+    told = Story.parse(story)
+    positive, negative, frames = EncodeStoryNode.execute(world.clip, told).result
+    sharing = {"strength": 1.0, "layers": "all", "start_percent": 0.0, "end_percent": 1.0, "same_character": True}
+    (shared,) = AMSANode.execute(world.model, told, **sharing, anchors=0, threshold=0.0, decay=0.5).result
+    (empty,) = nodes.EmptyLatentImage().generate(64, 64, frames)
+    how = (*(settings[key] for key in ("seed", "steps", "cfg")), "euler", "simple", positive, negative, empty)
+    models = {"together": shared, "apart": world.model}
+    return {name: nodes.KSampler().sample(model, *how)[0]["samples"] for name, model in models.items()}
+
+
 if __name__ == "__main__":
     with safe_open(QUESTIONS, framework="pt") as file, torch.inference_mode():
         asked = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         texts = {name: json.loads(text) for name, text in file.metadata().items()}
         world = World()
         answers = of_networks(world, asked, texts["prompts"])
+        answers |= of_synchronizer(world, asked, texts["synchronizer"])
         answers |= of_frames(world, asked, texts["story"], texts["ways"], texts["settings"])
+        answers |= of_frames_together(world, texts["long_story"], texts["settings"])
     save_file({name: tensor.contiguous() for name, tensor in answers.items()}, ANSWERS)
