@@ -8,146 +8,17 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kinds import CORE, OURS, Choice, Json, Kind, Lines, Seed, Upload
+
 HERE = Path(__file__).parent
 MODELS = json.loads((HERE.parent / "models.json").read_text(encoding="utf-8"))["files"]
 VERSIONS = {"comfy-core": "0.31.0", "storyidentity": "0.1.0"}  # of the nodes as they are described here
 FRONT_END = "1.48.7"
 
 TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
-PICTURES = {"PreviewImage", "SaveImage", "StorySheet"}
+PICTURES = {"PreviewImage", "SaveImage", "StorySheet", "PreviewAttentionMasks"}
 READABLE = 0.6  # the zoom below which the editor leaves texts out
 PICTURE = 232  # the least height of the pictures under a node's widgets
-
-Json = dict[str, Any]
-
-
-class Choice(str):
-    """A value from a list."""
-
-
-class Lines(str):
-    """Text with several lines."""
-
-
-class Upload(str):
-    """The button under a picture."""
-
-
-class Seed(int):
-    """A number that the editor may change after a run; here it never does."""
-
-
-class Kind(NamedTuple):
-    """What a node looks like: `name:TYPE` for each socket (`?` if it is optional, `*` for a list), default values."""
-
-    inputs: str
-    widgets: Json
-    outputs: str
-
-
-SAMPLER = {"sampler_name": Choice("euler"), "scheduler": Choice("normal")}
-CORE = {
-    "CheckpointLoaderSimple": Kind("", {"ckpt_name": Choice("sd_xl_base_1.0.safetensors")}, "MODEL CLIP VAE"),
-    "FreeU": Kind("model:MODEL", {"b1": 1.1, "b2": 1.2, "s1": 0.6, "s2": 0.4}, "MODEL"),
-    "CLIPTextEncode": Kind("clip:CLIP", {"text": Lines()}, "CONDITIONING"),
-    "EmptyLatentImage": Kind("", {"width": 1024, "height": 1024, "batch_size": 1}, "LATENT"),
-    "VAEDecode": Kind("samples:LATENT vae:VAE", {}, "IMAGE"),
-    "SaveImage": Kind("images:IMAGE", {"filename_prefix": ""}, "images:IMAGE"),
-    "PreviewImage": Kind("images:IMAGE", {}, "images:IMAGE"),
-    "PreviewAny": Kind("source:*", {}, "STRING"),
-    "LoadImage": Kind("", {"image": Choice("pose.png"), "upload": Upload("image")}, "IMAGE MASK"),
-    "ControlNetLoader": Kind(
-        "", {"control_net_name": Choice("controlnet-openpose-sdxl-1.0.safetensors")}, "CONTROL_NET"
-    ),
-    "ControlNetApplyAdvanced": Kind(
-        "positive:CONDITIONING negative:CONDITIONING control_net:CONTROL_NET image:IMAGE vae:VAE?",
-        {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
-        "positive:CONDITIONING negative:CONDITIONING",
-    ),
-    "MarkdownNote": Kind("", {"text": Lines()}, ""),
-}
-OURS = {
-    "Story": Kind(
-        "",
-        {
-            **{"story_file": Choice("(typed in below)"), "characters": Lines(), "prompts": Lines(), "style": ""},
-            **{"negative": Lines("noisy, blurry, soft, deformed, ugly")},
-        },
-        "story:STORY",
-    ),
-    "StoryFrames": Kind(
-        "story:STORY",
-        {"frames": "all", "seed": Seed(1)},
-        "frame:STORY_FRAME* prompt:STRING* negative:STRING* seed:INT*",
-    ),
-    "CharacterPortraits": Kind(
-        "model:MODEL clip:CLIP vae:VAE story:STORY",
-        {
-            **{"character": "", "count": 64, "batch_size": 4, "seed": Seed(1), "steps": 50, "cfg": 5.0, **SAMPLER},
-            **{"width": 1024, "height": 1024, "template": "a close-up photo of {character}"},
-            **{"negative": Lines("3d, cartoon, anime, sketches, illustration, painting")},
-        },
-        "portraits:IMAGE name:STRING description:STRING",
-    ),
-    "PhotoMakerLoader": Kind(
-        "model:MODEL",
-        {"photomaker_name": Choice("photomaker-v1.bin"), "lora_strength": 1.0},
-        "model:MODEL photomaker:PHOTOMAKER",
-    ),
-    "ToyWorldLoader": Kind(
-        "",
-        {},
-        "model:MODEL identity_model:MODEL clip:CLIP vae:VAE photomaker:PHOTOMAKER detector:STORY_DETECTOR",
-    ),
-    "IdentityDiscovery": Kind(
-        "portraits:IMAGE photomaker:PHOTOMAKER",
-        {
-            **{"name": "", "description": "", "rank": 10, "keep_ratio": 0.6, "iterations": 3},
-            **{"rank_too_large": Choice("error")},
-        },
-        "identity:IDENTITY kept:IMAGE report:STRING",
-    ),
-    "SaveIdentity": Kind("identity:IDENTITY", {"filename": "", "overwrite": False}, "identity:IDENTITY path:STRING"),
-    "IdentityConditioning": Kind(
-        "clip:CLIP photomaker:PHOTOMAKER identity:IDENTITY frame:STORY_FRAME?",
-        {"text?": Lines(), "class_word?": ""},
-        "positive:CONDITIONING",
-    ),
-    "NoisyLatentCache": Kind(
-        "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT "
-        "noise:NOISE? sampler:SAMPLER? sigmas:SIGMAS?",
-        {
-            **{"seed": Seed(0), "steps": 50, "cfg": 7.0, **SAMPLER, "denoise": 1.0, "keep_from_step": 10},
-            **{"precision": Choice("float32"), "keep_attention_maps?": False},
-        },
-        "latent:LATENT cache:NOISY_LATENT_CACHE",
-    ),
-    "GroundedSAMLoader": Kind(
-        "",
-        {
-            "grounding_dino_name": Choice("groundingdino_swinb_cogcoor.pth"),
-            **{"sam_name": Choice("sam_vit_h_4b8939.pth"), "engine": Choice("transformers")},
-        },
-        "detector:STORY_DETECTOR",
-    ),
-    "GroundedSAMLayout": Kind(
-        "image:IMAGE detector:STORY_DETECTOR frame:STORY_FRAME?",
-        {
-            **{"box_threshold": 0.3, "text_threshold": 0.25, "dilate_px": 10, "on_missing": Choice("error")},
-            **{"words?": ""},
-        },
-        "layout:STORY_LAYOUT masks:MASK preview:IMAGE",
-    ),
-    "Cast": Kind("identity:IDENTITY positive:CONDITIONING negative:CONDITIONING cast:CAST?", {}, "cast:CAST"),
-    "Redenoise": Kind(
-        "model:MODEL cast:CAST cache:NOISY_LATENT_CACHE layout:STORY_LAYOUT",
-        {"start": 10, "max_kernel": 50, "cfg": 7.0, "mask_edge": Choice("hard")},
-        "latent:LATENT",
-    ),
-    "StorySheet": Kind(
-        "images:IMAGE frames:STORY_FRAME?", {"columns": 3, "cell_width": 512, "captions": True}, "sheet:IMAGE"
-    ),
-}
 
 
 class Node(NamedTuple):
@@ -173,7 +44,7 @@ class Group(NamedTuple):
 def node(
     key: str, kind: str, links: str = "", *, title: str = "", size: tuple[int, int] = (300, 0), **widgets: Any
 ) -> Node:
-    """A node as it is written below: links such as `model=freeu.MODEL`, and the values that differ from the default."""
+    """A node as groups.py writes it: links such as `model=freeu.MODEL`, and the values that differ from the default."""
     known = _kind(kind)
     defaults = {name.rstrip("?"): value for name, value in known.widgets.items()}
     if unknown := widgets.keys() - defaults:
@@ -313,7 +184,8 @@ def _inputs(each: Node) -> list[Json]:
     for socket in kind.inputs.split():
         name, type_ = socket.split(":")
         shape = {"shape": 7} if type_.endswith("?") else {}
-        inputs.append({"name": name, **shape, "type": type_.rstrip("?"), "link": None})
+        label = {"label": name.split(".")[1]} if "." in name else {}
+        inputs.append({**label, "name": name, **shape, "type": type_.rstrip("?"), "link": None})
     if each.kind == "MarkdownNote":
         return inputs
     names = {Choice: "COMBO", Upload: "IMAGEUPLOAD", bool: "BOOLEAN", int: "INT", Seed: "INT", float: "FLOAT"}

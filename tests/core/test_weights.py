@@ -15,6 +15,10 @@ WORKFLOWS = (
     "identitystory_sdxl_two_characters.json",
     "identitystory_controlnet_pose.json",
     "identity_from_text.json",
+    "identitystory_attention_layout.json",
+    "storynizor_sd15.json",
+    "storynizor_sd15_reference.json",
+    "storynizor_sdxl.json",
 )
 CONTENT = bytes(range(251)) * 4 + b"end"
 ENTRY = {

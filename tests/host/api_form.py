@@ -14,6 +14,7 @@ SEEDS = {"seed", "noise_seed"}
 UPLOADS = {"image_upload", "animated_image_upload", "video_upload"}
 COMMENTS = {"Note", "MarkdownNote"}
 SHOWS_ONLY = {"PreviewAny"}  # keeps what it shows among its values
+GROWS = "COMFY_AUTOGROW_V3"  # as many inputs of one kind as are tied to something
 MUTED, BYPASSED = 2, 4
 
 
@@ -68,13 +69,13 @@ class _Graph:
 
     def api_node(self, node: Json) -> Json:
         info = self.object_info[node["type"]]
-        specs = _specs(info)
-        inputs = _widget_values(node, specs)
+        known = known_inputs(info)
+        inputs = _widget_values(node, known)
         for slot in node.get("inputs") or []:
             name = slot["name"]
             if slot.get("link") is None:
                 continue
-            if name not in specs:
+            if name not in known:
                 raise ValueError(f"{_name(node)}: has no input {name!r}")
             inputs.pop(name, None)
             given = self._follow(slot["link"], node)
@@ -82,9 +83,9 @@ class _Graph:
                 inputs[name] = [str(given.node), given.slot]
             elif isinstance(given, Value):
                 inputs[name] = given.value
-        if missing := [name for name in info["input"].get("required", {}) if name not in inputs]:
+        if missing := [name for name, _, _, needed in _inputs(info) if needed and name not in inputs]:
             raise ValueError(f"{_name(node)}: nothing is given for {', '.join(missing)}")
-        ordered = {name: inputs[name] for name in specs if name in inputs}
+        ordered = {name: inputs[name] for name in known if name in inputs}
         return {"inputs": ordered, "class_type": node["type"], "_meta": {"title": node.get("title", node["type"])}}
 
     def _follow(self, link_id: int, node: Json) -> Origin | Value | None:
@@ -130,13 +131,23 @@ def _name(node: Json) -> str:
     return f"node {node['id']} ({node['type']})" if title == node["type"] else f"node {node['id']} ({title})"
 
 
-def _specs(info: Json) -> dict[str, tuple[Any, Json]]:
-    """Every input in the order of the host: its type (or list of options) and its settings."""
-    return {
-        name: (spec[0], spec[1] if len(spec) > 1 else {})
-        for part in ("required", "optional")
-        for name, spec in info["input"].get(part, {}).items()
-    }
+def known_inputs(info: Json) -> dict[str, tuple[Any, Json]]:
+    """Every input in the order of the host, those that may grow included: its type (or options) and its settings."""
+    return {name: (kind, settings) for name, kind, settings, _ in _inputs(info)}
+
+
+def _inputs(info: Json) -> Iterator[tuple[str, Any, Json, bool]]:
+    """Name, type, settings, and whether something must be given."""
+    for part in ("required", "optional"):
+        for name, (kind, *settings) in info["input"].get(part, {}).items():
+            if kind != GROWS:
+                yield name, kind, settings[0] if settings else {}, part == "required"
+                continue
+            template = settings[0]["template"]
+            ((kind, *settings),) = template["input"]["required"].values()
+            for number in range(template["max"]):
+                needed = part == "required" and number < template["min"]
+                yield f"{name}.{template['prefix']}{number}", kind, settings[0] if settings else {}, needed
 
 
 def _widget_slots(specs: dict[str, tuple[Any, Json]]) -> Iterator[str | None]:

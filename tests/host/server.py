@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .comfyui import REPOSITORY, ComfyUI
 
 PACK = "ComfyUI-StoryIdentity"
-SHRINK = "shrink_text_encoders"
+SHRINK = "shrink_encoders"
 START_S = 240.0
 RUN_S = 300.0
 
@@ -54,7 +54,7 @@ class Host:
             comfyui: Which ComfyUI to run.
             folder: An empty folder that becomes the server's base directory.
             packs: Custom node packs by the name of their folder. By default this one and the one that lets the
-                stand-in checkpoint's text encoders load.
+                stand-in encoders load.
         """
         self.comfyui = comfyui
         self.folder = folder

@@ -26,6 +26,17 @@ INFO = {
     },
     "Change": {"input": {"required": {"model": ["MODEL"], "by": ["FLOAT", {}]}}, "output": ["MODEL"]},
     "Number": {"input": {"required": {"value": ["INT", {}]}}, "output": ["INT"]},
+    "Batch": {
+        "input": {
+            "required": {
+                "all": [
+                    "COMFY_AUTOGROW_V3",
+                    {"template": {"input": {"required": {"one": ["IMAGE", {}]}}, "prefix": "one", "min": 1, "max": 3}},
+                ]
+            }
+        },
+        "output": ["IMAGE"],
+    },
     "Text": {"input": {"required": {"text": ["STRING", {"multiline": True}]}}, "output": ["STRING"]},
 }
 
@@ -99,6 +110,18 @@ def test_a_widget_turned_into_an_input_keeps_its_place_among_the_values(workflow
     api = to_api(workflow, INFO)
     assert "8" not in api
     assert api["6"]["inputs"]["steps"] == 33
+
+
+def test_an_input_that_grows_has_one_name_for_each_link(workflow):
+    inputs = [(f"all.one{number}", "IMAGE", link) for number, link in enumerate((6, 7, None))]
+    workflow["nodes"].append(node(8, "Batch", [], inputs, [("IMAGE", None)]))
+    workflow["nodes"][3]["outputs"][0]["links"] += [6, 7]
+    workflow["links"] += [[6, 4, 0, 8, 0, "IMAGE"], [7, 4, 0, 8, 1, "IMAGE"]]
+    assert to_api(workflow, INFO)["8"]["inputs"] == {"all.one0": ["4", 0], "all.one1": ["4", 0]}
+    workflow["nodes"][-1]["inputs"][0]["link"] = None
+    workflow["links"].pop(-2)
+    with pytest.raises(ValueError, match=r"node 8 \(Batch\): nothing is given for all\.one0"):
+        to_api(workflow, INFO)
 
 
 def test_a_bypassed_node_hands_on_and_a_muted_one_does_not(workflow):

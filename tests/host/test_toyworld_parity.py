@@ -85,7 +85,11 @@ def comfy(comfyui, questions, synchronizer, tmp_path_factory) -> dict[str, Tenso
     """What ComfyUI says."""
     base = tmp_path_factory.mktemp("toyworld")
     asked, answered = base / "questions.safetensors", base / "answers.safetensors"
+    loras = base / "models" / "loras"
+    loras.mkdir(parents=True)
+    shutil.copy(synchronizer[0], loras / SYNCHRONIZER)
     texts = {"prompts": PROMPTS, "story": STORY, "long_story": LONG_STORY, "ways": WAYS, "settings": SETTINGS}
+    texts["synchronizer"] = SYNCHRONIZER
     save_file(questions, asked, metadata={name: json.dumps(text) for name, text in texts.items()})
     command = [comfyui.python, INSIDE / "toyworld_answers.py", comfyui.root, base, asked, answered]
     done = subprocess.run(command, cwd=base, env=environment(base), capture_output=True, text=True, timeout=600)

@@ -1,4 +1,4 @@
-"""The toy world's workflow in a real ComfyUI, just as it is shipped, from the prompt to saved PNGs."""
+"""The toy world's workflows in a real ComfyUI, just as they are shipped, from the prompt to saved PNGs."""
 
 import json
 from typing import Any
@@ -11,8 +11,6 @@ from .server import Host, RunError
 from .test_workflows_run import nodes_of, pixels, saved, workflow
 from .write_api_twins import TWINS
 
-SHIPPED = json.loads((TWINS / "toyworld_quickstart.json").read_text(encoding="utf-8"))
-
 
 @pytest.fixture(scope="module")
 def bare(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -21,8 +19,8 @@ def bare(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield server
 
 
-def shipped() -> dict[str, Any]:
-    return json.loads(json.dumps(SHIPPED))
+def shipped(name: str = "toyworld_quickstart") -> dict[str, Any]:
+    return json.loads((TWINS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_it_runs_without_any_model_file_to_the_same_bytes_each_time(bare):
@@ -38,6 +36,21 @@ def test_it_runs_without_any_model_file_to_the_same_bytes_each_time(bare):
     bare.forget()
     again = saved(bare, shipped())
     assert [pixels(path) for name in ("StoryIdentity/frame", "StoryIdentity/sheet") for path in again[name]] == first
+
+
+def test_frames_that_see_each_other_differ_from_those_that_do_not(bare):
+    graph = shipped("toyworld_storynizor")
+    outputs = bare.run(graph)
+    shown = {graph[key]["inputs"]["filename_prefix"]: key for key in nodes_of(graph, "SaveImage")}
+    shared, without = ([pixels(each.path) for each in bare.files(outputs[shown[name]])] for name in sorted(shown))
+    assert sorted(shown) == ["StoryIdentity/with", "StoryIdentity/without"]
+    assert len(without) == len(shared) == 4
+    assert len({*without, *shared}) == 8
+    sheets = [bare.files(outputs[key]) for key in nodes_of(graph, "StoryIdentityStorySheet")]
+    assert [len(sheet) for sheet in sheets] == [1, 1]
+    assert pixels(sheets[0][0].path) != pixels(sheets[1][0].path)
+    (masks,) = nodes_of(graph, "StoryIdentityPreviewAttentionMasks")
+    assert len(bare.files(outputs[masks])) == 4
 
 
 def test_its_loader_does_not_fit_a_workflow_of_another_family(host):

@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "StoryIdentityNoisyLatentCache": {"steps": 4, "keep_from_step": 1},
     "StoryIdentityRedenoise": {"start": 1},
     "StoryIdentityGroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "on_missing": "skip"},
+    "KSampler": {"steps": 2},
     "StoryIdentityStorySheet": {"cell_width": 96},
 }
 ONE = {
@@ -109,12 +110,14 @@ def test_a_published_story_of_ten_frames_runs_to_pngs(host, name, story):
     check_frames(pictures, [True] * 10)
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_its_own_story_runs_to_pngs(host, name):
+@pytest.mark.parametrize(("name", "frames"), [*((name, 99) for name in STORIES), ("identitystory_attention_layout", 3)])
+def test_its_own_story_runs_to_pngs(host, name, frames):
     graph = workflow(name)
     (key,) = nodes_of(graph, "StoryIdentityStory")
     names = [line.split("|")[0].strip() for line in graph[key]["inputs"]["characters"].splitlines()]
-    prompts = graph[key]["inputs"]["prompts"].strip().splitlines()
+    prompts = graph[key]["inputs"]["prompts"].strip().splitlines()[:frames]
+    (key,) = nodes_of(graph, "StoryIdentityStoryFrames")
+    graph[key]["inputs"]["frames"] = f"1-{len(prompts)}"
     check_frames(saved(host, graph), [any(name in prompt for name in names) for prompt in prompts])
 
 

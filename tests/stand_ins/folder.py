@@ -8,7 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.stand_ins.clip_vision import write_clip_vision
+from tests.stand_ins.ip_adapters import write_plus_face_sd15
 from tests.stand_ins.photomaker import write_photomaker
+from tests.stand_ins.sd15 import write_sd15
 from tests.stand_ins.sdxl import write_controlnet, write_sdxl
 
 HERE = Path(__file__).parent
@@ -25,8 +28,14 @@ def _writers() -> dict[str, tuple[Callable[[Path], None], tuple[str, ...]]]:
     unet = ("weights", "unet", "sdxl")
     writers: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         "checkpoints/sd_xl_base_1.0.safetensors": (write_sdxl, unet),
+        "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": (write_sd15, (*unet, "sd15")),
         "controlnet/controlnet-openpose-sdxl-1.0.safetensors": (write_controlnet, unet),
-        "photomaker/photomaker-v1.bin": (write_photomaker, (*unet, "photomaker")),
+        "photomaker/photomaker-v1.bin": (write_photomaker, (*unet, "clip_vision", "photomaker")),
+        "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": (write_clip_vision, ("weights", "clip_vision")),
+        "ipadapter/ip-adapter-plus-face_sd15.safetensors": (
+            write_plus_face_sd15,
+            (*unet, "sd15", "clip_vision", "ip_adapters"),
+        ),
     }
     if importlib.util.find_spec("tests.stand_ins.detectors"):
         from tests.stand_ins import detectors

@@ -1,9 +1,13 @@
 """Tiny adapters of random weights in the public layouts, written out key by key."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+
+from tests.stand_ins import clip_vision, sd15
 
 CROSS = 64
 CLIP = 20
@@ -20,10 +24,10 @@ def _weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]
     return weights
 
 
-def _perceiver(width: int, cross: int, heads: int, depth: int = 4) -> dict[str, tuple[int, ...]]:
+def _perceiver(width: int, cross: int, heads: int, depth: int = 4, clip: int = CLIP) -> dict[str, tuple[int, ...]]:
     inner = 64 * heads
     shapes: dict[str, tuple[int, ...]] = {
-        "proj_in.weight": (width, CLIP),
+        "proj_in.weight": (width, clip),
         "proj_in.bias": (width,),
         "proj_out.weight": (cross, width),
         "proj_out.bias": (cross,),
@@ -58,10 +62,15 @@ def _face(tokens: int) -> dict[str, tuple[int, ...]]:
     }
 
 
+def plus_face(cross: int = CROSS, clip: int = CLIP, seed: int = 0) -> dict[str, Tensor]:
+    """`image_proj` of a plus-face adapter with 5 tokens and 2 heads."""
+    return _weights({"latents": (1, 5, 96), **_perceiver(96, cross, 2, clip=clip)}, seed)
+
+
 def image_side(kind: str, seed: int = 0) -> dict[str, Tensor]:
-    """`image_proj` of an adapter: plus-face with 5 tokens and 2 heads, FaceID or FaceID-Plus with 4 tokens."""
+    """`image_proj` of an adapter: plus-face as above, FaceID or FaceID-Plus with 4 tokens."""
     if kind == "plus-face":
-        return _weights({"latents": (1, 5, 96), **_perceiver(96, CROSS, 2)}, seed)
+        return plus_face(seed=seed)
     shapes = _face(4)
     if kind == "FaceID-Plus":
         shapes |= {f"perceiver_resampler.{key}": shape for key, shape in _perceiver(CROSS, CROSS, 1).items()}
@@ -99,3 +108,9 @@ def nested(kind: str, lora: bool = False) -> dict[str, dict[str, Tensor]]:
 def flat(content: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     """The same as in a .safetensors file."""
     return {f"{part}.{key}": value for part, weights in content.items() for key, value in weights.items()}
+
+
+def write_plus_face_sd15(path: Path) -> None:
+    """plus-face for the stand-in SD1.5 checkpoint and the stand-in image encoder."""
+    layers = layer_side([sd15.UNET.width] * sd15.ATTENTIONS, cross=sd15.UNET.context)
+    save_file(flat({"image_proj": plus_face(sd15.UNET.context, clip_vision.WIDTH), "ip_adapter": layers}), path)

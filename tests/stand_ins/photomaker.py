@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from tests.stand_ins.clip_vision import vision_model
 from tests.stand_ins.sdxl import UNET
 from tests.stand_ins.weights import Shapes, join, linear, norm, random_weights
 
@@ -17,21 +18,7 @@ def write_photomaker(path: Path) -> None:
 
 
 def id_encoder_weights() -> dict[str, torch.Tensor]:
-    root = "vision_model"
-    parts: list[Shapes] = [
-        {
-            f"{root}.embeddings.class_embedding": (WIDTH,),
-            f"{root}.embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
-            f"{root}.embeddings.position_embedding.weight": ((IMAGE // PATCH) ** 2 + 1, WIDTH),
-        },
-        norm(f"{root}.pre_layrnorm", WIDTH),
-        norm(f"{root}.post_layernorm", WIDTH),
-    ]
-    for layer in range(LAYERS):
-        name = f"{root}.encoder.layers.{layer}"
-        parts += [norm(f"{name}.layer_norm{i}", WIDTH) for i in (1, 2)]
-        parts += [linear(f"{name}.self_attn.{p}_proj", WIDTH, WIDTH) for p in ("q", "k", "v", "out")]
-        parts += [linear(f"{name}.mlp.fc1", WIDTH, MLP), linear(f"{name}.mlp.fc2", MLP, WIDTH)]
+    parts: list[Shapes] = [vision_model(WIDTH, MLP, LAYERS, PATCH, IMAGE)]
     parts += [linear("visual_projection", WIDTH, 768, bias=False)]
     parts += [linear("visual_projection_2", WIDTH, 1280, bias=False)]
     for name, n_in in (("mlp1", 2 * EMBEDDING), ("mlp2", EMBEDDING)):

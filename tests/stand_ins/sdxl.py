@@ -2,7 +2,7 @@
 
 The host tells SDXL by width 320, context 2048, label 2816 and the transformer depths, so these stay; the depths are
 those of Segmind Vega, the smallest of the family, which gives attention to the same blocks as SDXL itself. The text
-encoders have three layers and narrow MLPs; the pack `tests/host/shrink_text_encoders` lets the host build them so.
+encoders have three layers and narrow MLPs; the pack `tests/host/shrink_encoders` lets the host build them so.
 """
 
 from pathlib import Path
@@ -23,15 +23,17 @@ LATENT_SCALE = 0.13025
 
 def write_sdxl(path: Path) -> None:
     unet = {f"model.diffusion_model.{name}": weight for name, weight in unet_weights(UNET, seed=1).items()}
-    save_file(unet | _vae() | _clip_l() | _clip_g(), path)
+    text = clip_l("conditioner.embedders.0.transformer.text_model") | _clip_g()
+    save_file(unet | tiny_vae(LATENT_SCALE) | text, path)
 
 
 def write_controlnet(path: Path) -> None:
     save_file(controlnet_weights(CONTROLNET, seed=5), path)
 
 
-def _clip_l() -> dict[str, torch.Tensor]:
-    width, root = 768, "conditioner.embedders.0.transformer.text_model"
+def clip_l(root: str) -> dict[str, torch.Tensor]:
+    """The text encoder that SD1.5 has too, in the names of transformers."""
+    width = 768
     parts: list[Shapes] = [norm(f"{root}.final_layer_norm", width)]
     for layer in range(TEXT_LAYERS):
         name = f"{root}.encoder.layers.{layer}"
@@ -68,7 +70,7 @@ def _embeddings(shapes: Shapes, seed: int) -> dict[str, torch.Tensor]:
     return {name: w * sizes[name] * w.shape[1] ** 0.5 for name, w in random_weights(shapes, seed).items()}
 
 
-def _vae() -> dict[str, torch.Tensor]:
+def tiny_vae(scale: float) -> dict[str, torch.Tensor]:
     """The tiny autoencoder that the host takes in place of the full one: eight times down, eight times up."""
     # What stands at each place: "+" a residual block, a pair a convolution, None nothing with weights.
     encoder = [(3, 64), "+", (64, 64), "+", "+", "+", (64, 64), "+", "+", "+", (64, 64), "+", "+", "+", (64, 4)]
@@ -91,5 +93,5 @@ def _vae() -> dict[str, torch.Tensor]:
         weight = weights[f"{last}.weight"]  # no weight sum, since what comes out of a ReLU has a positive mean
         weights[f"{last}.weight"] = gain * (weight - weight.mean(dim=1, keepdim=True))
         weights[f"{last}.bias"] += middle
-    weights |= {"vae_scale": torch.tensor(LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
+    weights |= {"vae_scale": torch.tensor(scale), "vae_shift": torch.tensor(0.0)}
     return {f"first_stage_model.{name}": weight.half() for name, weight in weights.items()}

@@ -8,6 +8,7 @@ from story_identity.core.toyworld.models import TEXT_WIDTH, UNET, store
 from story_identity.core.toyworld.training.text import new_text_encoder, write_tokenizer
 from story_identity.core.toyworld.vae import ToyVAE
 
+from tests.stand_ins.clip_vision import vision_model
 from tests.stand_ins.weights import Shapes, join, linear, norm, random_weights
 
 WIDTH, MLP, LAYERS, PATCH, IMAGE = 128, 256, 2, 8, 64  # of the vision tower
@@ -42,21 +43,7 @@ def random_photomaker(unet):
 
 
 def _encoder_shapes() -> Shapes:
-    root = "vision_model"
-    parts: list[Shapes] = [
-        {
-            f"{root}.embeddings.class_embedding": (WIDTH,),
-            f"{root}.embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
-            f"{root}.embeddings.position_embedding.weight": ((IMAGE // PATCH) ** 2 + 1, WIDTH),
-        },
-        norm(f"{root}.pre_layrnorm", WIDTH),
-        norm(f"{root}.post_layernorm", WIDTH),
-    ]
-    for layer in range(LAYERS):
-        name = f"{root}.encoder.layers.{layer}"
-        parts += [norm(f"{name}.layer_norm{i}", WIDTH) for i in (1, 2)]
-        parts += [linear(f"{name}.self_attn.{p}_proj", WIDTH, WIDTH) for p in ("q", "k", "v", "out")]
-        parts += [linear(f"{name}.mlp.fc1", WIDTH, MLP), linear(f"{name}.mlp.fc2", MLP, WIDTH)]
+    parts: list[Shapes] = [vision_model(WIDTH, MLP, LAYERS, PATCH, IMAGE)]
     parts += [linear(name, WIDTH, TEXT_WIDTH // 2, bias=False) for name in ("visual_projection", "visual_projection_2")]
     for name, n_in in (("mlp1", 2 * TEXT_WIDTH), ("mlp2", TEXT_WIDTH)):
         parts += [norm(f"fuse_module.{name}.layernorm", n_in)]

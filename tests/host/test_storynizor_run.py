@@ -1,0 +1,81 @@
+"""The workflows in which frames see each other, in a real ComfyUI with stand-in weights, from the prompt to PNGs."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .server import Host
+from .test_workflows_run import nodes_of, pixels
+from .test_workflows_run import workflow as one_by_one
+
+SIDE = {"width": 64, "height": 64}  # four frames at once
+FRAMES, SHEET, MASKS = "StoryIdentity/frame", "StoryIdentity/sheet", "masks"
+
+
+def workflow(name: str) -> dict[str, Any]:
+    graph = one_by_one(name)
+    (empty,) = nodes_of(graph, "EmptyLatentImage")
+    graph[empty]["inputs"].update(SIDE)
+    return graph
+
+
+def pictures(host: Host, graph: dict[str, Any]) -> dict[str, list[Path]]:
+    """Run, and give what Save Image saved, by prefix, and what Preview Attention Masks showed."""
+    outputs = host.run(graph, timeout_s=600)
+    shown = {graph[key]["inputs"]["filename_prefix"]: key for key in nodes_of(graph, "SaveImage")}
+    (shown[MASKS],) = nodes_of(graph, "StoryIdentityPreviewAttentionMasks")
+    return {name: [file.path for file in host.files(outputs[key])] for name, key in shown.items()}
+
+
+def frames(host: Host, graph: dict[str, Any]) -> list[bytes]:
+    return [pixels(path) for path in pictures(host, graph)[FRAMES]]
+
+
+def with_values(name: str, class_type: str, **values: Any) -> dict[str, Any]:
+    """A workflow, made small, with other values in one of its nodes."""
+    graph = workflow(name)
+    (key,) = nodes_of(graph, class_type)
+    graph[key]["inputs"].update(values)
+    return graph
+
+
+def without_amsa(name: str) -> dict[str, Any]:
+    graph = workflow(name)
+    (sampler,), (amsa,) = nodes_of(graph, "KSampler"), nodes_of(graph, "StoryIdentityAMSA")
+    graph[sampler]["inputs"]["model"] = graph.pop(amsa)["inputs"]["model"]
+    return graph
+
+
+@pytest.mark.parametrize("name", ["storynizor_sd15", "storynizor_sd15_reference", "storynizor_sdxl"])
+def test_four_frames_and_their_sheet_are_saved(host, name):
+    saved = pictures(host, workflow(name))
+    assert {prefix: len(paths) for prefix, paths in saved.items()} == {FRAMES: 4, SHEET: 1, MASKS: 4}
+    for paths in saved.values():
+        assert len({pixels(path) for path in paths}) == len(paths)
+        assert all(path.suffix == ".png" for path in paths)
+
+
+def test_amsa_changes_every_frame_and_at_strength_0_none(host):
+    name = "storynizor_sd15"
+    plain = frames(host, without_amsa(name))
+    assert frames(host, with_values(name, "StoryIdentityAMSA", strength=0.0)) == plain
+    shared = frames(host, workflow(name))
+    assert all(one != other for one, other in zip(shared, plain, strict=True))
+
+
+def test_references_at_weight_0_are_the_workflow_without_them(host):
+    plain = frames(host, workflow("storynizor_sd15"))
+    name, node = "storynizor_sd15_reference", "StoryIdentityShuffledIDInjector"
+    assert frames(host, with_values(name, node, weight=0.0)) == plain
+    assert all(one != other for one, other in zip(frames(host, workflow(name)), plain, strict=True))
+
+
+def test_another_picture_changes_the_frames_that_see_it(host):
+    graph = without_amsa("storynizor_sd15_reference")
+    before = frames(host, graph)
+    shutil.copyfile(host.input_dir / "two_people.png", host.input_dir / "somebody.png")
+    graph[nodes_of(graph, "LoadImage")[1]]["inputs"]["image"] = "somebody.png"
+    changed = [one != other for one, other in zip(frames(host, graph), before, strict=True)]
+    assert 1 <= sum(changed) <= 2  # three pictures for four frames
