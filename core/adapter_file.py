@@ -65,6 +65,20 @@ class Adapter:
         Raises:
             ValueError: If the adapter is made for another kind of model.
         """
+        numbers = number_layers(widths)
+        places = {
+            f"{side} block {block}, transformer {index}": widths[side, block, index] for side, block, index in numbers
+        }
+        self.check(places, cross_width)
+        return numbers
+
+    def check(self, widths: Mapping[str, int], cross_width: int) -> None:
+        """Raise a ValueError if the adapter is made for another kind of model.
+
+        Args:
+            widths: What the model's cross-attention layers are called, in the adapter's order, and their widths.
+            cross_width: Of the prompts that the model reads.
+        """
         config = self.config
         if config.cross_width != cross_width:
             raise ValueError(
@@ -76,15 +90,12 @@ class Adapter:
                 f'"{self.name}" is made for {len(config.layer_widths)} cross-attention layers; this model has '
                 f"{len(widths)}. Load a checkpoint and an adapter that agree."
             )
-        numbers = number_layers(widths)
-        for layer, number in numbers.items():
-            found = config.layer_widths[number // 2]
-            if found != widths[layer]:
+        for index, (found, (layer, width)) in enumerate(zip(config.layer_widths, widths.items(), strict=True)):
+            if found != width:
                 raise ValueError(
-                    f'ip_adapter.{number} in "{self.name}" is {found} wide; it belongs to {layer[0]} block {layer[1]}, '
-                    f"transformer {layer[2]}, which is {widths[layer]} wide. The adapter is made for another model."
+                    f'ip_adapter.{2 * index + 1} in "{self.name}" is {found} wide; it belongs to {layer}, which is '
+                    f"{width} wide. The adapter is made for another model."
                 )
-        return numbers
 
     def host_lora(self, layers: Iterable[Layer]) -> dict[str, Tensor]:
         """FaceID's LoRA under the names that LoRA loaders know (`lora_unet_….lora_down.weight`); often empty.

@@ -288,10 +288,7 @@ class SubjectBank:
             tokens.bounds,
         )
         if not (stored.k.isfinite().all() and stored.v.isfinite().all()):
-            raise ValueError(
-                f"Step {step}, layer {layer}: a key or value is not finite in {self.dtype}. Use a bank of bfloat16 or "
-                "float32."
-            )
+            raise ValueError(f"Step {step}, layer {layer}: a key or value is not finite in {self.dtype}.")
         self._entries[step, layer] = stored
 
     def get(self, step: Hashable, layer: Hashable, device: torch.device | str, dtype: torch.dtype) -> SubjectTokens:

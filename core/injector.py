@@ -257,14 +257,18 @@ class Injector(nn.Module):
     def _check(self, features: ReferenceFeatures) -> None:
         resampler = self.config.resampler
         if resampler is not None:
-            self._check_one("hidden states of an image encoder", features.clip, resampler.clip_width)
-            self._check_one("hidden states of a blank picture", features.blank_clip, resampler.clip_width)
+            encoder = "Connect Load CLIP Vision to Face Features"
+            self._check_one("hidden states of an image encoder", features.clip, resampler.clip_width, encoder)
+            self._check_one("hidden states of a blank picture", features.blank_clip, resampler.clip_width, encoder)
         if self.config.face_width is not None:
-            self._check_one("face embeddings", features.face, self.config.face_width)
+            recogniser = "Choose face_models in Face Features (plus-face adapters need none)"
+            self._check_one("face embeddings", features.face, self.config.face_width, recogniser)
 
-    def _check_one(self, what: str, found: Tensor | None, width: int) -> None:
+    def _check_one(self, what: str, found: Tensor | None, width: int, remedy: str) -> None:
         if found is None:
-            raise ValueError(f"A {self.config.kind} adapter needs {what} ({width} wide), and none were given.")
+            raise ValueError(
+                f"A {self.config.kind} adapter needs {what} ({width} wide), and none were given. {remedy}."
+            )
         if found.shape[-1] != width:
             hint = " CLIP ViT-H has 1280, CLIP ViT-bigG 1664, CLIP ViT-L 1024." if "image" in what else ""
             raise ValueError(

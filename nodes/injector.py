@@ -7,14 +7,16 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..core.detectors.faces import NOTICE, load_face_recogniser
+from ..core.detectors.faces import NOTICE, Recogniser, load_face_recogniser
 from ..core.layout import Layout
 from ..core.shuffle import MODES
 from ..core.story import Frame, Story
+from ..core.toyworld.recogniser import load_recogniser
 from .host.adapters import IDAdapter, load_adapter, people_of
 from .host.faces import CENTRE_SQUARE, CROPS, FOUND_FACE, reference_features
 from .host.folders import (
     NO_FACE_MODELS,
+    TOY_FACE_MODELS,
     check_face_models,
     check_present,
     face_models,
@@ -73,14 +75,16 @@ class FaceFeaturesNode(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="CLIP ViT-H, from Load CLIP Vision. For plus-face and FaceID-Plus.",
+                    tooltip="CLIP ViT-H, from Load CLIP Vision. For plus-face and FaceID-Plus. The Toy World Loader "
+                    "has its own.",
                 ),
                 io.Combo.Input(
                     "face_models",
                     options=face_models(),
                     default=NO_FACE_MODELS,
                     tooltip="For FaceID and FaceID-Plus: a folder in models/insightface/models; they were trained with "
-                    "buffalo_l. Needs the package insightface. Non-commercial research only.",
+                    "buffalo_l. Needs the package insightface. Non-commercial research only. toy world: for the Toy "
+                    "World Loader's adapter, nothing needed.",
                 ),
                 io.Combo.Input(
                     "crop",
@@ -124,9 +128,7 @@ class FaceFeaturesNode(io.ComfyNode):
                 'Face Features: crop is "found face", but no face models are chosen. Choose some, or crop the picture '
                 "yourself and take another crop."
             )
-        recogniser = load_face_recogniser(face_models_folder(face_models[0])) if wanted else None
-        if wanted:
-            logging.warning("Face Features: %s", NOTICE)
+        recogniser = _recogniser(face_models[0]) if wanted else None
         pictures = [picture[..., :3] for batch in images for picture in batch]
         advance = comfy.utils.ProgressBar(len(pictures)).update
         seen = reference_features(pictures, clip_vision[0] if clip_vision else None, recogniser, crop[0], advance)
@@ -145,7 +147,7 @@ class ShuffledIDInjectorNode(io.ComfyNode):
             search_aliases=["ipadapter", "faceid", "face swap", "consistent face", "reference image", "Storynizor"],
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5 or SDXL, as the adapter; other patches are welcome."),
-                IDAdapterSocket.Input("adapter", tooltip="From Load ID Adapter."),
+                IDAdapterSocket.Input("adapter", tooltip="From Load ID Adapter, or the Toy World Loader."),
                 FaceFeaturesSocket.Input("faces", tooltip="Of one or several characters of the story."),
                 StorySocket.Input("story", tooltip="Says who is in which frame."),
                 io.Combo.Input(
@@ -245,6 +247,14 @@ class ShuffledIDInjectorNode(io.ComfyNode):
                 for number, (frames, layouts) in samplings
             ]
         )
+
+
+def _recogniser(face_models: str) -> Recogniser:
+    if face_models == TOY_FACE_MODELS:
+        return load_recogniser()
+    recogniser = load_face_recogniser(face_models_folder(face_models))
+    logging.warning("Face Features: %s", NOTICE)
+    return recogniser
 
 
 def _samplings(

@@ -166,6 +166,8 @@ class EncodeStoryNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, story: Story) -> io.NodeOutput:
+        if any(frame.seed is not None for frame in story.frames):
+            logging.warning("Encode Story: the story has seeds of single frames, which a batch does not use.")
         names = [character.name for character in story.characters]
         return io.NodeOutput(*encode_frames(clip, story.frames, names), len(story.frames))
 

@@ -3,14 +3,16 @@
 from comfy_api.latest import io
 
 from .host.toyworld import (
+    load_adapter,
     load_clip,
+    load_clip_vision,
     load_detector,
     load_identity_generator,
     load_model,
     load_vae,
     preview_colours,
 )
-from .types import DetectorSocket
+from .types import DetectorSocket, IDAdapterSocket
 
 
 class ToyWorldLoaderNode(io.ComfyNode):
@@ -31,6 +33,8 @@ class ToyWorldLoaderNode(io.ComfyNode):
                 io.Vae.Output(display_name="vae"),
                 io.Photomaker.Output(display_name="photomaker"),
                 DetectorSocket.Output(display_name="detector"),
+                io.ClipVision.Output(display_name="clip_vision"),
+                IDAdapterSocket.Output(display_name="adapter"),
             ],
         )
 
@@ -39,4 +43,5 @@ class ToyWorldLoaderNode(io.ComfyNode):
         vae = load_vae()
         model = load_model(colours=preview_colours(vae))
         identity_model, photomaker = load_identity_generator(model)
-        return io.NodeOutput(model, identity_model, load_clip(), vae, photomaker, load_detector())
+        faces = load_clip_vision(), load_adapter()
+        return io.NodeOutput(model, identity_model, load_clip(), vae, photomaker, load_detector(), *faces)

@@ -1,13 +1,15 @@
 """Face embeddings by insightface: an optional package, whose models are for non-commercial research only."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .files import require_package
@@ -32,6 +34,22 @@ class Face:
     crop: Float[Tensor, "side side 3"]
 
 
+@runtime_checkable
+class Recogniser(Protocol):
+    """What `FaceRecogniser` is to photographs, for any kind of picture."""
+
+    @property
+    def width(self) -> int:
+        """Of its embeddings."""
+        ...
+
+    def find(self, image: Float[Tensor, "h w 3"]) -> Face | None: ...
+
+    def find_all(
+        self, images: Sequence[Float[Tensor, "_ _ 3"]], masks: Sequence[Bool[Tensor, "_ _"] | None]
+    ) -> list[Face | None]: ...
+
+
 class FaceRecogniser:
     """Finds the largest face of a picture; on the CPU.
 
@@ -40,12 +58,15 @@ class FaceRecogniser:
         align: insightface's `norm_crop`.
     """
 
+    width = 512
+    """Of the embeddings of all of insightface's models."""
+
     def __init__(self, analysis: Any, align: Any) -> None:
         self.analysis = analysis
         self.align = align
 
-    def find(self, image: Float[Tensor, "h w 3"]) -> Face | None:
-        """The largest face of a picture in [0, 1], or None.
+    def find(self, image: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w"] | None = None) -> Face | None:
+        """The largest face of a picture in [0, 1], or None; with a mask, of the faces whose middle is in it.
 
         The detector overlooks faces that fill the picture, so where it finds none, it is shown the picture once more,
         with a border as wide as half of it.
@@ -53,12 +74,18 @@ class FaceRecogniser:
         pixels = (image.detach().cpu().float() * 255).round().clamp(0, 255).byte().numpy()
         height, width = pixels.shape[:2]
         bordered = np.pad(pixels, ((height // 2, height // 2), (width // 2, width // 2), (0, 0)))
-        for seen in (pixels, bordered):
+        for seen, top, left in ((pixels, 0, 0), (bordered, height // 2, width // 2)):
             bgr = np.ascontiguousarray(seen[..., ::-1])
-            found = self.analysis.get(bgr)
+            found = [face for face in self.analysis.get(bgr) if mask is None or _is_in(mask, face, top, left)]
             if found:
                 return self._face(bgr, max(found, key=_area))
         return None
+
+    def find_all(
+        self, images: Sequence[Float[Tensor, "_ _ 3"]], masks: Sequence[Bool[Tensor, "_ _"] | None]
+    ) -> list[Face | None]:
+        """`find` in every picture."""
+        return [self.find(image, mask) for image, mask in zip(images, masks, strict=True)]
 
     def _face(self, bgr: np.ndarray, found: Any) -> Face:
         embedding = torch.from_numpy(np.array(found.embedding, dtype=np.float32)).flatten()
@@ -97,6 +124,13 @@ def load_face_recogniser(folder: Path) -> FaceRecogniser:
 def _area(face: Any) -> float:
     left, top, right, bottom = face.bbox[:4]
     return float((right - left) * (bottom - top))
+
+
+def _is_in(mask: Tensor, face: Any, top: int, left: int) -> bool:
+    """Whether the middle of a face, found in a picture with a border above and to the left, is in a mask."""
+    x0, y0, x1, y1 = face.bbox[:4]
+    row, column = math.floor((y0 + y1) / 2) - top, math.floor((x0 + x1) / 2) - left
+    return 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1] and bool(mask[row, column])
 
 
 def _lacks(folder: Path, what: str) -> str:

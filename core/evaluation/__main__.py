@@ -2,25 +2,29 @@
 
     python -m story_identity.core.evaluation toyworld --stories 60 --out evaluation --processes 2
     python -m story_identity.core.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
+    python -m story_identity.core.evaluation training --stories 60 --out evaluation_training --processes 2
 
 Every story is a file in `--out`; stories that are there are not done again. A folder belongs to one evaluation and one
 set of weights.
 """
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..toyworld.models import WEIGHTS
 from . import storynizor as of_storynizor
-from . import storynizor_tables, tables
+from . import storynizor_tables, tables, training_tables
 from . import toyworld as of_toyworld
+from . import training as of_training
 from .figure import Figure
 from .folder import Evaluation, claim_folder, evaluate
 from .markdown import find_markers
 from .variants import DIRECT, TEMPLATE, VARIANTS
-from .ways import WAYS
+from .ways import OFF, ON, WAYS
 
 IDENTITY_FIGURE = Figure(
     "identity",
@@ -47,12 +51,28 @@ STORYNIZOR = Evaluation(
     storynizor_tables.make_tables,
     STORYNIZOR_FIGURE,
     told="on",
-    made_with={"ways": [asdict(way) for way in WAYS]},
+    made_with={"ways": [{"name": way.name, "sharing": asdict(way.sharing)} for way in WAYS]},
+)
+
+TRAINING_FIGURE = Figure(
+    "training",
+    rows=(of_training.REFERENCES, *(way.name for way in of_training.WAYS)),
+    columns={
+        OFF: "AMSA off",
+        ON: "AMSA on",
+        of_training.ON_WITH: "on, synchronizer",
+        of_training.REFERENCES: "references (drawn)",
+        "shuffled": "shuffled references",
+        "stacked": "stacked references",
+    },
+    across=2,
+    stories=(0, 1, 2, 4, 5),
 )
 
 Out = Annotated[Path, typer.Option(help="Folder for the numbers and pictures of each story.")]
 Stories = Annotated[int, typer.Option(min=2, help="How many stories; a third of them have two people.")]
 Processes = Annotated[int, typer.Option(min=1, help="How many work on them, each on one CPU thread.")]
+Weights = Annotated[Path, typer.Option(help="Folder of the trained weights: two synchronizers, an injector.")]
 Page = Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes beside it.")]
 _PAGE = Path("docs/evidence.md")
 
@@ -74,6 +94,31 @@ def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Pa
 def storynizor(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
     """Draw the frames of stories by themselves and together, measure them, and write the tables and the figure."""
     _run(STORYNIZOR, out, stories, processes, page)
+
+
+@app.command()
+def training(
+    out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE, weights: Weights = WEIGHTS
+) -> None:
+    """Draw stories with what training made and without, measure them, and write the tables and the figure."""
+    try:
+        made_with = of_training.made_with(weights)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from error
+    _run(
+        Evaluation(
+            "training",
+            partial(of_training.open_measure, weights),
+            training_tables.make_tables,
+            TRAINING_FIGURE,
+            told=of_training.ON_WITH,
+            made_with=made_with,
+        ),
+        out,
+        stories,
+        processes,
+        page,
+    )
 
 
 def _run(evaluation: Evaluation, out: Path, stories: int, processes: int, page: Path) -> None:

@@ -12,6 +12,10 @@ Rows = Sequence[Mapping[str, Any]]
 """The numbers of stories, a row each."""
 Value = Callable[[Mapping[str, Any]], float | None]
 """What is taken out of a row; None where the story has no such value."""
+Of = Callable[[str], Value]
+"""A way to draw to what is taken out of a row for it."""
+Columns = Mapping[str, tuple[Of, int, int]]
+"""Titles, and what is shown under them of a way to draw: the value, its scale and digits (see `cell`)."""
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -81,6 +85,16 @@ def difference(rows: Rows, value: Value, other: Value, scale: int = 1, digits: i
     """The mean of `value - other` over the rows that have both."""
     found = paired_differences([value(row) for row in rows], [other(row) for row in rows])
     return show(found, scale, digits, signed=True)
+
+
+def cells(rows: Rows, way: str, columns: Columns) -> list[str]:
+    """The means of a way to draw, one per column."""
+    return [cell(rows, of(way), scale, digits) for of, scale, digits in columns.values()]
+
+
+def differences(rows: Rows, one: str, other: str, columns: Columns) -> list[str]:
+    """The differences of two ways to draw, one per column."""
+    return [difference(rows, of(one), of(other), scale, digits) for of, scale, digits in columns.values()]
 
 
 def show(values: Sequence[float], scale: int = 1, digits: int = 3, signed: bool = False) -> str:

@@ -87,6 +87,13 @@ def same_share(values: Sequence[str | None]) -> float | None:
     return sum(pairs) / len(pairs) if pairs else None
 
 
+def varied_share(read: Sequence[str | None], told: Sequence[str]) -> float | None:
+    """The share of every two values that differ, of those that are there and should differ; None where none are."""
+    known = [each for each in zip(read, told, strict=True) if each[0] is not None]
+    pairs = [one[0] != other[0] for one, other in combinations(known, 2) if one[1] != other[1]]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
 def mean_difference(
     picture: Float[Tensor, "h w 3"], other: Float[Tensor, "h w 3"], where: Bool[Tensor, "h w"]
 ) -> float | None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..headless.studio import Studio
 from ..toyworld.detector import ToyDetector, box_around
 from ..toyworld.models import PICTURE_SIDE
 from ..toyworld.probe import Probe
@@ -69,29 +70,45 @@ def measure_story(
         drawn = {way.name: draw_story(studio, toy.story, way, first_frame, LOOKED_AT_STEPS) for way in WAYS}
         pictures = {name: each.pictures for name, each in drawn.items()} | drawings(toy)
         seen = {name: look_at_all(instruments, toy, images) for name, images in pictures.items()}
-        masks = {name: [{who: one.mask for who, one in frame.items()} for frame in seen[name]] for name in (ON, DRAWN)}
-        exact = [_by_name(toy, torch.tensor(scene.masks)) for scene in drawn_scenes(toy)[DRAWN]]
+        own = masks_in(seen[ON])
         row = {
-            "story": number,
-            "people": [character.description for character in toy.story.characters],
-            "prompts": [frame.prompt for frame in toy.story.frames],
-            "faces_wanted": len(toy.people) * len(toy.story.frames),
-            **{key: value for key, value in measure_faces(toy, seen).items() if key != "likeness"},
-            **measure_looks(instruments.probe, toy, pictures, seen),
-            "background": measure_backgrounds(instruments.detector, pictures),
-            "drawn_masks": measure_drawn(
-                studio, toy.story, torch.stack(pictures[DRAWN]), exact, masks[DRAWN], first_frame
-            ),
-            "running_masks": {
-                str(done): measure_maps(maps, toy.story, masks[ON]) for done, maps in drawn[ON].maps.items()
-            },
+            **measure_frames(instruments, toy, pictures, seen),
+            "drawn_masks": measure_drawings(studio, toy, pictures[DRAWN], seen[DRAWN], first_frame),
+            "running_masks": {str(done): measure_maps(maps, toy.story, own) for done, maps in drawn[ON].maps.items()},
             "layouts": measure_layouts(instruments, toy, first_seed, first_frame) if number < redenoised else None,
         }
     return {**row, "evaluations": sum(counts)}, pictures
 
 
-def _by_name(toy: ToyStory, masks: Bool[Tensor, "people h w"]) -> dict[str, Bool[Tensor, "h w"]]:
-    return dict(zip((character.name for character in toy.story.characters), masks, strict=True))
+def measure_frames(instruments: Instruments, toy: ToyStory, pictures: Pictures, seen: SeenBy) -> Row:
+    """What a row says of a story's frames, drawn every way, and of the story itself."""
+    return {
+        "story": toy.number,
+        "people": [character.description for character in toy.story.characters],
+        "prompts": [frame.prompt for frame in toy.story.frames],
+        "faces_wanted": len(toy.people) * len(toy.story.frames),
+        **{key: value for key, value in measure_faces(toy, seen).items() if key != "likeness"},
+        **measure_looks(instruments.probe, toy, pictures, seen),
+        "background": measure_backgrounds(instruments.detector, pictures),
+    }
+
+
+def measure_drawings(
+    studio: Studio,
+    toy: ToyStory,
+    pictures: Sequence[Picture],
+    seen: Sequence[Mapping[str, Seen]],
+    first_seed: int,
+) -> Row:
+    """`measure_drawn` of the drawings of a story, whose exact masks are known."""
+    names = [character.name for character in toy.story.characters]
+    exact = [dict(zip(names, torch.tensor(scene.masks), strict=True)) for scene in drawn_scenes(toy)[DRAWN]]
+    return measure_drawn(studio, toy.story, torch.stack(list(pictures)), exact, masks_in(seen), first_seed)
+
+
+def masks_in(seen: Sequence[Mapping[str, Seen]]) -> list[dict[str, Bool[Tensor, "h w"]]]:
+    """Where everybody was found, frame by frame."""
+    return [{name: one.mask for name, one in found.items()} for found in seen]
 
 
 def measure_looks(probe: Probe, toy: ToyStory, pictures: Pictures, seen: SeenBy) -> Row:
@@ -116,14 +133,20 @@ def measure_clothes(
     """
     shares: dict[str, list[float | None]] = {"all": [], "told": [], "untold": []}
     for place, character in enumerate(toy.story.characters):
-        colours = [
-            probe.read_person(picture, found[character.name].mask)["clothes"] if character.name in found else None
-            for picture, found in zip(pictures, seen, strict=True)
-        ]
-        share = same_share(colours)
+        share = same_share(read_of(probe, character.name, "clothes", pictures, seen))
         shares["all"].append(share)
         shares["told" if toy.plans[0].names_clothes[place] else "untold"].append(share)
     return {name: mean_of_known(values) for name, values in shares.items()}
+
+
+def read_of(
+    probe: Probe, name: str, attribute: str, pictures: Sequence[Picture], seen: Sequence[Mapping[str, Seen]]
+) -> list[str | None]:
+    """What the probe reads of somebody in every frame; None where they were not found."""
+    return [
+        probe.read_person(picture, found[name].mask)[attribute] if name in found else None
+        for picture, found in zip(pictures, seen, strict=True)
+    ]
 
 
 def measure_alike(

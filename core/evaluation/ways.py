@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from ..headless.attention import Hook
+from ..headless.attention import plain as plain_hook
 from ..headless.frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
 from ..headless.sampling import SamplingPlan, decode, starting_noise
 from ..headless.studio import Studio
@@ -21,10 +23,14 @@ class Way:
     Args:
         name: What it is called in the numbers.
         sharing: How frames see each other.
+        lora: Which one the UNet has; none if empty.
+        references: How pictures of the people are dealt over the frames (`shuffle.MODES`); none are shown if empty.
     """
 
     name: str
     sharing: Sharing
+    lora: str = ""
+    references: str = ""
 
 
 WAYS = (
@@ -63,17 +69,25 @@ def frames_noise(studio: Studio, story: Story, first_seed: int) -> Float[Tensor,
     return starting_noise(seeds, channels, settings.height // ratio, settings.width // ratio)
 
 
-def draw_story(studio: Studio, story: Story, way: Way, first_seed: int, keep: Collection[int] = ()) -> DrawnStory:
+def draw_story(
+    studio: Studio,
+    story: Story,
+    way: Way,
+    first_seed: int,
+    keep: Collection[int] = (),
+    beside: Hook = plain_hook,
+) -> DrawnStory:
     """Draw all frames as one batch.
 
     Args:
-        studio: Its settings say how.
+        studio: Its settings say how; with the way's LoRA.
         story: What to show.
         way: How frames see each other.
         first_seed: Of the first frame's noise; the next has the next.
         keep: After how many steps to keep the maps.
+        beside: What cross-attention does to its result: the way's references, as the injector tells of them.
     """
-    together = SharedFrames(way.sharing, positions_of(studio.pipe, story), len(story.frames))
+    together = SharedFrames(way.sharing, positions_of(studio.pipe, story), len(story.frames), beside)
     maps = {}
 
     def note(step: int) -> None:

@@ -73,7 +73,7 @@ def load_checkpoint(
     else:
         pipe = _load_single_file(path, dtype, config)
     for file, strength in loras:
-        _merge_lora(pipe, file, strength)
+        merge_lora(pipe, file, strength)
     for part in (pipe.unet, pipe.text_encoder):
         if part.dtype != dtype:  # the toy world's
             part.to(dtype)
@@ -144,7 +144,7 @@ def _check_config(path: Path, config: Path | None, name: str) -> None:
         raise ValueError(f"{how}. {config} is of another family ({_pipeline_class(config).__name__}).")
 
 
-def _merge_lora(pipe: Any, path: Path, strength: int | float) -> None:
+def merge_lora(pipe: Any, path: Path, strength: int | float) -> None:
     """Merge a LoRA file into the weights."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no LoRA file {path}.")

@@ -30,6 +30,20 @@ StoryFile = Annotated[Path, typer.Argument(metavar="STORY", help="A story file (
 OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that has another run.")]
 
+SettingsFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SETTINGS",
+        help="A settings file (TOML), or the name of one that comes with the pack: toyworld_synchronizer, "
+        "synchronizer_sd15. Paths in it start from the current folder.",
+        show_default=False,
+    ),
+]
+TrainingOut = Annotated[str | None, typer.Option(metavar="DIR", help="In place of the file's out.")]
+TrainingSteps = Annotated[int | None, typer.Option(help="In place of the file's steps.")]
+TrainingDevice = Annotated[str | None, typer.Option(help="In place of the file's device: cpu or cuda.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what a step takes, in time and memory; write nothing.")]
+
 _REPEATED = {"loras": "--lora", "identities": "--identity"}
 _SECOND_PASS = ("start", "max_kernel", "soft_edge", "identities", "checkpoint", "photomaker", "config")
 
@@ -49,8 +63,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         @functools.wraps(command)
         def call(**values: Any) -> None:
             given = {name: value for name, value in values.items() if value not in (None, [])}
-            for library in ("TRANSFORMERS", "DIFFUSERS"):
-                os.environ.setdefault(f"{library}_VERBOSITY", "error")  # read when they are imported
+            quiet_imports()
             with plain_errors():
                 command(**given)
 
@@ -169,6 +182,58 @@ def demo(out: OutFolder = Path("demo"), overwrite: Overwrite = False) -> None:
     say(told)
 
 
+@app.command()
+def train_synchronizer(
+    settings: SettingsFile,
+    out: TrainingOut = None,
+    steps: TrainingSteps = None,
+    device: TrainingDevice = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a synchronizer (Storynizor): a LoRA with which a checkpoint draws frames that see each other's people.
+
+    Stopped at any point, run it again to go on from its newest checkpoint. For several GPUs or hosts: accelerate launch
+    -m story_identity.core.headless train-synchronizer SETTINGS. For several processes on CPUs: torchrun
+    --nproc-per-node 2 -m story_identity.core.headless ... (accelerate launch starts only one there, and does not say).
+    """
+    _train("synchronizer", settings, dry_run, out=out, steps=steps, device=device)
+
+
+@app.command()
+def train_injector(
+    settings: SettingsFile,
+    out: TrainingOut = None,
+    steps: TrainingSteps = None,
+    device: TrainingDevice = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train an ID injector (Storynizor), through which a checkpoint sees the faces of reference pictures.
+
+    Stops and several processes are as with train-synchronizer.
+    """
+    _train("injector", settings, dry_run, out=out, steps=steps, device=device)
+
+
+def _train(what: str, settings: Path, dry_run: bool, **changes: Any) -> None:
+    with plain_errors():
+        quiet_libraries()
+        from ..training.cli import train
+
+        given = {name: value for name, value in changes.items() if value is not None}
+        if said := train(what, settings, dry_run, given):
+            say(said)
+
+
+@app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+def build_storydb(words: Annotated[list[str] | None, typer.Argument(metavar="SOURCE --out DIR")] = None) -> None:
+    """Make groups of pictures to train on, out of folders of pictures with captions; --help tells more."""
+    with plain_errors():
+        quiet_libraries()
+        from ..training.storydb_cli import app as own
+
+        own(words or ["--help"], prog_name="story-identity build-storydb")
+
+
 def settings_from(given: Mapping[str, Any]) -> RunSettings:
     """Settings from options; the toy world has defaults of its own."""
     changes = dict(given)
@@ -207,15 +272,10 @@ def _lora(text: str) -> tuple[str, float]:
 @contextmanager
 def progress() -> Iterator["Report"]:
     """A bar for what is being made, in the main process only; the libraries' own would run through it."""
-    import transformers.utils.logging
-
-    transformers.utils.logging.set_verbosity_error()  # before diffusers has it tell what is not installed
-    import diffusers.utils.logging
+    quiet_libraries()
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.disable_progress_bar()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     hidden = os.environ.get("RANK", "0") != "0"
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
@@ -229,6 +289,24 @@ def progress() -> Iterator["Report"]:
                 bars.remove_task(running.pop(what))
 
         yield report
+
+
+def quiet_imports() -> None:
+    """Have the libraries say nothing but errors; they ask when they are imported."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+
+
+def quiet_libraries() -> None:
+    """Import the libraries without a word and without bars of their own."""
+    quiet_imports()
+    import transformers.utils.logging
+
+    transformers.utils.logging.set_verbosity_error()  # before diffusers has it tell what is not installed
+    import diffusers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
 
 
 @contextmanager

@@ -44,8 +44,18 @@ def load_detector(settings: RunSettings, device: str) -> Detector | None:
         from ..toyworld.detector import load_detector as load_toy_detector
 
         return load_toy_detector(folder=toyworld_folder(settings))
-    boxes = load_box_detector(Path(settings.grounding_dino), Path(settings.bert))
-    masks = load_segmenter(Path(settings.sam))
+    return load_grounded_sam(Path(settings.grounding_dino), Path(settings.sam), Path(settings.bert), device)
+
+
+def load_grounded_sam(grounding_dino: Path, sam: Path, bert: Path, device: str) -> GroundedSAM:
+    """GroundingDINO and SAM from their files, with the tokenizer of bert-base-uncased from a folder.
+
+    Raises:
+        FileNotFoundError: If one of them is missing.
+        ValueError: If a file holds something else.
+    """
+    boxes = load_box_detector(grounding_dino, bert)
+    masks = load_segmenter(sam)
     boxes.module.to(device)
     masks.module.to(device)
     return GroundedSAM(boxes, masks)

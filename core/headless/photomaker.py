@@ -31,14 +31,13 @@ class PhotoMaker(nn.Module):
         super().__init__()
         config = vision_config(weights)
         self.image_size = config["image_size"]
-        tower = {key: value for key, value in weights.items() if key.startswith("vision_model.")}
-        self.vision = CLIPVisionModel.from_pretrained(None, config=CLIPVisionConfig(**config), state_dict=tower)
+        self.vision = vision_tower(weights)
         widths = [len(weights[f"{name}.weight"]) for name in ("visual_projection", "visual_projection_2")]
         self.visual_projection = nn.Linear(config["hidden_size"], widths[0], bias=False)
         self.visual_projection_2 = nn.Linear(config["hidden_size"], widths[1], bias=False)
         self.fuse_module = FuseModule(sum(widths))
         self.width = sum(widths)
-        rest = {key: value for key, value in weights.items() if key not in tower}
+        rest = {key: value for key, value in weights.items() if not key.startswith("vision_model.")}
         missing, unexpected = self.load_state_dict(rest, strict=False)
         missing = [key for key in missing if not key.startswith("vision.")]
         if missing or unexpected:
@@ -63,6 +62,13 @@ class PhotoMaker(nn.Module):
         device = self.visual_projection.weight.device
         text = prompt.embeddings[:, position].to(device, torch.float32)
         return prompt.with_token(position, self.fuse_module.fuse_fn(text, embedding.unsqueeze(0).to(device))[0])
+
+
+def vision_tower(weights: Mapping[str, Tensor]) -> CLIPVisionModel:
+    """The image encoder of a PhotoMaker file alone; `weights` is the encoder part of it."""
+    tower = {key: value for key, value in weights.items() if key.startswith("vision_model.")}
+    config = CLIPVisionConfig(**vision_config(weights))
+    return CLIPVisionModel.from_pretrained(None, config=config, state_dict=tower).eval()
 
 
 def load_photomaker(path: Path, pipe: Any) -> PhotoMaker:

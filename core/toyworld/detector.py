@@ -5,6 +5,7 @@ stands where GroundingDINO and SAM stand; and it says where the heads are, which
 makes the weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,27 +143,53 @@ class ToyDetector:
 
     def head_of(self, image: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w"]) -> Float[Tensor, " 4"] | None:
         """The head of whoever covers the mask best (highest intersection over union), or None where nobody does."""
-        fits = [(mask_overlap(person.mask, mask.cpu()), person.head) for person in self.people(image)]
-        fit, head = max(fits, key=lambda pair: pair[0], default=(0.0, None))
-        return head if fit > 0 else None
+        return self.heads_of(image.unsqueeze(0), [mask])[0]
+
+    def heads_of(
+        self, images: Float[Tensor, "n h w 3"], masks: Sequence[Bool[Tensor, "h w"] | None]
+    ) -> list[Float[Tensor, " 4"] | None]:
+        """`head_of` for many pictures at once; without a mask, the largest head."""
+        heads, (height, width) = [], images.shape[1:3]
+        for mask, (found, boxes) in zip(masks, self._heads(self._scaled(images)), strict=True):
+            if mask is None:
+                fits = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).tolist()
+            else:
+                fits = [mask_overlap(each, mask.cpu()) for each in _at_size(found, height, width)]
+            fit, best = max(zip(fits, boxes, strict=True), key=lambda pair: pair[0], default=(0.0, None))
+            scale = torch.tensor([width, height] * 2) / PICTURE_SIDE
+            heads.append(best * scale if best is not None and fit > 0 else None)
+        return heads
 
     @torch.no_grad()
     def people(self, image: Float[Tensor, "h w 3"]) -> list[Found]:
         """Everybody in a picture, from left to right by their heads."""
         height, width, _ = image.shape
-        weight = next(self.module.parameters())
-        picture = image.permute(2, 0, 1)[None].to(weight)
-        if (height, width) != (PICTURE_SIDE, PICTURE_SIDE):
-            picture = F.interpolate(picture, (PICTURE_SIDE, PICTURE_SIDE), mode="bilinear", antialias=True)
-        masks, heads = read_maps(Maps(**{name: value.cpu() for name, value in vars(self.module(picture)).items()}))
+        picture = self._scaled(image.unsqueeze(0))
+        ((masks, heads),) = self._heads(picture)
         if not len(masks):
             return []
-        crops = face_crops(picture[0].permute(1, 2, 0), heads.to(weight))
+        crops = face_crops(picture[0].permute(1, 2, 0), heads.to(picture))
         words = self.module.words(crops).softmax(dim=1).cpu()
-        masks = F.interpolate(masks[None].float(), (height, width), mode="bilinear")[0] > 0.5
+        masks = _at_size(masks, height, width)
         heads = heads * (torch.tensor([width, height] * 2) / PICTURE_SIDE)
         seen = zip(masks, heads, words, strict=True)
         return [Found(mask, box_around(mask), head, word) for mask, head, word in seen if mask.any()]
+
+    def _scaled(self, images: Float[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 side side"]:
+        """Pictures as the network takes them, where it is."""
+        pictures = images.permute(0, 3, 1, 2).to(next(self.module.parameters()))
+        if tuple(pictures.shape[2:]) != (PICTURE_SIDE, PICTURE_SIDE):
+            pictures = F.interpolate(pictures, (PICTURE_SIDE, PICTURE_SIDE), mode="bilinear", antialias=True)
+        return pictures
+
+    @torch.no_grad()
+    def _heads(
+        self, pictures: Float[Tensor, "n 3 side side"]
+    ) -> list[tuple[Bool[Tensor, "m side side"], Float[Tensor, "m 4"]]]:
+        """Masks and heads in each picture, by `read_maps`."""
+        told = {name: value.cpu() for name, value in vars(self.module(pictures)).items()}
+        rows = range(len(pictures))
+        return [read_maps(Maps(**{name: value[row : row + 1] for name, value in told.items()})) for row in rows]
 
 
 def load_detector(folder: Path = WEIGHTS) -> ToyDetector:
@@ -201,6 +228,10 @@ def _peaks(heads: Float[Tensor, "h w"]) -> tuple[Int[Tensor, " n"], Int[Tensor, 
     highest = F.max_pool2d(heads[None], APART, stride=1, padding=APART // 2)[0]
     rows, columns = ((heads == highest) & (heads.sigmoid() > PEAK)).nonzero(as_tuple=True)
     return rows, columns
+
+
+def _at_size(masks: Bool[Tensor, "n _ _"], height: int, width: int) -> Bool[Tensor, "n {height} {width}"]:
+    return F.interpolate(masks[None].float(), (height, width), mode="bilinear")[0] > 0.5
 
 
 def box_around(mask: Bool[Tensor, "h w"]) -> Float[Tensor, " 4"]:

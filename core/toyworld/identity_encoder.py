@@ -70,18 +70,25 @@ def load_identity_encoder(folder: Path = WEIGHTS) -> IdentityEncoder:
     return network.eval().requires_grad_(False)
 
 
-def face_crops(image: Float[Tensor, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 side side"]:
-    """Cut heads out of a picture: square, `MARGIN` times the longer side of the box, scaled to 32 pixels.
+def face_crops(
+    image: Float[Tensor, "h w 3"],
+    boxes: Float[Tensor, "n 4"],
+    side: int = CROP_SIDE,
+    margin: int | float = MARGIN,
+) -> Float[Tensor, "n 3 {side} {side}"]:
+    """Cut heads out of a picture: square, `margin` times the longer side of the box, scaled to `side` pixels.
 
     Beyond the picture's edge its last pixels go on.
 
     Raises:
         ValueError: If a box is empty.
     """
-    return _crops(image.permute(2, 0, 1).expand(len(boxes), -1, -1, -1), boxes)
+    return _crops(image.permute(2, 0, 1).expand(len(boxes), -1, -1, -1), boxes, side, margin)
 
 
-def _crops(images: Float[Tensor, "n 3 h w"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 side side"]:
+def _crops(
+    images: Float[Tensor, "n 3 h w"], boxes: Float[Tensor, "n 4"], side: int = CROP_SIDE, margin: int | float = MARGIN
+) -> Float[Tensor, "n 3 {side} {side}"]:
     corners, far_corners = boxes[:, :2], boxes[:, 2:]
     empty = (far_corners <= corners).any(dim=1).nonzero()
     if len(empty):
@@ -91,9 +98,9 @@ def _crops(images: Float[Tensor, "n 3 h w"], boxes: Float[Tensor, "n 4"]) -> Flo
     height, width = images.shape[2:]
     picture = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
     middles = (corners + far_corners) / picture - 1
-    reach = MARGIN * (far_corners - corners).amax(dim=1, keepdim=True) / picture
+    reach = margin * (far_corners - corners).amax(dim=1, keepdim=True) / picture
     # Two samples per pixel and side, then their mean: a close-up is scaled down without losing every other line.
-    steps = (torch.arange(2 * CROP_SIDE, dtype=boxes.dtype, device=boxes.device) + 0.5) / CROP_SIDE - 1
+    steps = (torch.arange(2 * side, dtype=boxes.dtype, device=boxes.device) + 0.5) / side - 1
     x = middles[:, None, None, 0] + reach[:, None, None, 0] * steps[None, None, :]
     y = middles[:, None, None, 1] + reach[:, None, None, 1] * steps[None, :, None]
     grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1)

@@ -52,7 +52,9 @@ TEXT_ENCODER: dict[str, Any] = {
 
 
 def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
-    """The weights called `name` (unet, vae, text_encoder, photomaker, identity_encoder, detector), as float32.
+    """The weights called `name`, as float32.
+
+    There are unet, vae, text_encoder, photomaker, identity_encoder, detector and injector.
 
     Raises:
         FileNotFoundError: If the file is not there, as in a package built without its data.

@@ -24,7 +24,8 @@ class TrainingAttention:
     """
 
     def __init__(self) -> None:
-        self.maps: list[Float[Tensor, "n s h w"]] = []
+        self._maps: list[Float[Tensor, "n s h w"]] = []
+        self._collects = False
         self.beside: Hook = plain_hook
         self._frames, self._masks, self._places = 1, torch.zeros(0, 0, 1, 1), ()
         self._shares, self._subjects = False, {}
@@ -38,9 +39,14 @@ class TrainingAttention:
             shares: Whether the frames of a group see each other's people.
             places: Where maps are wanted of every character; empty: nowhere.
         """
-        self.maps = []
+        self._maps, self._collects = [], bool(places)
         self._frames, self._masks, self._places = frames, masks, places
         self._shares, self._subjects = shares, {}
+
+    def take_maps(self) -> list[Float[Tensor, "n s h w"]]:
+        """The maps of the call, layer by layer. What gradient checkpointing has read again later is not kept."""
+        maps, self._maps, self._collects = self._maps, [], False
+        return maps
 
     def share(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
         """The self-attention hook."""
@@ -58,7 +64,9 @@ class TrainingAttention:
         """The cross-attention hook."""
         if self._places:
             with torch.autocast(q.device.type, enabled=False):
-                self.maps.append(token_maps(q, k, self._places, heads).unflatten(2, layer.grid))
+                maps = token_maps(q, k, self._places, heads).unflatten(2, layer.grid)
+            if self._collects:
+                self._maps.append(maps)
         return self.beside(q, k, v, heads, layer)
 
     def _found(self, grid: tuple[int, int], device: torch.device) -> list[SubjectPositions]:

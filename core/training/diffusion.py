@@ -89,7 +89,11 @@ def ask(
     )
 
 
-def encode_pictures(pipe: Any, pictures: Float[Tensor, "n h w 3"]) -> Float[Tensor, "n c h w"]:
-    """Latents in the scale the UNet works in, float32: the means of the VAE's distributions."""
+def encode_pictures(pipe: Any, pictures: Float[Tensor, "n h w 3"]) -> Float[Tensor, "n c lh lw"]:
+    """Latents in the scale the UNet works in, float32: the means of the VAE's distributions.
+
+    In the VAE's own precision even where mixed precision is on: SDXL's overflows in half precision.
+    """
     pixels = pictures.movedim(-1, 1).to(pipe.vae.device, pipe.vae.dtype) * 2 - 1
-    return pipe.vae.encode(pixels).latent_dist.mode().float() * pipe.vae.config.scaling_factor
+    with torch.autocast(pipe.vae.device.type, enabled=False):
+        return pipe.vae.encode(pixels).latent_dist.mode().float() * pipe.vae.config.scaling_factor

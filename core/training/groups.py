@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -56,6 +56,7 @@ class Group:
         return replace(self, pictures=pictures.movedim(1, -1).clamp(0, 1), masks=masks > 0.5)
 
 
+@runtime_checkable
 class GroupSource(Protocol):
     """Where groups come from."""
 

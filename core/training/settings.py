@@ -6,6 +6,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from ..headless.choices import TOYWORLD
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -56,7 +58,7 @@ class TrainingSettings:
     device: str = setting("cuda", '"cuda" or "cpu"; which GPU, and how many, is up to the launcher.')
 
     def __post_init__(self) -> None:
-        least: dict[str, int | float] = {"width": 8, "height": 8, "learning_rate": 0, "warm_up": 0, "seed": 0}
+        least: dict[str, int | float] = {"width": 8, "height": 8, "warm_up": 0, "seed": 0}
         least |= dict.fromkeys(("steps", "groups", "frames", "accumulate", "save_every", "keep"), 1)
         least |= dict.fromkeys(("draw_every", "workers"), 0)
         for name, bound in least.items():
@@ -65,12 +67,19 @@ class TrainingSettings:
         for name in ("width", "height"):
             if getattr(self, name) % 8:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
-        for name in ("text_dropout", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to under 1.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if not 0 <= self.text_dropout <= 1:
+            raise ValueError(f"text_dropout is {self.text_dropout}; it must be from 0 to 1.")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must be from 0 to under 1.")
         for name, known in self.choices().items():
             if getattr(self, name) not in known:
                 raise ValueError(f'{name} is "{getattr(self, name)}"; it must be one of {", ".join(map(str, known))}.')
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError('device is "cuda", but torch finds no CUDA device here; use "cpu".')
+        if self.device == "cpu" and self.precision == "fp16":
+            raise ValueError('precision "fp16" needs a GPU; on a CPU use "bf16" or "no".')
         if self.draw_every and not self.story:
             raise ValueError("draw_every is set, but there is no story to draw; give story a file, or take it out.")
         for name in ("checkpoint", "data", "config", "story"):

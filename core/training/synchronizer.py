@@ -6,6 +6,7 @@ L = L_diffusion + lambda * L_mask (equations 7 and 8).
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..headless.attention import hooked_attention
 from ..headless.prompts import word_positions
 from ..replacing import replacing
 from .attention import Places, TrainingAttention
+from .batch import Batch, batch_of
 from .diffusion import Dice, ask
 from .groups import Group
 from .losses import mask_loss
@@ -51,7 +53,8 @@ class Synchronizer(nn.Module):
     """A pipeline's UNet with the LoRA to be trained; everything else is frozen.
 
     Args:
-        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline. Its UNet keeps the adapter and the hooks.
+        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline; until `close` its UNet has the adapter and the
+            hooks. The adapter is float32 whatever the UNet is.
         settings: How.
     """
 
@@ -59,6 +62,7 @@ class Synchronizer(nn.Module):
         super().__init__()
         self.settings, self.attention = settings, TrainingAttention()
         self._pipe = (pipe,)  # not a part: its modules are frozen, and belong to no checkpoint of ours
+        self._thawed = [each for each in pipe.unet.parameters() if each.requires_grad]
         self.unet = pipe.unet.requires_grad_(False)
         torch.manual_seed(settings.seed)
         low_rank = LoraConfig(
@@ -66,8 +70,18 @@ class Synchronizer(nn.Module):
         )
         self.unet.add_adapter(low_rank, ADAPTER)
         cast_training_params(self.unet)
-        self._hooks = hooked_attention(self.unet, self.attention.share, self.attention.read)
-        self._hooks.__enter__()
+        if settings.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self._hooks = ExitStack()
+        self._hooks.enter_context(hooked_attention(self.unet, self.attention.share, self.attention.read))
+
+    def close(self) -> None:
+        """Take adapter and hooks off the pipeline, which is then as it was."""
+        self._hooks.close()
+        self.unet.disable_gradient_checkpointing()
+        self.unet.unload_lora()
+        for each in self._thawed:
+            each.requires_grad_(True)
 
     @property
     def pipe(self) -> Any:
@@ -76,35 +90,28 @@ class Synchronizer(nn.Module):
     def forward(self, groups: Sequence[Group], dice: Dice) -> dict[str, Float[Tensor, ""]]:
         """The losses of some groups: "loss", and its parts "diffusion" and, if it counts, "mask"."""
         settings = self.settings
-        groups = [some_of(group, settings.frames, dice).fitted(settings.height, settings.width) for group in groups]
-        count = len(groups) * settings.frames
-        dropped = dice.chosen(count, settings.text_dropout)
-        captions = [caption for group in groups for caption in group.captions]
-        labels = [f"A picture of {', '.join(group.names)}" for group in groups for _ in group.captions]
-        told = ["" if out else caption for out, caption in zip(dropped, captions, strict=True)]
-        pictures = torch.cat([group.pictures for group in groups])
-        masks, places = self._people(groups, dropped)
-        question = ask(self.pipe, pictures, told, labels, settings.frames, dice)
+        batch = batch_of(groups, settings, dice)
+        masks, places = batch.masks.to(self.unet.device), self._words(batch)
+        question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)
         self.attention.begin(masks, settings.frames, True, places if settings.mask_loss else ())
         predicted = question.answered_by(self.pipe)
+        maps = self.attention.take_maps()
         losses = {"diffusion": nn.functional.mse_loss(predicted, question.target)}
         if settings.mask_loss:
-            losses["mask"] = mask_loss(self.attention.maps, masks, counted(masks, places))
+            losses["mask"] = mask_loss(maps, masks, counted(masks, places))
             return {"loss": losses["diffusion"] + settings.mask_loss * losses["mask"], **losses}
         return {"loss": losses["diffusion"], **losses}
 
-    def _people(self, groups: Sequence[Group], dropped: Sequence[bool]) -> tuple[Float[Tensor, "n s h w"], Places]:
-        """Masks and token positions, a row per picture, with as many characters as the largest group has."""
-        most = max(len(group.names) for group in groups)
-        masks = [nn.functional.pad(group.masks.float(), (0, 0, 0, 0, 0, most - len(group.names))) for group in groups]
+    def _words(self, batch: Batch) -> Places:
+        """The tokens of the words that say who is who; none where the caption is left out."""
         places = []
-        for character in range(most):
-            rows: list[list[int]] = []
-            for group in groups:
-                words = group.words[character] if character < len(group.names) else ((),) * len(group)
-                rows += [self._places(caption, spans) for caption, spans in zip(group.captions, words, strict=True)]
-            places.append([[] if out else row for out, row in zip(dropped, rows, strict=True)])
-        return torch.cat(masks).to(self.pipe.unet.device), places
+        for character in range(batch.most):
+            rows: list[Sequence[tuple[int, int]]] = []
+            for group in batch.groups:
+                rows += group.words[character] if character < len(group.names) else ((),) * len(group)
+            told = zip(batch.captions, rows, strict=True)
+            places.append([self._places(caption, spans) if caption else [] for caption, spans in told])
+        return places
 
     def _places(self, caption: str, spans: Sequence[tuple[int, int]]) -> list[int]:
         label = f'The caption "{caption}"'
@@ -118,20 +125,6 @@ class Synchronizer(nn.Module):
         with replacing(path) as temporary:
             save_file({key: value.contiguous() for key, value in named.items()}, temporary)
         return path
-
-
-def some_of(group: Group, frames: int, dice: Dice) -> Group:
-    """Some of a group's pictures, in random order.
-
-    Raises:
-        ValueError: If it has too few.
-    """
-    if len(group) < frames:
-        raise ValueError(
-            f"The group of {', '.join(group.names)} has {len(group)} pictures, and frames is {frames}. Build larger "
-            "groups, or set frames lower."
-        )
-    return group.of(dice.numpy.permutation(len(group))[:frames].tolist())
 
 
 def counted(masks: Float[Tensor, "n s h w"], places: Places) -> Float[Tensor, "n s"]:

@@ -1,7 +1,6 @@
 """ID adapters in the host: the file as a network under its memory management, and what the network makes of faces."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ import comfy.model_patcher
 import comfy.ops
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
-from torch import Tensor
 
 from ...core import adapter_file
+from ...core.dealing import Person, deal_people
 from ...core.detectors.faces import NOTICE
 from ...core.injector import Injector, ReferenceFeatures
-from ...core.shuffle import deal_references
 from ...core.story import Story
 from ..types import Faces
 
@@ -37,7 +35,7 @@ class IDAdapter:
 
 
 def load_adapter(path: Path) -> IDAdapter:
-    """An adapter from its file, in the host's operations and under its memory management.
+    """An adapter from its file, as a `host_adapter`.
 
     Raises:
         ValueError: If it is none; the message says what was found.
@@ -45,6 +43,11 @@ def load_adapter(path: Path) -> IDAdapter:
     file = adapter_file.read_adapter(path)
     if file.config.face_width is not None:
         logging.warning("%s: %s", path.name, NOTICE)
+    return host_adapter(file)
+
+
+def host_adapter(file: adapter_file.Adapter) -> IDAdapter:
+    """What was read, in the host's operations and under its memory management."""
     network = file.injector(comfy.ops.manual_cast).requires_grad_(False)
     management = comfy.model_management
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -66,47 +69,13 @@ def cross_attention_widths(model: Any) -> dict[adapter_file.Layer, int]:
     }
 
 
-@dataclass(frozen=True)
-class Person:
-    """One character as the adapter tells of them.
-
-    Args:
-        name: As in the story.
-        tokens: Identity tokens, `(references, k, c)`.
-        blank: Those of no reference, `(1, k, c)`.
-        dealt: By number of the frame, for those that they are in, which references it sees.
-    """
-
-    name: str
-    tokens: Tensor
-    blank: Tensor
-    dealt: Mapping[int, tuple[int, ...]]
-
-
 def people_of(
     adapter: IDAdapter, faces: Faces, story: Story, mode: str, seed: int, picture_weight: float
 ) -> tuple[Person, ...]:
-    """Run the adapter's image side, and deal each character's references over the frames that they are in.
-
-    Every character is dealt from the same seed, so that who else is in the story changes nothing.
-
-    Raises:
-        ValueError: If a name is not in the story, or features are missing or of another width.
-    """
+    """`core.dealing.deal_people` on the adapter's device."""
     comfy.model_management.load_models_gpu([adapter.patcher])
-    people = []
-    for face in faces:
-        name = story.character(face.name).name
-        frames = [frame.index for frame in story.frames if frame.span_of(name) is not None]
-        try:
-            tokens, blank = adapter.network.identity_tokens(
-                _on_device(face.features, adapter.patcher.load_device), picture_weight
-            )
-        except ValueError as error:
-            raise ValueError(f"The pictures of {name} do not suit {adapter.file.name}. {error}") from error
-        dealt = deal_references(len(tokens), len(frames), mode, torch.Generator().manual_seed(seed))
-        people.append(Person(name, tokens.cpu(), blank[:1].cpu(), dict(zip(frames, dealt, strict=True))))
-    return tuple(people)
+    seen = [(face.name, _on_device(face.features, adapter.patcher.load_device)) for face in faces]
+    return deal_people(adapter.network, seen, story, mode, seed, adapter.file.name, picture_weight)
 
 
 def _on_device(features: ReferenceFeatures, device: torch.device) -> ReferenceFeatures:

@@ -7,7 +7,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...core.detectors.faces import FaceRecogniser
+from ...core.detectors.faces import Recogniser
 from ...core.injector import ReferenceFeatures
 
 CENTRE_SQUARE, WHOLE_PICTURE, FOUND_FACE = CROPS = ("centre square", "whole picture", "found face")
@@ -17,7 +17,7 @@ CENTRE_SQUARE, WHOLE_PICTURE, FOUND_FACE = CROPS = ("centre square", "whole pict
 def reference_features(
     pictures: Sequence[Tensor],
     clip_vision: Any | None,
-    recogniser: FaceRecogniser | None,
+    recogniser: Recogniser | None,
     crop: str,
     advance: Callable[[int], None],
 ) -> ReferenceFeatures:
@@ -44,9 +44,9 @@ def reference_features(
             found = recogniser.find(picture)
             if found is None:
                 raise ValueError(
-                    f"Face Features: there is no face in picture {number} of {len(pictures)} that insightface can find "
-                    "(it knows photographs, not drawings). Take another picture, or an adapter of the kind plus-face, "
-                    "which needs no face recogniser."
+                    f"Face Features: there is no face in picture {number} of {len(pictures)} that these face models "
+                    "can find (insightface's know photographs, not drawings; the toy world's know its people). Take "
+                    "another picture, or an adapter of the kind plus-face, which needs no face recogniser."
                 )
             face.append(found.embedding)
             picture = found.crop if crop == FOUND_FACE else picture

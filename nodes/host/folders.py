@@ -21,6 +21,9 @@ TOKENIZER = "bert-base-uncased"
 NO_FACE_MODELS = "none"
 """The choice of Face Features that does without a face recogniser."""
 
+TOY_FACE_MODELS = "toy world"
+"""The choice of Face Features that comes with the pack."""
+
 TYPED_IN = "(typed in below)"
 """The choice of the Story node that reads its text fields in place of a file."""
 
@@ -82,10 +85,10 @@ def tokenizer_folder() -> Path:
 
 
 def face_models() -> list[str]:
-    """Folders of models/insightface/models that hold .onnx files; first buffalo_l, which FaceID was trained with."""
+    """Ours, and folders of models/insightface/models that hold .onnx files, first FaceID's own, buffalo_l."""
     folders = {Path(name).parent for name in folder_paths.get_filename_list("insightface") if name.endswith(".onnx")}
     found = {folder.name for folder in folders if folder.parent == Path("models")}
-    return [NO_FACE_MODELS, *sorted(found, key=lambda name: (name != "buffalo_l", name))]
+    return [NO_FACE_MODELS, TOY_FACE_MODELS, *sorted(found, key=lambda name: (name != "buffalo_l", name))]
 
 
 def check_face_models(name: str | None) -> bool | str:

@@ -19,12 +19,13 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...core import adapter_file
+from ...core.dealing import Person
 from ...core.injector import decoupled_attention
 from ...core.layout import Layout
 from ...core.shuffle import deal_tokens
 from ...core.story import Frame
 from . import photomaker as pm
-from .adapters import IDAdapter, Person, cross_attention_widths
+from .adapters import IDAdapter, cross_attention_widths
 from .attention import Attend, Layer, Options, refuse_other_than_unet, with_hooks
 from .frame_groups import ROWS
 
@@ -107,9 +108,10 @@ class IDInjection:
     def _warn_of_mixing(self) -> None:
         for frame in () if self.layouts else self.frames:
             together = _together(self.people, frame)
-            if len(together) > 1:
-                message = "%s: %s shows %s and there is no layout: their faces will mix. Connect layouts."
-                logging.warning(message, _WHO, frame.label, " and ".join(together))
+            if together and len(frame.cast) > 1:
+                cast, faces = (" and ".join(names) for names in ([each.name for each in frame.cast], together))
+                message = "%s: %s shows %s and there is no layout: the face of %s acts on all of them. Connect layouts."
+                logging.warning(message, _WHO, frame.label, cast, faces)
 
     def _sample(
         self, numbers: Mapping[adapter_file.Layer, int], executor: Any, noise: Tensor, *args: Any, **more: Any
@@ -147,18 +149,9 @@ class IDInjection:
                 )
 
     def mask(self, person: Person, position: int, grid: tuple[int, int]) -> Tensor:
-        """Where a face acts in the frame at this position, `(h * w,)` in [0, 1]; nowhere in a frame without them."""
-        if self.frames[position].index not in person.dealt:
-            return torch.zeros(grid).flatten()
-        if not self.layouts:
-            return torch.ones(grid).flatten()
-        layout = self.layouts[position]
-        pixels = layout.masks[list(layout.names).index(person.name)].float()
+        """Where a face acts in the frame at this position, `(h * w,)` in [0, 1]."""
+        pixels = person.mask(self.frames[position], self.layouts[position] if self.layouts else None)
         return torch.nn.functional.adaptive_avg_pool2d(pixels.unsqueeze(0), grid).flatten()
-
-    def references(self, person: Person, position: int) -> tuple[int, ...]:
-        """Which references the frame at this position sees; any, behind a mask of zeros, if it is without them."""
-        return person.dealt.get(self.frames[position].index) or next(iter(person.dealt.values()))
 
 
 def _evaluate(
@@ -296,7 +289,7 @@ class _Run:
                 if unconditional:
                     k, v = (each.repeat(len(positions), 1, 1) for each in blank)
                 else:
-                    dealt = [settings.references(person, each) for each in positions]
+                    dealt = [person.references(settings.frames[each]) for each in positions]
                     k, v = (deal_tokens(each, dealt, settings.mode) for each in given)
                 yield k, v, mask[positions]
 

@@ -97,6 +97,7 @@ class SharedAttention:
         """The OUTER_SAMPLE wrapper: check, then sample the frames in one group or in several."""
         guider = executor.class_obj
         self._check(guider, noise, sampler)
+        self._warn(len(sigmas) - 1)
         frames, conds, bank, results = len(noise), guider.conds, SubjectBank(), []
         groups = groups_of(frames, self.anchors)
         shown = WholeBatch(callback, groups, noise) if callback is not None and len(groups) > 1 else None
@@ -151,6 +152,16 @@ class SharedAttention:
                 'AMSA: the sampler "dpm_adaptive" chooses its steps from the picture, so later frames cannot follow '
                 "the anchor frames. Use any other sampler, or set anchors to 0."
             )
+
+    def _warn(self, steps: int) -> None:
+        if steps == 1:
+            logging.warning("AMSA: the first step is plain, and there is no other, so nothing is shared.")
+        frames = self.story.frames
+        early = {person for frame in frames[: self.anchors or None] for person in frame.cast}
+        late = dict.fromkeys(person.name for frame in frames for person in frame.cast if person not in early)
+        if late:
+            message = "AMSA: the first %s frames do not show %s, who will be alike only within each group of frames."
+            logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, " and ".join(late))
 
     def _check_prompts(self, named: Named) -> None:
         frames = self.story.frames
@@ -277,9 +288,15 @@ class _Run:
 
     def _further(self, uuid: UUID, layer: Layer, found: SubjectTokens) -> SubjectTokens | None:
         """Give the bank what a prompt's frames have here, or take from it what the anchor frames had."""
-        call, layer_key = (self.reader.sigma, self.reader.calls[uuid]), (uuid, layer.block, layer.index)
+        sigma = self.reader.sigma
+        assert sigma is not None
+        call = (sigma, self.reader.visits[sigma], self.reader.calls[uuid])
+        layer_key = (uuid, layer.block, layer.index)
         if self.record is not None:
-            self.record.put(call, layer_key, found)
+            try:
+                self.record.put(call, layer_key, found)
+            except ValueError as error:
+                raise ValueError(f"AMSA cannot keep the anchor frames: {error} Set anchors to 0.") from error
         if self.see is None:
             return None
         if (call, layer_key) not in self.see:

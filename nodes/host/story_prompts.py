@@ -19,6 +19,9 @@ from .prompt import span_positions
 
 NAMED = "story_identity_named"
 
+_ENCODERS = {"l", "g", "h"}
+"""What the host calls the text encoders of UNets with cross-attention."""
+
 
 @dataclass(frozen=True)
 class Named:
@@ -53,7 +56,16 @@ def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> t
 
     Every row is what the stock CLIP Text Encode makes of that prompt. A shorter one is repeated to the common length,
     as the host does when it joins prompts: what is drawn does not change.
+
+    Raises:
+        ValueError: If the CLIP is of a model without cross-attention to CLIP's tokens, such as Flux or SD3.
     """
+    others = set(clip.tokenize("")) - _ENCODERS
+    if others:
+        raise ValueError(
+            "Encode Story and Encode Frame need the CLIP of an SD1.5 or SDXL checkpoint; this one has the text encoder "
+            f"{' and '.join(sorted(others))}."
+        )
     texts = dict.fromkeys(text for frame in frames for text in (frame.prompt, frame.negative))
     made = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts}
     encoded, negatives = [made[frame.prompt] for frame in frames], [made[frame.negative] for frame in frames]

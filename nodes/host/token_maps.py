@@ -38,6 +38,7 @@ class MapReader:
         self.decay = decay
         self.maps: TokenMaps | None = None
         self.sigma: float | None = None
+        self.visits: Counter[float] = Counter()
         self.uuids: list[UUID] = []
         self.calls: Counter[UUID] = Counter()
 
@@ -48,6 +49,7 @@ class MapReader:
         if sigma == self.sigma:
             return False
         self.sigma = sigma
+        self.visits[sigma] += 1  # solvers such as heunpp2 come back to a level
         self.calls.clear()
         if self.maps is not None:
             self.maps.next_step()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.clip_model
+import comfy.clip_vision
 import comfy.latent_formats
 import comfy.ldm.models.autoencoder
 import comfy.model_base
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from ...core.photomaker import split_file
+from ...core.adapter_file import adapter_of
+from ...core.photomaker import split_file, vision_config
 from ...core.toyworld.detector import load_detector as load_network
 from ...core.toyworld.models import (
     BETAS,
@@ -41,6 +43,7 @@ from ...core.toyworld.models import (
 from ...core.toyworld.vae import load_vae as load_vae_network
 from ...core.toyworld.world import sample_scene
 from . import photomaker as pm
+from .adapters import IDAdapter, host_adapter
 from .detector import Detector, patcher_of
 
 PreviewColours = tuple[list[list[float]], list[float]]
@@ -164,6 +167,21 @@ def load_identity_generator(model: Any, folder: Path = WEIGHTS) -> tuple[Any, An
     encoder, lora = split_file(load_weights("photomaker", folder), name)
     patched = pm.apply_lora(model, lora, 1.0, name, pm.text_width(encoder))
     return patched, pm.PhotoMakerEncoder(encoder, ENCODER_ID)
+
+
+def load_clip_vision(folder: Path = WEIGHTS) -> Any:
+    """The identity generator's image encoder as a CLIP_VISION."""
+    encoder, _ = split_file(load_weights("photomaker", folder), "the toy world's photomaker")
+    vision = comfy.clip_vision.ClipVisionModel(vision_config(encoder))
+    vision.load_sd({
+        key: value for key, value in encoder.items() if key.startswith(("vision_model.", "visual_projection."))
+    })  # fmt: skip
+    return vision
+
+
+def load_adapter(folder: Path = WEIGHTS) -> IDAdapter:
+    """The ID injector's weights."""
+    return host_adapter(adapter_of(load_weights("injector", folder), "the toy world's injector"))
 
 
 def load_detector(folder: Path = WEIGHTS) -> Detector:

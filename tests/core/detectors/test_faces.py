@@ -84,6 +84,19 @@ def test_a_face_that_fills_the_picture_is_found_with_a_border(folder):
     assert recogniser.find(picture()) is None
 
 
+def test_a_mask_says_whose_face_is_wanted(folder):
+    recogniser = load_face_recogniser(folder)
+    both, masks = picture((RED, 5, 3, 9), (BLUE, 12, 30, 14)), torch.zeros(3, 41, 67, dtype=torch.bool)
+    masks[0, :, :20], masks[1, :, 20:] = True, True
+    found = recogniser.find_all([both] * 3, list(masks))
+    assert [None if face is None else face.embedding.tolist() for face in found] == [[0, 0, 1], [1, 0, 0], None]
+    filling = picture((RED, 0, 0, 41), width=41)
+    middle = torch.zeros(41, 41, dtype=torch.bool)
+    middle[20, 20] = True  # found in the picture with the border, but counted in the picture's own pixels
+    assert recogniser.find(filling, middle) is not None
+    assert recogniser.find(filling, ~middle) is None
+
+
 def test_only_what_is_needed_is_loaded_and_on_the_cpu(folder):
     load_face_recogniser(folder)
     assert Analysis.made["name"] == "buffalo_l"

@@ -14,6 +14,7 @@ from story_identity.core.evaluation.scores import (
     paired_differences,
     psnr,
     seam_step,
+    varied_share,
 )
 
 
@@ -94,6 +95,15 @@ def test_missing_values_are_left_out():
     assert mean_of_known([1.0, None, 2.0]) == 1.5
     assert mean_of_known([None]) is None
     assert paired_differences([3.0, None, 1.0, 5.0], [1.0, 1.0, None, 1.0]) == [2.0, 4.0]
+
+
+def test_values_vary_where_they_should():
+    told = ["stands", "waves", "stands", "jumps"]
+    assert varied_share(told, told) == 1
+    assert varied_share(["jumps", "sits", "waves", "stands"], told) == 1  # all wrong, and all different
+    assert varied_share(["stands"] * 4, told) == 0
+    assert varied_share(["stands", "waves", "waves", None], told) == 1 / 2  # of the first two and the next two
+    assert varied_share(["stands", None, "waves", None], told) is None
 
 
 def test_interval_of_values_that_agree():

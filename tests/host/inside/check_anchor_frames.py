@@ -11,6 +11,7 @@ from frames import (
     prompts,
     sample,
     story,
+    warnings,
 )
 from story_identity.nodes.host import shared_attention
 from story_identity.nodes.host.frame_groups import ROWS
@@ -137,3 +138,19 @@ def check_step_skipping_caches_beside_anchors():
     model, told = setting.tiny_sd15(), story(4)
     (lazy,) = LazyCacheNode.execute(model, 0.2, 0.15, 0.95, False).result
     assert sample(amsa(lazy, told, anchors=2), told, steps=12).isfinite().all()
+
+
+def check_who_is_not_in_the_anchor_frames_is_told_of():
+    model, told = setting.tiny_sd15(), story(3)  # Ben comes in the second frame
+    for anchors, expected in ((1, 1), (2, 0), (0, 0)):
+        with warnings() as said:
+            sample(amsa(model, told, anchors=anchors), told)
+        assert sum("do not show Ben" in each for each in said) == expected, (anchors, said)
+
+
+def check_a_single_step_is_said_to_be_plain():
+    model, told = setting.tiny_sd15(), story()
+    with warnings() as said:
+        result = sample(amsa(model, told), told, steps=1)
+    assert sum("nothing is shared" in each for each in said) == 1
+    assert torch.equal(result, sample(model, told, steps=1))

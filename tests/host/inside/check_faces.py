@@ -9,7 +9,13 @@ import torch
 from setting import refused
 from story_identity.core.detectors.faces import Face
 from story_identity.nodes.host import faces as host_faces
-from story_identity.nodes.host.folders import NO_FACE_MODELS, face_models, face_models_folder, register_folders
+from story_identity.nodes.host.folders import (
+    NO_FACE_MODELS,
+    TOY_FACE_MODELS,
+    face_models,
+    face_models_folder,
+    register_folders,
+)
 from story_identity.nodes.injector import FaceFeaturesNode, LoadIDAdapterNode
 
 register_folders()
@@ -80,6 +86,8 @@ def check_characters_are_chained():
 class Recogniser:
     """Finds a white face in every picture that is not black."""
 
+    width = 3
+
     def find(self, image):
         if not image.any():
             return None
@@ -114,9 +122,10 @@ def check_what_is_missing_is_named():
     refused(lambda: encode(one, face_models="nothing"), 'face models "nothing" are not there', "non-commercial")
     vision.model_type = "siglip_vision_model"
     refused(lambda: encode(one, clip_vision=vision), "is siglip_vision_model", "CLIP ViT-H")
-    assert "models/ipadapter" in LoadIDAdapterNode.validate_inputs("ip-adapter-plus-face_sd15.safetensors")
+    assert "models/ipadapter" in LoadIDAdapterNode.validate_inputs("ip-adapter-plus-face_sdxl_vit-h.safetensors")
     assert "non-commercial" in FaceFeaturesNode.validate_inputs(["buffalo_x"])
     assert FaceFeaturesNode.validate_inputs([NO_FACE_MODELS]) is True
+    assert FaceFeaturesNode.validate_inputs([TOY_FACE_MODELS]) is True
     assert FaceFeaturesNode.validate_inputs([None]) is True
 
 
@@ -125,7 +134,7 @@ def check_face_models_are_folders_of_onnx_files():
     for name in ("models/antelopev2/antelopev2/a.onnx", "models/buffalo_l/b.onnx", "models/aaa/c.onnx", "d.onnx"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    assert face_models() == [NO_FACE_MODELS, "buffalo_l", "aaa"]
+    assert face_models() == [NO_FACE_MODELS, TOY_FACE_MODELS, "buffalo_l", "aaa"]
     assert face_models_folder("buffalo_l") == root / "models" / "buffalo_l"
     sys.modules["insightface"], message = None, ""
     try:

@@ -13,7 +13,7 @@ import setting
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
-from frames import split_calls
+from frames import split_calls, warnings
 from injecting import (
     BEN,
     FILES,
@@ -294,3 +294,12 @@ def check_the_adapter_is_loaded_with_the_model():
     patched = injected()[0]
     (beside,) = patched.clone().get_additional_models()
     assert beside.model is adapter("plus-face").network
+
+
+def check_a_face_that_acts_on_others_as_well_is_told_of():
+    told = story("Mira and Ben dance")
+    layout = Layout(("Mira", "Ben"), left_and_right())
+    for faces, more, expected in (((MIRA,), {}, 1), ((MIRA, BEN), {}, 1), ((MIRA,), {"layout": layout}, 0)):
+        with warnings() as said:
+            injected(told=told, faces=faces, **more)
+        assert sum("acts on all of them" in each for each in said) == expected, said

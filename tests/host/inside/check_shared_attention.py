@@ -246,13 +246,13 @@ def check_two_hundred_runs_leave_nothing_behind():
 
 def check_samplers_that_call_the_model_twice_a_step():
     model, told = setting.tiny_sd15(), story()
-    for sampler in ("heun", "dpm_2", "dpmpp_2m", "dpmpp_sde", "euler_cfg_pp", "uni_pc"):
+    for sampler in ("heun", "dpm_2", "dpmpp_2m", "dpmpp_sde", "euler_cfg_pp", "uni_pc", "heunpp2"):
         for anchors in (0, 2):
             with masks_noted() as noted:
                 result = sample(amsa(model, told, anchors=anchors), told, sampler=sampler)
             assert result.isfinite().all(), sampler
             assert not torch.allclose(result, sample(model, told, sampler=sampler), atol=1e-3), sampler
-            if not anchors:
+            if not anchors and sampler != "heunpp2":  # which comes back to a level with other masks than are noted
                 assert torch.allclose(result, sample(written_out(model, noted), told, sampler=sampler), atol=1e-3), (
                     sampler
                 )

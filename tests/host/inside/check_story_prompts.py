@@ -164,3 +164,12 @@ def check_prompts_for_a_part_of_the_picture_are_not_read():
     assert list(named_in({"positive": [{**positive[0][1], **entry}]})) == [1]
     assert named_in({"positive": [{**area[0][1], **entry}]}) == {}
     assert named_in({"positive": [{**positive[0][1], **entry, "set_area_to_bounds": True}]}) == {}
+
+
+def check_a_clip_with_another_text_encoder_is_refused_before_anything_is_encoded():
+    class Flux:
+        def tokenize(self, text):
+            return {"l": [], "t5xxl": []}
+
+    for node, told in ((EncodeStoryNode, story("Mira waits")), (EncodeFrameNode, story("Mira waits").frames[0])):
+        setting.refused(lambda node=node, told=told: node.execute(Flux(), told), "SD1.5 or SDXL", "t5xxl")

@@ -7,6 +7,7 @@ from pathlib import Path
 import comfy.clip_model
 import folder_paths
 import latent_preview
+import numpy as np
 import setting
 import torch
 from safetensors.torch import save_file
@@ -18,18 +19,22 @@ from story_identity.core.photomaker import look_at
 from story_identity.core.redenoise import ProgressiveMasks, to_latent_grid
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import ENCODER_ID, TEXT_LENGTH, TEXT_WIDTH, load_weights
-from story_identity.core.toyworld.world import sample_scene
+from story_identity.core.toyworld.people import sample_person
+from story_identity.core.toyworld.world import draw as draw_scene
+from story_identity.core.toyworld.world import portrait_plan, sample_scene
 from story_identity.nodes.host import photomaker as pm
 from story_identity.nodes.host import toyworld
 from story_identity.nodes.host.prompt import word_end_position
 from story_identity.nodes.identity import CharacterPortraitsNode, IdentityConditioningNode, IdentityDiscoveryNode
+from story_identity.nodes.injector import FaceFeaturesNode, ShuffledIDInjectorNode
 from story_identity.nodes.layout import GroundedSAMLayoutNode
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode
+from story_identity.nodes.story import EncodeStoryNode
 from story_identity.nodes.toyworld import ToyWorldLoaderNode
 
 import nodes
 
-MODEL, IDENTITY_MODEL, CLIP, VAE, PHOTOMAKER, DETECTOR = range(6)
+MODEL, IDENTITY_MODEL, CLIP, VAE, PHOTOMAKER, DETECTOR, CLIP_VISION, ADAPTER = range(8)
 UNKNOWN = 2
 PROMPTS = [
     "a woman",
@@ -87,8 +92,14 @@ def check_every_weight_has_its_place_and_every_place_its_weight():
         held, stored = network.state_dict(), load_weights(name)
         assert held.keys() - stored.keys() <= {"text_projection.weight"}, name
         assert all(torch.equal(held[key], tensor) for key, tensor in stored.items()), name
-    _, lora = toyworld.split_file(load_weights("photomaker"), "")
+    encoder, lora = toyworld.split_file(load_weights("photomaker"), "")
     assert len(loaded[IDENTITY_MODEL].patches) == len(lora) // 2
+    tower = loaded[CLIP_VISION].model.state_dict()
+    assert tower.keys() == {key for key in encoder if key.startswith(("vision_model.", "visual_projection."))}
+    assert all(torch.equal(tensor.float(), encoder[key]) for key, tensor in tower.items())
+    held, stored = loaded[ADAPTER].network.state_dict(), load_weights("injector")
+    assert held.keys() == stored.keys()
+    assert all(torch.equal(held[key], tensor) for key, tensor in stored.items())
 
 
 def check_stock_nodes_take_it():
@@ -231,9 +242,36 @@ def check_previews_resemble_the_picture():
     assert (seen.reshape(small.shape) - small).abs().mean() < 0.03
 
 
+def check_faces_of_portraits_go_into_a_story():
+    """Without a download: a portrait's head is found, seen, and changes the frames its owner is in, not the others."""
+    loaded, told = world(), story("Mira waving", "a city at night")
+    random = np.random.default_rng(1)
+    plan = portrait_plan(sample_person(random, word="woman", hair="red"))
+    portraits = torch.stack([torch.tensor(draw_scene(plan, random).image).float() / 255 for _ in range(2)])
+    given = {"images": [portraits], "name": ["Mira"], "clip_vision": [loaded[CLIP_VISION]]}
+    (faces,) = FaceFeaturesNode.execute(**given, face_models=["toy world"], crop=["found face"]).result
+    assert faces[0].features.face.shape == (2, 64)
+    assert faces[0].features.clip.shape == (2, 65, 128)
+    empty = [torch.tensor(sample_scene(0, people=0).image).float()[None] / 255]
+    nobody = {**given, "images": empty, "face_models": ["toy world"], "crop": ["found face"]}
+    refused(lambda: FaceFeaturesNode.execute(**nobody), "no face in picture 1 of 1", "the toy world's know its people")
+    lists = {"model": [loaded[MODEL]], "adapter": [loaded[ADAPTER]], "faces": [faces], "story": [told]}
+    lists |= {"mode": ["shuffled"], "seed": [1], "weight": [1.0], "start_percent": [0.0], "end_percent": [1.0]}
+    ((injected,),) = ShuffledIDInjectorNode.execute(**lists, picture_weight=[1.0], lora_strength=[1.0]).result
+    positive, negative, frames = EncodeStoryNode.execute(loaded[CLIP], told).result
+    (latent,) = nodes.EmptyLatentImage().generate(64, 64, frames)
+    with_faces, plain = (
+        nodes.KSampler().sample(model, 1, 4, 4.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+        for model in (injected, loaded[MODEL])
+    )
+    assert torch.allclose(with_faces[1], plain[1], atol=1e-4)
+    assert (with_faces[0] - plain[0]).abs().max() > 1e-2
+
+
 def check_a_missing_file_is_named():
     empty = Path(folder_paths.get_temp_directory()) / "no weights"
-    for load in (toyworld.load_model, toyworld.load_vae, toyworld.load_clip, toyworld.load_detector):
+    loaders = (toyworld.load_model, toyworld.load_vae, toyworld.load_clip, toyworld.load_detector)
+    for load in (*loaders, toyworld.load_clip_vision, toyworld.load_adapter):
         refused(lambda load=load: load(empty), "missing", "no weights")
 
 

@@ -1,0 +1,65 @@
+"""The toy world's face recogniser: what `core.detectors.faces.FaceRecogniser` is to photographs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..detectors.faces import Face
+from .detector import ToyDetector, load_detector
+from .identity_encoder import WIDTH, IdentityEncoder, face_crops, load_identity_encoder
+from .models import PICTURE_SIDE, WEIGHTS
+
+MARGIN = 1.2
+"""Side of a crop, in longer sides of the head's box: as much as the world's portraits show."""
+
+
+@dataclass(frozen=True)
+class ToyRecogniser:
+    """Finds heads with the toy world's detector and tells faces with its identity encoder."""
+
+    detector: ToyDetector
+    encoder: IdentityEncoder
+    width: int = WIDTH
+
+    def find(self, image: Float[Tensor, "h w 3"]) -> Face | None:
+        """The largest head of a picture in [0, 1], or None."""
+        return self.find_all([image], [None])[0]
+
+    def find_all(
+        self, images: Sequence[Float[Tensor, "_ _ 3"]], masks: Sequence[Bool[Tensor, "_ _"] | None]
+    ) -> list[Face | None]:
+        """One head per picture: where there is a mask that of whoever covers it best, else the largest."""
+        faces: list[Face | None] = [None] * len(images)
+        for size in {image.shape for image in images}:
+            rows = [row for row, image in enumerate(images) if image.shape == size]
+            pictures = torch.stack([images[row].detach().cpu().float() for row in rows])
+            heads = self.detector.heads_of(pictures, [masks[row] for row in rows])
+            for row, face in zip(rows, self._faces(pictures, heads), strict=True):
+                faces[row] = face
+        return faces
+
+    def _faces(self, pictures: Float[Tensor, "n h w 3"], heads: Sequence[Tensor | None]) -> list[Face | None]:
+        seen = [row for row, head in enumerate(heads) if head is not None]
+        faces: list[Face | None] = [None] * len(heads)
+        if seen:
+            boxes = torch.stack([head for head in heads if head is not None])
+            embeddings = self.encoder.embed(pictures[seen], boxes)
+            for row, box, embedding in zip(seen, boxes, embeddings, strict=True):
+                crop = face_crops(pictures[row], box.unsqueeze(0), PICTURE_SIDE, MARGIN)[0]
+                faces[row] = Face(embedding, crop.movedim(0, -1).clamp(0, 1))
+        return faces
+
+
+def load_recogniser(folder: Path = WEIGHTS, device: torch.device | str = "cpu") -> ToyRecogniser:
+    """The recogniser with its trained weights.
+
+    Raises:
+        FileNotFoundError: If the weights are not there.
+    """
+    detector, encoder = load_detector(folder), load_identity_encoder(folder)
+    detector.module.to(device)
+    return ToyRecogniser(detector, encoder.to(device))

@@ -1,0 +1,112 @@
+"""`story-identity train-synchronizer`: from a settings file to a LoRA, and mistakes in one line each."""
+
+import json
+
+import pytest
+from PIL import Image
+from story_identity.core.headless import cli
+from story_identity.core.toyworld.world import sample_scene
+from story_identity.core.training import cli as training_cli
+from story_identity.core.training.storydb_reader import StoryDBReader
+from story_identity.core.training.synchronizer import SynchronizerSettings
+from typer.testing import CliRunner
+
+from tests.core.headless.stories import STORY
+
+from .test_settings import toml
+
+
+@pytest.fixture
+def told(toyworld_folder, tmp_path):
+    """Settings for a moment in a toy world of random weights."""
+    small = {"width": 32, "height": 32, "frames": 2, "steps": 2, "rank": 2, "save_every": 1}
+    where = {"checkpoint": str(toyworld_folder), "data": "toyworld", "out": str(tmp_path / "out")}
+    return {**where, **small, "warm_up": 0, "tracker": "", "device": "cpu"}
+
+
+def call(tmp_path, values, *words, command="train-synchronizer"):
+    (tmp_path / "mine.toml").write_text(toml(values))
+    command = [command, str(tmp_path / "mine.toml"), *map(str, words)]
+    return CliRunner().invoke(cli.app, command)
+
+
+def test_from_settings_to_a_lora_and_pictures_on_the_way(told, tmp_path, monkeypatch):
+    monkeypatch.setattr("story_identity.core.training.drawing._TOYWORLD", ("euler", "simple", 2, 4.0))
+    story = tmp_path / "story.json"
+    story.write_text(json.dumps({**STORY, "frames": STORY["frames"][:2]}))
+    done = call(tmp_path, {**told, "draw_every": 1, "story": str(story)}, "--steps", 3, "--out", tmp_path / "there")
+    assert done.exit_code == 0, done.output
+    assert done.output.strip().endswith(f"What was learned is in {tmp_path / 'there' / 'synchronizer.safetensors'}")
+    assert not (tmp_path / "out").exists()
+    names = [f"step_{step:07d}.png" for step in (1, 2, 3)]
+    drawn = [Image.open(tmp_path / "there" / "pictures" / name) for name in names]
+    assert {each.size for each in drawn} == {(64, 32)}
+    assert len({each.tobytes() for each in drawn}) == 3
+    steps = [json.loads(line)["step"] for line in (tmp_path / "there" / "losses.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_an_injector_and_pictures_with_the_faces_of_reference_pictures(told, tmp_path, monkeypatch):
+    """With and without references the pictures differ: the adapter acts while the story is drawn."""
+    monkeypatch.setattr("story_identity.core.training.drawing._TOYWORLD", ("euler", "simple", 2, 4.0))
+    Image.fromarray(sample_scene(3).image).save(tmp_path / "mira.png")
+    drawn = []
+    for references in (["mira.png"], []):
+        mira = {**STORY["characters"][0], "reference_images": references}
+        story = {"characters": [mira], "frames": ["Mira on a beach"]}
+        (tmp_path / "story.json").write_text(json.dumps(story))
+        out = tmp_path / f"out{len(references)}"
+        changes = {
+            "image_encoder": "toyworld",
+            "tokens": 2,
+            "resampler_heads": 2,
+            "resampler_depth": 1,
+            "out": str(out),
+        }
+        del (values := {**told, **changes, "draw_every": 1, "story": str(tmp_path / "story.json")})["rank"]
+        done = call(tmp_path, values, "--steps", 1, command="train-injector")
+        assert done.exit_code == 0, done.output
+        assert (out / "injector.safetensors").is_file()
+        drawn.append(Image.open(out / "pictures" / "step_0000001.png").tobytes())
+    assert drawn[0] != drawn[1]
+
+
+def test_a_dry_run_says_what_a_step_takes_and_writes_nothing(told, tmp_path):
+    done = call(tmp_path, {**told, "tracker": "tensorboard"}, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert done.output.strip().split()[1::2][0] == "parameters,"
+    assert "s a step" in done.output
+    assert done.output.strip().endswith("GiB")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"checkpoint": "nowhere"}, 'checkpoint: there is no "nowhere"'),
+        ({"data": "."}, "is no StoryDB"),
+        ({"tracker": "tensorbored"}, "tensorbored"),
+    ],
+)
+def test_a_mistake_is_one_line_and_is_found_before_anything_is_loaded(told, tmp_path, monkeypatch, changes, said):
+    monkeypatch.setattr(training_cli, "load_checkpoint", None)
+    done = call(tmp_path, {**told, **changes})
+    assert done.exit_code == 2
+    assert said in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_storydb_is_read_at_the_size_that_is_trained(told, storydb):
+    chosen = SynchronizerSettings(**{**told, "data": str(storydb), "seed": 4})
+    source = training_cli.groups_of(chosen)
+    assert isinstance(source, StoryDBReader)
+    group = next(source.stream(0, 0, 1))
+    assert group.pictures.shape == (2, 32, 32, 3)
+
+
+def test_build_storydb_is_a_command_of_its_own():
+    done = CliRunner().invoke(cli.app, ["build-storydb", "--help"])
+    assert done.exit_code == 0
+    assert "SOURCE" in done.output

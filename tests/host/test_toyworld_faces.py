@@ -1,0 +1,92 @@
+"""The toy world's injector is one injector: ComfyUI's nodes and diffusers see and draw the same faces."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from story_identity.core.headless.faces import load_reader
+from story_identity.core.headless.frames import SharedFrames, Sharing, encode_together, sample_together
+from story_identity.core.headless.injector import inject_story, load_injector
+from story_identity.core.headless.sampling import SamplingPlan
+from story_identity.core.headless.toyworld import load_toyworld
+from story_identity.core.layout import Layout
+from story_identity.core.story import Story
+from story_identity.core.toyworld.models import LATENT_CHANNELS, PICTURE_SIDE, WEIGHTS
+from story_identity.core.toyworld.people import sample_person
+from story_identity.core.toyworld.world import draw, portrait_plan
+from torch import Tensor
+
+from .server import environment
+from .test_toyworld_parity import CLOSE, INSIDE, LONG_STORY, difference
+
+SETTINGS = {"seed": 11, "steps": 6}
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {"mode": "shuffled", "cfg": 4.0, "weight": 0.0, "masked": False},
+    "shuffled": {"mode": "shuffled", "cfg": 4.0, "weight": 1.0, "masked": False},
+    "average": {"mode": "average", "cfg": 4.0, "weight": 0.6, "masked": True},
+    "stacked": {"mode": "stacked", "cfg": 1.0, "weight": 1.0, "masked": True},
+}
+
+
+@pytest.fixture(scope="module")
+def questions() -> dict[str, Tensor]:
+    random = np.random.default_rng(3)
+    asked = {}
+    for name, word, count in (("Mira", "woman", 3), ("Tom", "boy", 2)):
+        plan = portrait_plan(sample_person(random, word=word))
+        asked[name] = torch.stack([torch.tensor(draw(plan, random).image).float() / 255 for _ in range(count)])
+    masks = torch.zeros(2, PICTURE_SIDE, PICTURE_SIDE)
+    masks[0, 14:60, 6:26], masks[1, 20:60, 36:56] = 1, 1
+    return {**asked, "masks": masks}
+
+
+@pytest.fixture(scope="module")
+def comfy(comfyui, questions, tmp_path_factory) -> dict[str, Tensor]:
+    """What ComfyUI says."""
+    base = tmp_path_factory.mktemp("faces")
+    asked, answered = base / "questions.safetensors", base / "answers.safetensors"
+    texts = {"told": LONG_STORY, "ways": WAYS, "settings": SETTINGS}
+    save_file(questions, asked, metadata={name: json.dumps(text) for name, text in texts.items()})
+    command = [comfyui.python, Path(INSIDE) / "toyworld_faces_answers.py", comfyui.root, base, asked, answered]
+    done = subprocess.run(command, cwd=base, env=environment(base), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return load_file(answered)
+
+
+@pytest.fixture(scope="module")
+def features(questions) -> dict[str, Any]:
+    reader, seen = load_reader("toyworld", "toyworld"), {}
+    for name in ("Mira", "Tom"):
+        seen[name], found = reader.read(list(questions[name]), [None] * len(questions[name]))
+        assert all(found)
+    return seen
+
+
+def test_the_references_are_seen_the_same(comfy, features):
+    for name, seen in features.items():
+        for kind, value in vars(seen).items():
+            # A crop's pixel that is halfway between two 8-bit levels may go to either.
+            assert difference(comfy[f"{kind} {name}"], value) < 10 * CLOSE, (kind, name)
+
+
+def test_a_story_with_faces_comes_out_the_same_from_the_same_noise(comfy, questions, features):
+    pipe, story, seed = load_toyworld(), Story.parse(LONG_STORY), SETTINGS["seed"]
+    injector = load_injector(WEIGHTS / "injector.safetensors", pipe)
+    prompts, count = encode_together(pipe, story.frames), len(story.frames)
+    noise = torch.randn(count, LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(seed))
+    layouts = [
+        Layout(tuple(each.name for each in frame.cast), questions["masks"][: len(frame.cast)].bool(), frame.label)
+        for frame in story.frames
+    ]
+    for way, chosen in WAYS.items():
+        masks = layouts if chosen["masked"] else ()
+        injection = inject_story(injector, story, features, chosen["mode"], seed, chosen["weight"], masks)
+        plan = SamplingPlan(pipe, "euler", "simple", SETTINGS["steps"], chosen["cfg"])
+        alone = SharedFrames(Sharing(strength=0.0), (), count, injection.inject)
+        assert difference(comfy[way], sample_together(plan, prompts, noise, seed, alone)) < CLOSE, way
+    assert difference(comfy["plain"], comfy["shuffled"]) > 100 * CLOSE
