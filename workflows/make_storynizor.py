@@ -30,9 +30,15 @@ BATCH_TOY = TOY._replace(
 
 SD15 = Choice("v1-5-pruned-emaonly-fp16.safetensors")
 MORE = """- People change from frame to frame: look at **Preview Attention Masks**; what glows there is what the \
-frames share. Poses become alike: lower `end_percent` or `strength` in **AMSA Model Patch**.
-- Many frames, little memory: `anchors` 4 in **AMSA Model Patch** samples four at a time.
-- A smaller `width` and `height` in **Empty Latent Image** for a quick try."""
+frames share. Poses become alike: lower `end_percent` or `strength` in **AMSA Model Patch**."""
+MORE_SD15 = f"""{MORE}
+- Many frames, little memory: `anchors` 4 in **AMSA Model Patch** samples four at a time (5.6 GiB of main memory at \
+768 x 768).
+- 768 x 768 in **Empty Latent Image** is the paper's size, but plain SD1.5 was trained at 512: for it set `width` and \
+`height` to 512. Keep 768 for fine-tunes that know it."""
+MORE_SDXL = f"""{MORE}
+- Many frames: `anchors` 2 in **AMSA Model Patch** samples two at a time, with about 12 GiB of main memory; 4 takes \
+about 23 GiB, 17 without the largest layers."""
 NORA = {
     "characters": "Nora | woman | a young woman with short black hair, freckles and a green jacket",
     "prompts": (
@@ -116,12 +122,13 @@ def prompt_only() -> Json:
     name = "storynizor_sd15.json"
     about = f"""# Four frames that see each other
 Storynizor's auto-mask attention with SD1.5: the stock KSampler draws all frames as one batch, and the person in each \
-frame sees the same person in the others. No training, no reference picture, no detector.
+frame sees the same person in the others, and becomes somewhat more alike. No training, no reference picture, no \
+detector.
 
 ## What to change first
 - The **Story**: one character per line, one prompt per line. Encode Story counts the frames.
 - `seed` in **KSampler**.
-{MORE}"""
+{MORE_SD15}"""
     return graph(
         name,
         [note(name, about, 560), checkpoint(BATCH, ckpt_name=SD15)],
@@ -135,14 +142,14 @@ frame sees the same person in the others. No training, no reference picture, no 
 def large() -> Json:
     name = "storynizor_sdxl.json"
     about = f"""# Two characters, with SDXL
-The frames are drawn as one batch and see each other's people: each character only themselves, so that two people do \
-not mix.
+The frames are drawn as one batch and see each other's people: each character only themselves, which is meant to keep \
+two people apart; the background then sees nobody.
 
 ## What to change first
 - The **Story**: descriptions as unlike as you can make them. Frames may show both, one of them, or nobody.
 - `seed` in **KSampler**.
-- Not enough memory: `layers` "without the largest", or fewer frames at a time.
-{MORE}"""
+- A smaller `width` and `height` in **Empty Latent Image** for a quick try, or for less memory.
+{MORE_SDXL}"""
     text = {
         "characters": (
             "Lena | girl | a girl with red pigtails and a blue dress\n"
@@ -197,7 +204,7 @@ dealt at random, so that the face is taken over and the pose is not. plus-face n
 - `weight` in **Shuffled ID Injector**: 0.6 if the prompts are not followed.
 - A second character: Load Image, Batch Images and Face Features again, its `faces` tied to the first. Where both are \
 in one frame, each needs a `layout` (see the injector's help page).
-{MORE}"""
+{MORE_SD15}"""
     links = f"model={BATCH.model} adapter=adapter.adapter faces=faces.faces story=story.story"
     injector = node("injector", "ShuffledIDInjector", links, size=(340, 0))
     patched = [injector, amsa("injector.model")]
@@ -215,7 +222,7 @@ def toy_world() -> Json:
     name = "toyworld_storynizor.json"
     about = """# Frames that see each other, in the toy world
 The same story twice from the same noise, left without AMSA, right with it. Small networks that come with the pack: \
-nothing to download, no GPU, done in under a minute.
+nothing to download, no GPU, done in under a minute. The difference is small: compare hat and coat.
 
 ## What to change first
 - The **Story**, in the words the networks know: man, woman, boy, girl, robot; black, brown, blond, red, white hair \
