@@ -231,6 +231,8 @@ def _peaks(heads: Float[Tensor, "h w"]) -> tuple[Int[Tensor, " n"], Int[Tensor, 
 
 
 def _at_size(masks: Bool[Tensor, "n _ _"], height: int, width: int) -> Bool[Tensor, "n {height} {width}"]:
+    if not len(masks):  # which torch does not interpolate
+        return masks.new_zeros(0, height, width)
     return F.interpolate(masks[None].float(), (height, width), mode="bilinear")[0] > 0.5
 
 
