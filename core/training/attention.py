@@ -1,62 +1,79 @@
 """Attention while training: groups of frames that see each other, and cross-attention maps with their gradients."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..attention import SubjectPositions, attend_across_frames, plain_attention
-from ..automask import token_maps
+from ..automask import TokenMaps, token_maps
 from ..headless.attention import Hook, Layer
 from ..headless.attention import plain as plain_hook
-
-Places = Sequence[Sequence[Sequence[int]]]
-"""Per character and row of the batch, the tokens of the words that say who it is; none where they are not told."""
+from .batch import Batch, Places
+from .diffusion import Question
 
 
 class TrainingAttention:
     """The hooks of a UNet in training. `begin` says what the next call is of.
 
-    Subjects are the true masks, not those that the maps would give: the maps are what is being learned. A cell of a
-    layer's grid is a character's if the mask covers half of it. What `begin` set stays until the next `begin`, since
-    gradient checkpointing asks the hooks again during the backward pass.
+    Frames share what `look` found, as sampling does with the maps of the step before: with the true masks a UNet would
+    learn to trust masks that it never gets later. What `begin` set stays until the next `begin`, since gradient
+    checkpointing asks the hooks again during the backward pass.
     """
 
     def __init__(self) -> None:
-        self._maps: list[Float[Tensor, "n s h w"]] = []
-        self._collects = False
         self.beside: Hook = plain_hook
-        self._frames, self._masks, self._places = 1, torch.zeros(0, 0, 1, 1), ()
-        self._shares, self._subjects = False, {}
+        self.begin()
 
-    def begin(self, masks: Float[Tensor, "n s h w"], frames: int, shares: bool, places: Places = ()) -> None:
+    def begin(self, places: Places = (), seen: TokenMaps | None = None, shares: Sequence[bool] = ()) -> None:
         """Prepare for a call.
 
         Args:
-            masks: Where the characters are, a row per picture.
-            frames: Pictures per group.
-            shares: Whether the frames of a group see each other's people.
             places: Where maps are wanted of every character; empty: nowhere.
+            seen: Where the characters are; None if nobody sees anybody.
+            shares: For every group, whether its frames see each other's people. Groups are equally many rows.
         """
-        self._maps, self._collects = [], bool(places)
-        self._frames, self._masks, self._places = frames, masks, places
-        self._shares, self._subjects = shares, {}
+        self._maps: list[Float[Tensor, "n s h w"]] = []
+        self._places, self._collects = places, bool(places)
+        self._seen, self._shares = seen, shares
+        self._subjects: dict[tuple[int, int], list[SubjectPositions | None]] = {}
 
     def take_maps(self) -> list[Float[Tensor, "n s h w"]]:
         """The maps of the call, layer by layer. What gradient checkpointing has read again later is not kept."""
         maps, self._maps, self._collects = self._maps, [], False
         return maps
 
+    @torch.no_grad()
+    def look(self, pipe: Any, question: Question, batch: Batch) -> TokenMaps | None:
+        """Where the UNet sees the characters when no caption is left out and no frame sees another; one UNet call.
+
+        None if there are no characters.
+        """
+        captions = batch.whole_captions
+        self.begin(batch.places(pipe, captions))
+        question.with_captions(pipe, captions, batch.labels).answered_by(pipe)
+        torch.clear_autocast_cache()  # older torch would go on with casts that know no gradients
+        maps = self.take_maps()
+        if not maps:
+            return None
+        seen = TokenMaps((maps[0].shape[2], maps[0].shape[3]))  # a UNet's first layers are its finest
+        for each in maps:
+            seen.add(each.flatten(2), (each.shape[2], each.shape[3]))
+        return seen
+
     def share(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
         """The self-attention hook."""
-        if not self._shares:
+        if self._seen is None or not any(self._shares):
             return plain_attention(q, k, v, heads)
         if layer.grid not in self._subjects:
-            self._subjects[layer.grid] = self._found(layer.grid, q.device)
-        groups = zip(*(each.split(self._frames) for each in (q, k, v)), self._subjects[layer.grid], strict=True)
+            self._subjects[layer.grid] = self._found(self._seen, layer.grid, q.device)
+        groups = zip(*(each.chunk(len(self._shares)) for each in (q, k, v)), self._subjects[layer.grid], strict=True)
         return torch.cat([
-            attend_across_frames(q_group, k_group, v_group, heads, subjects, subjects.gather(k_group, v_group))
+            plain_attention(q_group, k_group, v_group, heads)
+            if subjects is None
+            else attend_across_frames(q_group, k_group, v_group, heads, subjects, subjects.gather(k_group, v_group))
             for q_group, k_group, v_group, subjects in groups
         ])  # fmt: skip
 
@@ -69,10 +86,11 @@ class TrainingAttention:
                 self._maps.append(maps)
         return self.beside(q, k, v, heads, layer)
 
-    def _found(self, grid: tuple[int, int], device: torch.device) -> list[SubjectPositions]:
-        if not self._masks.shape[1]:
-            nobody = torch.zeros(self._frames, grid[0] * grid[1], dtype=torch.bool)
-            return [SubjectPositions.of(nobody, device=device) for _ in self._masks.split(self._frames)]
-        cover, who = torch.nn.functional.adaptive_avg_pool2d(self._masks, grid).cpu().max(dim=1)
-        labels = torch.where(cover >= 0.5, who, -1).flatten(1)
-        return [SubjectPositions.of(own >= 0, own, device) for own in labels.split(self._frames)]
+    def _found(self, seen: TokenMaps, grid: tuple[int, int], device: torch.device) -> list[SubjectPositions | None]:
+        labels = seen.labels(grid)
+        assert labels is not None
+        groups = labels.flatten(1).chunk(len(self._shares))
+        return [
+            SubjectPositions.of(own >= 0, own, device) if shares else None
+            for own, shares in zip(groups, self._shares, strict=True)
+        ]

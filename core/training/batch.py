@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..headless.prompts import word_positions
 from .diffusion import Dice
 from .groups import Group
 from .settings import TrainingSettings
+
+Places = Sequence[Sequence[Sequence[int]]]
+"""Per character and row of the batch, the tokens of the words that say who it is; none where they are not told."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Batch:
         groups: At the size that is trained.
         pictures: In [0, 1].
         masks: Where the characters are; as many per picture as the largest group has.
-        captions: Empty where they are left out.
+        captions: Empty where they are left out, which is for all pictures of a group, as in guidance.
         labels: What messages call each picture.
     """
 
@@ -35,6 +40,22 @@ class Batch:
         """Characters of the largest group."""
         return self.masks.shape[1]
 
+    @property
+    def whole_captions(self) -> list[str]:
+        """The captions, none of them left out."""
+        return [caption for group in self.groups for caption in group.captions]
+
+    def places(self, pipe: Any, captions: Sequence[str]) -> Places:
+        """Where some of `whole_captions` name the characters, by a pipeline's tokenizer; nowhere in empty ones."""
+        found = []
+        for character in range(self.most):
+            rows: list[Sequence[tuple[int, int]]] = []
+            for group in self.groups:
+                rows += group.words[character] if character < len(group.names) else ((),) * len(group)
+            told = zip(captions, rows, strict=True)
+            found.append([_tokens(pipe, caption, spans) if caption else [] for caption, spans in told])
+        return found
+
 
 def batch_of(groups: Sequence[Group], settings: TrainingSettings, dice: Dice) -> Batch:
     """Make a batch.
@@ -44,15 +65,15 @@ def batch_of(groups: Sequence[Group], settings: TrainingSettings, dice: Dice) ->
     """
     height, width, frames = settings.height, settings.width, settings.frames
     fitted = tuple(some_of(group, frames, dice).fitted(height, width) for group in groups)
-    dropped = dice.chosen(len(groups) * frames, settings.text_dropout)
-    captions = [caption for group in fitted for caption in group.captions]
+    dropped = dice.chosen(len(groups), settings.text_dropout)
+    told = ["" if out else caption for group, out in zip(fitted, dropped, strict=True) for caption in group.captions]
     most = max(len(group.names) for group in fitted)
     masks = [torch.nn.functional.pad(group.masks.float(), (0, 0, 0, 0, 0, most - len(group.names))) for group in fitted]
     return Batch(
         groups=fitted,
         pictures=torch.cat([group.pictures for group in fitted]),
         masks=torch.cat(masks),
-        captions=["" if out else caption for out, caption in zip(dropped, captions, strict=True)],
+        captions=told,
         labels=[f"A picture of {', '.join(group.names)}" for group in fitted for _ in group.captions],
     )
 
@@ -69,3 +90,8 @@ def some_of(group: Group, frames: int, dice: Dice) -> Group:
             "groups, or set frames lower."
         )
     return group.of(dice.numpy.permutation(len(group))[:frames].tolist())
+
+
+def _tokens(pipe: Any, caption: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+    label = f'The caption "{caption}"'
+    return sorted({place for span in spans for place in word_positions(pipe, caption, span, label)})

@@ -1,7 +1,7 @@
 """What a UNet is asked in training: noisy latents, a noise level per group, prompts, and the right answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,12 @@ class Question:
     timesteps: Int[Tensor, " n"]
     target: Float[Tensor, "n c h w"]
     prompt: Prompt
+
+    @torch.no_grad()
+    def with_captions(self, pipe: Any, captions: Sequence[str], labels: Sequence[str]) -> "Question":
+        """The same, with other prompts."""
+        prompt = encode_prompts(pipe, captions, labels)
+        return replace(self, prompt=prompt.to(self.noisy.device, pipe.unet.dtype))
 
     def answered_by(self, pipe: Any) -> Float[Tensor, "n c h w"]:
         """What the pipeline's UNet predicts, float32."""

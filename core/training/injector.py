@@ -129,8 +129,10 @@ class InjectorTraining(nn.Module):
         batch = batch_of(groups, settings, dice)
         question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)
         people, faces = self._people(batch, dice)
-        self.attention.begin(batch.masks.to(self.unet.device), settings.frames, shares=settings.stage == 2)
         self.attention.beside = Injection(self.injector, people).inject
+        shares = dice.chosen(len(groups), 1 - settings.plain) if settings.stage == 2 else []
+        seen = self.attention.look(self.pipe, question, batch) if any(shares) else None
+        self.attention.begin(seen=seen, shares=shares)
         loss = nn.functional.mse_loss(question.answered_by(self.pipe), question.target)
         return {"loss": loss, "faces": torch.tensor(faces, device=loss.device)}
 

@@ -47,7 +47,10 @@ class TrainingSettings:
     precision: str = setting("no", f"Mixed precision: {', '.join(PRECISIONS)}.")
     gradient_checkpointing: bool = setting(False, "Less memory, about a third more time.")
     ema: float = setting(0.999, "Decay of the weights' moving average, which is what is saved; 0: none.")
-    text_dropout: float = setting(0.05, "Share of captions left out.")
+    text_dropout: float = setting(0.05, "Share of groups whose captions are left out.")
+    plain: float = setting(
+        0.25, "Where frames see each other: share of groups in which they do not, as in the first step of sampling."
+    )
     seed: int = setting(0, "Of the weights, the noise and the order.")
     save_every: int = setting(500, "Steps between checkpoints.")
     keep: int = setting(2, "How many checkpoints are kept.")
@@ -69,8 +72,9 @@ class TrainingSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        if not 0 <= self.text_dropout <= 1:
-            raise ValueError(f"text_dropout is {self.text_dropout}; it must be from 0 to 1.")
+        for name in ("text_dropout", "plain"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be from 0 to under 1.")
         for name, known in self.choices().items():

@@ -20,10 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..headless.attention import hooked_attention
-from ..headless.prompts import word_positions
 from ..replacing import replacing
-from .attention import Places, TrainingAttention
-from .batch import Batch, batch_of
+from .attention import TrainingAttention
+from .batch import Places, batch_of
 from .diffusion import Dice, ask
 from .groups import Group
 from .losses import mask_loss
@@ -91,31 +90,18 @@ class Synchronizer(nn.Module):
         """The losses of some groups: "loss", and its parts "diffusion" and, if it counts, "mask"."""
         settings = self.settings
         batch = batch_of(groups, settings, dice)
-        masks, places = batch.masks.to(self.unet.device), self._words(batch)
         question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)
-        self.attention.begin(masks, settings.frames, True, places if settings.mask_loss else ())
+        shares, places = dice.chosen(len(groups), 1 - settings.plain), batch.places(self.pipe, batch.captions)
+        seen = self.attention.look(self.pipe, question, batch) if any(shares) else None
+        self.attention.begin(places if settings.mask_loss else (), seen, shares)
         predicted = question.answered_by(self.pipe)
         maps = self.attention.take_maps()
         losses = {"diffusion": nn.functional.mse_loss(predicted, question.target)}
         if settings.mask_loss:
+            masks = batch.masks.to(self.unet.device)
             losses["mask"] = mask_loss(maps, masks, counted(masks, places))
             return {"loss": losses["diffusion"] + settings.mask_loss * losses["mask"], **losses}
         return {"loss": losses["diffusion"], **losses}
-
-    def _words(self, batch: Batch) -> Places:
-        """The tokens of the words that say who is who; none where the caption is left out."""
-        places = []
-        for character in range(batch.most):
-            rows: list[Sequence[tuple[int, int]]] = []
-            for group in batch.groups:
-                rows += group.words[character] if character < len(group.names) else ((),) * len(group)
-            told = zip(batch.captions, rows, strict=True)
-            places.append([self._places(caption, spans) if caption else [] for caption, spans in told])
-        return places
-
-    def _places(self, caption: str, spans: Sequence[tuple[int, int]]) -> list[int]:
-        label = f'The caption "{caption}"'
-        return sorted({place for span in spans for place in word_positions(self.pipe, caption, span, label)})
 
     def save(self, folder: Path) -> Path:
         """Write the LoRA, in the layout that ComfyUI's and diffusers' own loaders read; its path."""

@@ -52,7 +52,7 @@ def settings(**changes):
 
 
 def synchronizer_settings(**changes):
-    chosen = {"frames": 2, "groups": 2, "rank": 2, "mask_loss": 0.5, "text_dropout": 0.0, **changes}
+    chosen = {"frames": 2, "groups": 2, "rank": 2, "mask_loss": 0.5, "plain": 0.0, "text_dropout": 0.0, **changes}
     return SynchronizerSettings(**_quiet(**chosen))
 
 

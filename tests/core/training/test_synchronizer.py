@@ -41,19 +41,31 @@ def gradients(trainee, loss):
     return dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
 
 
-def test_without_mask_loss_it_is_the_plain_loss_bit_for_bit_and_no_maps_are_made(two_grids, monkeypatch):
+def test_without_mask_loss_it_is_the_plain_loss_bit_for_bit(two_grids):
     with training(two_grids) as trainee:
         wake(trainee)
         whole = losses_of(trainee)
     with training(two_grids, mask_loss=0.0) as trainee:
         wake(trainee)
-        monkeypatch.setattr("story_identity.core.training.attention.token_maps", None)
         plain = losses_of(trainee)
     assert plain.keys() == {"loss", "diffusion"}
     assert torch.equal(plain["loss"], whole["diffusion"])
     assert torch.equal(plain["loss"], plain["diffusion"])
     assert torch.equal(whole["loss"], whole["diffusion"] + 0.5 * whole["mask"])
     assert whole["mask"] > 0
+
+
+def test_groups_are_plain_or_share_and_no_maps_are_made_where_none_does(two_grids, monkeypatch):
+    found = {}
+    for plain in (0.0, 0.5, 1.0):
+        with training(two_grids, plain=plain, mask_loss=0.0) as trainee:
+            wake(trainee)
+            if plain == 1:
+                monkeypatch.setattr("story_identity.core.training.attention.token_maps", None)
+            found[plain] = [losses_of(trainee, step=step)["loss"].item() for step in range(6)]
+    seen = list(zip(found[0.0], found[0.5], found[1.0], strict=True))
+    assert all(shared != plain for shared, _, plain in seen)
+    assert any(mixed not in (shared, plain) for shared, mixed, plain in seen)
 
 
 def test_every_layer_learns_and_the_mask_loss_teaches_too(two_grids):
@@ -111,6 +123,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(two_grids):
 
 
 def test_a_caption_that_is_left_out_is_an_empty_prompt_and_has_no_words(two_grids, monkeypatch):
+    """The look at where the characters are is told all captions, as in guidance."""
     asked, encode = [], prompts.encode_prompts
     monkeypatch.setattr(
         "story_identity.core.training.diffusion.encode_prompts",
@@ -118,12 +131,20 @@ def test_a_caption_that_is_left_out_is_an_empty_prompt_and_has_no_words(two_grid
     )
     with training(two_grids, text_dropout=1.0) as trainee:
         losses = losses_of(trainee)
-    assert asked == [[""] * 4]
+    assert asked[0] == [""] * 4
+    assert sorted(asked[1]) != [""] * 4
+    assert "" not in asked[1]
     assert losses["mask"] == 0
     with training(two_grids) as trainee:
         assert losses_of(trainee)["mask"] > 0
-    assert sorted(asked[1]) != [""] * 4
-    assert "" not in asked[1]
+    assert asked[2] == asked[3] == asked[1]
+
+
+def test_captions_are_left_out_of_whole_groups():
+    chosen = synchronizer_settings(text_dropout=0.5)
+    told = [batches.batch_of(GROUPS, chosen, Dice.of(0, 0, step)).captions for step in range(40)]
+    assert all(bool(captions[first]) == bool(captions[first + 1]) for captions in told for first in (0, 2))
+    assert {bool(captions[0]) == bool(captions[2]) for captions in told} == {True, False}
 
 
 def test_the_share_of_captions_left_out():
@@ -166,7 +187,7 @@ def test_a_checkpoint_in_a_single_file_is_trained_and_diffusers_loads_what_comes
     changes = {"steps": 2, "learning_rate": 1e-2, "ema": 0.0, "out": str(tmp_path), "checkpoint": str(path)}
     with training(pipe, **changes) as trainee:
         saved = Loop(trainee, Source(), trainee.settings).run()
-        trainee.attention.begin(torch.zeros(1, 0, 1, 1), 1, False)
+        trainee.attention.begin()
         expected = predicted(pipe)
     assert saved == tmp_path / "synchronizer.safetensors"
     assert not torch.allclose(predicted(pipe), expected, atol=1e-4)

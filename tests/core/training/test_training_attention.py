@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from story_identity.core.headless.attention import Layer, hooked_attention
+from story_identity.core.automask import TokenMaps
+from story_identity.core.headless.attention import hooked_attention
 from story_identity.core.headless.frames import SharedFrames, Sharing
 from story_identity.core.training.attention import TrainingAttention
+from story_identity.core.training.batch import batch_of
+from story_identity.core.training.diffusion import Dice, ask
 
-from .pieces import group
+from .pieces import group, synchronizer_settings
 
 PLACES = [[[2, 3], [2], [4], []], [[], [5], [5], [6, 7]]]
 
@@ -29,8 +32,10 @@ def answered(unet, question, attention):
 
 
 def of(masks, shares=True, places=(), frames=2):
-    attention = TrainingAttention()
-    attention.begin(masks, frames, shares, places)
+    """Attention that finds the characters where masks are."""
+    attention, seen = TrainingAttention(), TokenMaps((8, 8))
+    seen.add(torch.nn.functional.adaptive_avg_pool2d(masks, 8).flatten(2), (8, 8))
+    attention.begin(places, seen, [shares] * (len(masks) // frames))
     return attention
 
 
@@ -60,7 +65,46 @@ def test_without_masks_or_sharing_it_is_plain_attention_bit_for_bit(two_grids, q
         plain = two_grids.unet(*question).sample
     nobody = torch.zeros_like(masks) if shares else masks
     assert torch.equal(answered(two_grids.unet, question, of(nobody, shares, PLACES)), plain)
-    assert torch.equal(answered(two_grids.unet, question, of(masks[:, :0], shares)), plain)
+    unseen = TrainingAttention()
+    unseen.begin(shares=[shares] * 2)
+    assert torch.equal(answered(two_grids.unet, question, unseen), plain)
+    assert torch.equal(answered(two_grids.unet, question, TrainingAttention()), plain)
+
+
+@torch.no_grad()
+def test_single_groups_can_be_plain(two_grids, question, masks):
+    plain, shared = (answered(two_grids.unet, question, of(masks, shares)) for shares in (False, True))
+    attention = of(masks)
+    attention.begin(seen=attention._seen, shares=[True, False])
+    mixed = answered(two_grids.unet, question, attention)
+    assert torch.equal(mixed[:2], shared[:2])
+    assert not torch.allclose(mixed[:2], plain[:2], atol=1e-5)
+    assert torch.equal(mixed[2:], plain[2:])
+
+
+@torch.no_grad()
+def test_looking_finds_what_sampling_knows_after_its_first_step(pipe_and_batch):
+    """`SharedFrames`, called once on the same question, makes the same masks for the next call."""
+    pipe, batch, question = pipe_and_batch
+    attention, places = TrainingAttention(), batch.places(pipe, batch.whole_captions)
+    together = SharedFrames(Sharing(), places, 4)
+    with hooked_attention(pipe.unet, together.share, together.read):
+        together.begin_step()
+        question.answered_by(pipe)
+        together.begin_step()
+    blank = question.with_captions(pipe, [""] * 4, batch.labels)
+    with hooked_attention(pipe.unet, attention.share, attention.read):
+        seen = attention.look(pipe, blank, batch)
+    for grid in ((8, 8), (4, 4)):
+        assert torch.equal(seen.labels(grid), together.maps.labels(grid))
+    assert seen.labels((8, 8)).unique().tolist() == [-1, 0, 1]
+
+
+@pytest.fixture
+def pipe_and_batch(two_grids):
+    dice = Dice.of(0, 0, 0)
+    batch = batch_of([group(2, 3, 2), group(3, 3, 2)], synchronizer_settings(), dice)
+    return two_grids, batch, ask(two_grids, batch.pictures, batch.captions, batch.labels, 2, dice)
 
 
 @torch.no_grad()
@@ -98,18 +142,3 @@ def test_maps_carry_gradients_and_what_is_read_again_is_not_kept(two_grids, ques
     unet.disable_gradient_checkpointing()
     assert gradient.abs().max() > 0
     assert attention.take_maps() == []
-
-
-def test_a_cell_is_the_characters_if_their_mask_covers_half_of_it():
-    masks = torch.zeros(2, 2, 4, 4)
-    masks[0, 0, :2, :2] = 1
-    masks[0, 1, :1, 2:] = 1  # half of a cell
-    masks[1, 1, 2:3, 2:3] = 1  # a quarter
-    attention = of(masks)
-    k = torch.arange(8.0).view(2, 4, 1)
-    attention.share(k, k, k, 1, Layer(0, (2, 2)))
-    (subjects,) = attention._subjects[2, 2]
-    assert {label: subjects.gather(k, k).of(label)[0][0].flatten().tolist() for label in subjects.bounds} == {
-        0: [0.0],
-        1: [1.0],
-    }
