@@ -30,15 +30,14 @@ StoryFile = Annotated[Path, typer.Argument(metavar="STORY", help="A story file (
 OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that has another run.")]
 
-SettingsFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SETTINGS",
-        help="A settings file (TOML), or the name of one that comes with the pack: toyworld_synchronizer, "
-        "synchronizer_sd15. Paths in it start from the current folder.",
-        show_default=False,
-    ),
-]
+
+def _settings_file(names: str) -> Any:
+    said = f"A settings file (TOML), or the name of one that comes with the pack: {names}. Paths in it start from the "
+    return typer.Argument(metavar="SETTINGS", help=f"{said}current folder.", show_default=False)
+
+
+SynchronizerFile = Annotated[Path, _settings_file("toyworld_synchronizer, synchronizer_sd15")]
+InjectorFile = Annotated[Path, _settings_file("toyworld_injector_stage1, toyworld_injector_stage2, injector_sd15")]
 TrainingOut = Annotated[str | None, typer.Option(metavar="DIR", help="In place of the file's out.")]
 TrainingSteps = Annotated[int | None, typer.Option(help="In place of the file's steps.")]
 TrainingDevice = Annotated[str | None, typer.Option(help="In place of the file's device: cpu or cuda.")]
@@ -184,7 +183,7 @@ def demo(out: OutFolder = Path("demo"), overwrite: Overwrite = False) -> None:
 
 @app.command()
 def train_synchronizer(
-    settings: SettingsFile,
+    settings: SynchronizerFile,
     out: TrainingOut = None,
     steps: TrainingSteps = None,
     device: TrainingDevice = None,
@@ -201,7 +200,7 @@ def train_synchronizer(
 
 @app.command()
 def train_injector(
-    settings: SettingsFile,
+    settings: InjectorFile,
     out: TrainingOut = None,
     steps: TrainingSteps = None,
     device: TrainingDevice = None,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from story_identity.core.training import settings as module
 from story_identity.core.training.cli import frozen_dtype, settings_file
+from story_identity.core.training.injector import InjectorSettings
 from story_identity.core.training.settings import TrainingSettings, read_settings
 from story_identity.core.training.synchronizer import SynchronizerSettings
 
@@ -105,6 +106,13 @@ def test_the_packs_own_files_are_found_by_name_and_are_sound(monkeypatch, tmp_pa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     paths = {"checkpoint": "toyworld", "config": "", "data": "toyworld"}
     assert read_settings(SynchronizerSettings, settings_file(Path("synchronizer_sd15")), **paths).steps == 50000
+    encoder = {"image_encoder": "toyworld"}
+    assert read_settings(InjectorSettings, settings_file(Path("injector_sd15")), **paths, **encoder).stage == 1
+    stages = [
+        read_settings(InjectorSettings, settings_file(Path(f"toyworld_injector_stage{stage}")), **made)
+        for stage, made in ((1, {}), (2, {"start": __file__, "synchronizer": __file__}))
+    ]
+    assert [each.stage for each in stages] == [1, 2]
     monkeypatch.chdir(tmp_path)
     Path("toyworld_synchronizer").touch()
     for own in ("toyworld_synchronizer", "elsewhere/toyworld_synchronizer"):
