@@ -1,4 +1,4 @@
-"""ComfyUI-StoryIdentity: picture stories whose characters stay the same person in every frame."""
+"""ComfyUI-StoryIdentity: picture stories that keep their characters from frame to frame."""
 
 import importlib
 import sys

@@ -203,7 +203,8 @@ class ShuffledIDInjectorNode(io.ComfyNode):
                 LayoutSocket.Input(
                     "layout",
                     optional=True,
-                    tooltip="Where each character is, one layout per frame, so that two people keep two faces.",
+                    tooltip="Where each character is, one layout per frame: each face acts only where its character "
+                    "is. Without layouts all faces of a frame act everywhere in it.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", is_output_list=True)],

@@ -27,13 +27,14 @@ PAPER = {
     "StoryIdentityShuffledIDInjector": {"mode": "shuffled", "weight": 1.0, "start_percent": 0.0, "end_percent": 1.0},
 }
 TOY = {
-    "StoryIdentityCharacterPortraits": {"count": 64, "sampler_name": "euler"},
+    "StoryIdentityCharacterPortraits": {"sampler_name": "euler"},
     "StoryIdentityIdentityDiscovery": {"rank": 3, "keep_ratio": 0.6, "iterations": 3},
     "StoryIdentityNoisyLatentCache": {"steps": 25, "sampler_name": "euler", "keep_from_step": 5},
     "StoryIdentityGroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
     "StoryIdentityRedenoise": {"start": 5, "max_kernel": 50, "mask_edge": "hard"},
     "KSampler": {"steps": 25, "seed": 1},
     "StoryIdentityAMSA": PAPER["StoryIdentityAMSA"],
+    "StoryIdentityShuffledIDInjector": PAPER["StoryIdentityShuffledIDInjector"],
 }
 """The paper's shares of fewer steps and of smaller pictures; a rank that fits the toy encoder (docs/evidence.md); the
 detector's best candidate, whatever its score."""
@@ -140,3 +141,10 @@ def test_four_frames_are_one_batch(name, side):
     assert (values(empty)["width"], values(empty)["height"]) == (side, side)
     (counted,) = (each["link"] for each in empty["inputs"] if each["name"] == "batch_size")
     assert nodes["StoryIdentityEncodeStory"]["outputs"][2] == {"name": "frames", "type": "INT", "links": [counted]}
+
+
+@pytest.mark.parametrize(("name", "counts"), [("toyworld_quickstart", [64, 64]), ("toyworld_storynizor", [1])])
+def test_the_toy_world_draws_as_many_portraits_as_an_identity_or_a_face_needs(name, counts):
+    nodes = load(ROOT / "workflows" / f"{name}.json")["nodes"]
+    drawn = [values(node)["count"] for node in nodes if node["type"] == "StoryIdentityCharacterPortraits"]
+    assert drawn == counts

@@ -57,6 +57,7 @@ CORE = {
     "BatchImagesNode": Kind(
         " ".join(["images.image0:IMAGE", *(f"images.image{i}:IMAGE?" for i in (1, 2, 3))]), {}, "IMAGE"
     ),
+    "RebatchImages": Kind("images:IMAGE", {"batch_size": 1}, "IMAGE:IMAGE*"),
     "MarkdownNote": Kind("", {"text": Lines()}, ""),
 }
 OURS = {

@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Picture stories whose characters stay the same person in every frame.",
+    help="Picture stories that keep their characters from frame to frame.",
 )
 
 StoryFile = Annotated[Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False)]

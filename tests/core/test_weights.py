@@ -18,6 +18,7 @@ WORKFLOWS = (
     "identitystory_attention_layout.json",
     "storynizor_sd15.json",
     "storynizor_sd15_reference.json",
+    "storynizor_sd15_reference_two_characters.json",
     "storynizor_sdxl.json",
 )
 CONTENT = bytes(range(251)) * 4 + b"end"

@@ -22,10 +22,11 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def pictures(host: Host, graph: dict[str, Any]) -> dict[str, list[Path]]:
-    """Run, and give what Save Image saved, by prefix, and what Preview Attention Masks showed."""
+    """Run, and give what Save Image saved, by prefix, and what Preview Attention Masks showed, if it is there."""
     outputs = host.run(graph, timeout_s=600)
     shown = {graph[key]["inputs"]["filename_prefix"]: key for key in nodes_of(graph, "SaveImage")}
-    (shown[MASKS],) = nodes_of(graph, "StoryIdentityPreviewAttentionMasks")
+    for key in nodes_of(graph, "StoryIdentityPreviewAttentionMasks"):
+        shown[MASKS] = key
     return {name: [file.path for file in host.files(outputs[key])] for name, key in shown.items()}
 
 
@@ -43,8 +44,10 @@ def with_values(name: str, class_type: str, **values: Any) -> dict[str, Any]:
 
 def without_amsa(name: str) -> dict[str, Any]:
     graph = workflow(name)
-    (sampler,), (amsa,) = nodes_of(graph, "KSampler"), nodes_of(graph, "StoryIdentityAMSA")
-    graph[sampler]["inputs"]["model"] = graph.pop(amsa)["inputs"]["model"]
+    (amsa,) = nodes_of(graph, "StoryIdentityAMSA")
+    model = graph.pop(amsa)["inputs"]["model"]
+    for each in graph.values():
+        each["inputs"] |= {socket: model for socket, link in each["inputs"].items() if link == [amsa, 0]}
     return graph
 
 
@@ -70,6 +73,23 @@ def test_references_at_weight_0_are_the_workflow_without_them(host):
     name, node = "storynizor_sd15_reference", "StoryIdentityShuffledIDInjector"
     assert frames(host, with_values(name, node, weight=0.0)) == plain
     assert all(one != other for one, other in zip(frames(host, workflow(name)), plain, strict=True))
+
+
+def test_of_two_faces_each_acts_where_its_character_is(host):
+    name = "storynizor_sd15_reference_two_characters"
+    saved = pictures(host, workflow(name))
+    assert {prefix: len(paths) for prefix, paths in saved.items()} == {FRAMES: 4}
+    graph = without_amsa(name)
+    before = frames(host, graph)
+    assert len(set(before)) == 4
+    shutil.copyfile(host.input_dir / "two_people.png", host.input_dir / "somebody.png")
+    of_otto = [key for key in nodes_of(graph, "LoadImage") if graph[key]["inputs"]["image"].startswith("otto")]
+    assert len(of_otto) == 3
+    for key in of_otto:
+        graph[key]["inputs"]["image"] = "somebody.png"
+    changed = [one != other for one, other in zip(frames(host, graph), before, strict=True)]
+    assert not changed[1]  # Nora alone
+    assert any(changed)  # the stand-in segmenter finds nobody now and then
 
 
 def test_another_picture_changes_the_frames_that_see_it(host):

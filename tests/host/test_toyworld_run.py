@@ -38,19 +38,49 @@ def test_it_runs_without_any_model_file_to_the_same_bytes_each_time(bare):
     assert [pixels(path) for name in ("StoryIdentity/frame", "StoryIdentity/sheet") for path in again[name]] == first
 
 
-def test_frames_that_see_each_other_differ_from_those_that_do_not(bare):
+def in_three_ways(bare: Host, graph: dict[str, Any]) -> list[list[bytes]]:
+    """The frames each by itself, together, and together with one face, as they come to the sheet."""
+    (batched,) = nodes_of(graph, "BatchImagesNode")
+    ways = [graph[batched]["inputs"][f"images.image{number}"] for number in range(3)]
+    shown = {f"way {number}": way for number, way in enumerate(ways)}
+    graph |= {name: {"class_type": "PreviewImage", "inputs": {"images": way}} for name, way in shown.items()}
+    outputs = bare.run(graph)
+    return [[pixels(each.path) for each in bare.files(outputs[name])] for name in shown]
+
+
+def with_value(class_type: str, **values: Any) -> dict[str, Any]:
+    graph = shipped("toyworld_storynizor")
+    (key,) = nodes_of(graph, class_type)
+    graph[key]["inputs"].update(values)
+    return graph
+
+
+def test_frames_are_drawn_by_themselves_together_and_with_one_face(bare):
     graph = shipped("toyworld_storynizor")
     outputs = bare.run(graph)
-    shown = {graph[key]["inputs"]["filename_prefix"]: key for key in nodes_of(graph, "SaveImage")}
-    shared, without = ([pixels(each.path) for each in bare.files(outputs[shown[name]])] for name in sorted(shown))
-    assert sorted(shown) == ["StoryIdentity/with", "StoryIdentity/without"]
-    assert len(without) == len(shared) == 4
-    assert len({*without, *shared}) == 8
-    sheets = [bare.files(outputs[key]) for key in nodes_of(graph, "StoryIdentityStorySheet")]
-    assert [len(sheet) for sheet in sheets] == [1, 1]
-    assert pixels(sheets[0][0].path) != pixels(sheets[1][0].path)
-    (masks,) = nodes_of(graph, "StoryIdentityPreviewAttentionMasks")
+    (kept,), (masks,) = nodes_of(graph, "SaveImage"), nodes_of(graph, "StoryIdentityPreviewAttentionMasks")
     assert len(bare.files(outputs[masks])) == 4
+    ways = in_three_ways(bare, graph)
+    assert [len(frames) for frames in ways] == [4, 4, 4]
+    assert len({frame for frames in ways for frame in frames}) == 12
+    assert [pixels(each.path) for each in bare.files(outputs[kept])] == ways[2]
+    rows, portrait = (bare.files(outputs[key]) for key in nodes_of(graph, "StoryIdentityStorySheet"))
+    with Image.open(rows[0].path) as image:
+        assert image.size == (4 * 272 + 16, 3 * 272 + 16)
+    with Image.open(portrait[0].path) as image:
+        assert image.size == (288, 288)
+
+
+def test_the_portrait_changes_the_last_row_and_no_other(bare):
+    before = in_three_ways(bare, shipped("toyworld_storynizor"))
+    after = in_three_ways(bare, with_value("StoryIdentityCharacterPortraits", seed=12))
+    assert after[:2] == before[:2]
+    assert all(one != other for one, other in zip(after[2], before[2], strict=True))
+
+
+def test_a_face_at_weight_0_leaves_the_frames_as_they_are_together(bare):
+    _, together, with_face = in_three_ways(bare, with_value("StoryIdentityShuffledIDInjector", weight=0.0))
+    assert with_face == together
 
 
 def test_its_loader_does_not_fit_a_workflow_of_another_family(host):

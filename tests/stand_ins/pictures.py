@@ -34,6 +34,7 @@ def write_pictures(input_dir: Path) -> None:
     two_people(256, 192).save(input_dir / "two_people.png")
     for number, turn in enumerate((-0.15, 0.0, 0.15), start=1):
         face(256, 256, turn).save(input_dir / f"nora_{number}.png")
+        face(256, 256, turn, "#c9c4bb", "#a33a2c").save(input_dir / f"otto_{number}.png")
 
 
 def pose(width: int, height: int) -> Image.Image:
@@ -55,7 +56,7 @@ def two_people(width: int, height: int) -> Image.Image:
     return picture
 
 
-def face(width: int, height: int, turn: float) -> Image.Image:
+def face(width: int, height: int, turn: float, hair: str = "#1d1a1a", coat: str = "#3f6b45") -> Image.Image:
     """One person, looking aside by `turn` of the picture's width, before another background each time."""
     picture = Image.new("RGB", (width, height), COLOURS[round(20 * turn) % len(COLOURS)])
     draw = ImageDraw.Draw(picture)
@@ -64,8 +65,8 @@ def face(width: int, height: int, turn: float) -> Image.Image:
         box = ((x - across) * width, (y - down) * height, (x + across) * width, (y + down) * height)
         draw.ellipse(box, fill=colour)
 
-    oval(0.5, 1.05, 0.38, 0.25, "#3f6b45")
-    oval(0.5, 0.42, 0.28, 0.34, "#1d1a1a")
+    oval(0.5, 1.05, 0.38, 0.25, coat)
+    oval(0.5, 0.42, 0.28, 0.34, hair)
     oval(0.5 + turn / 4, 0.5, 0.22, 0.28, "#e3b592")
     for side in (-0.08, 0.08):
         oval(0.5 + turn + side, 0.46, 0.025, 0.025, "#2a2a2a")
