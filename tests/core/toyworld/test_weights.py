@@ -1,0 +1,42 @@
+"""The weights that come with the package: each has its card, all stay small, and the synchronizers do something."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from story_identity.core.headless.checkpoint import merge_lora
+from story_identity.core.headless.toyworld import load_toyworld
+from story_identity.core.toyworld import models
+
+FILES = sorted(models.WEIGHTS.glob("*.safetensors"))
+LARGEST = 32 * 2**20
+
+
+def test_every_file_has_its_card_and_all_of_them_stay_small():
+    cards = json.loads((models.WEIGHTS / "card.json").read_text(encoding="utf-8")).values()
+    told = {name for card in cards for name in card["files"]}
+    assert told == {path.stem for path in FILES}
+    assert all(card["command"] and "Apache-2.0" in card["licence"] for card in cards)
+    assert sum(path.stat().st_size for path in models.WEIGHTS.rglob("*")) < LARGEST
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_weights_are_finite_and_stored_in_half_precision(path):
+    weights = load_file(path).values()
+    assert {each.dtype for each in weights if each.is_floating_point()} == {torch.float16}
+    assert all(each.isfinite().all() for each in weights)
+
+
+@pytest.mark.parametrize("name", ["synchronizer", "synchronizer_without_mask_loss"])
+@torch.no_grad()
+def test_the_synchronizers_change_the_unet(name):
+    pipe = load_toyworld()
+    random = torch.Generator().manual_seed(1)
+    latents = torch.randn(1, models.LATENT_CHANNELS, 16, 16, generator=random)
+    question = latents, 600, torch.randn(1, models.TEXT_LENGTH, models.TEXT_WIDTH, generator=random)
+    before = pipe.unet(*question).sample
+    merge_lora(pipe, models.WEIGHTS / f"{name}.safetensors", 1.0)
+    after = pipe.unet(*question).sample
+    assert not torch.allclose(after, before, atol=1e-2)
+    assert torch.nn.functional.cosine_similarity(after.flatten(), before.flatten(), dim=0) > 0.5
