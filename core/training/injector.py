@@ -6,7 +6,6 @@ so that the face is learned and not the pose.
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..adapter_file import read_adapter, write_adapter
-from ..headless.attention import Hook, hooked_attention
+from ..headless.attention import Hook
 from ..headless.checkpoint import merge_lora
-from ..headless.choices import TOYWORLD
 from ..headless.faces import FeatureReader, load_reader
 from ..headless.injector import InjectedPerson, Injection, cross_attention_widths, inject_story
 from ..injector import AdapterConfig, Injector, ResamplerConfig
 from ..shuffle import derangement
 from ..story import Story
-from .attention import TrainingAttention
 from .batch import Batch, batch_of
 from .diffusion import Dice, ask
+from .frozen import FrozenPipeline
 from .groups import Group
 from .settings import TrainingSettings, setting
 from .storydb_groups import read_float
@@ -53,7 +51,7 @@ class InjectorSettings(TrainingSettings):
     face_dropout: float = setting(0.05, "Share of pictures that are shown no reference.")
     stage: int = setting(1, "1: single pictures. 2: frames that see each other; goes on from a stage 1 adapter.")
     start: str = setting("", "The adapter to go on from, of the same sizes; a public file may be one.")
-    synchronizer: str = setting("", "Stage 2: the synchronizer LoRA; without one the frames share plain attention.")
+    synchronizer: str = setting("", "Stage 2: the synchronizer LoRA, if there is one.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,11 +60,6 @@ class InjectorSettings(TrainingSettings):
                 f"frames is {self.frames}; each picture's reference is another one of its group, so 2 or more are "
                 "needed, in stage 1 too."
             )
-        for name in ("tokens", "resampler_heads", "resampler_depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        if not 0 <= self.face_dropout <= 1:
-            raise ValueError(f"face_dropout is {self.face_dropout}; it must be from 0 to 1.")
         if not self.image_encoder:
             raise ValueError("image_encoder is not given; every adapter reads the hidden states of one.")
         if self.adapter == FACEID_PLUS and not self.face_models:
@@ -75,21 +68,25 @@ class InjectorSettings(TrainingSettings):
             raise ValueError("stage 1 trains on single pictures; the synchronizer belongs to stage 2.")
         if self.stage == 2 and not self.start:
             raise ValueError("stage 2 goes on from the adapter of stage 1; give start its file.")
-        for name in ("image_encoder", "face_models", "start", "synchronizer"):
-            path = getattr(self, name)
-            if path and path != TOYWORLD and not Path(path).exists():
-                raise FileNotFoundError(f'{name}: there is no "{path}".')
+
+    def least(self) -> dict[str, int]:
+        return {**super().least(), **dict.fromkeys(("tokens", "resampler_heads", "resampler_depth"), 1)}
+
+    def shares(self) -> tuple[str, ...]:
+        return (*super().shares(), "face_dropout")
+
+    def files(self) -> tuple[str, ...]:
+        return (*super().files(), "image_encoder", "face_models", "start", "synchronizer")
 
     def choices(self) -> dict[str, tuple[str | int, ...]]:
         return {**super().choices(), "adapter": ADAPTERS, "stage": (1, 2)}
 
 
-class InjectorTraining(nn.Module):
+class InjectorTraining(FrozenPipeline):
     """An adapter to be trained beside a pipeline's UNet; everything else is frozen.
 
     Args:
-        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline; until `close` its UNet has the hooks. The
-            synchronizer is merged into its weights and stays there.
+        pipe: Until `close` its UNet has the hooks. The synchronizer is merged into its weights and stays there.
         settings: How.
         reader: Of references; None loads the one that the settings name.
 
@@ -99,29 +96,14 @@ class InjectorTraining(nn.Module):
     """
 
     def __init__(self, pipe: Any, settings: InjectorSettings, reader: FeatureReader | None = None) -> None:
-        super().__init__()
-        self.settings, self.attention = settings, TrainingAttention()
         if settings.synchronizer:
             merge_lora(pipe, Path(settings.synchronizer), 1.0)
-        self._pipe = (pipe,)  # not a part: its modules are frozen, and belong to no checkpoint of ours
-        self.unet = pipe.unet.requires_grad_(False)
+        super().__init__(pipe, settings)
+        self.settings = settings
         device, dtype = self.unet.device, self.unet.dtype
         self.reader = reader or load_reader(settings.image_encoder, settings.face_models, device, dtype)
         torch.manual_seed(settings.seed)
         self.injector = _new_injector(self.unet, settings, self.reader).to(device, torch.float32)
-        if settings.gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
-        self._hooks = ExitStack()
-        self._hooks.enter_context(hooked_attention(self.unet, self.attention.share, self.attention.read))
-
-    def close(self) -> None:
-        """Take the hooks off the pipeline."""
-        self._hooks.close()
-        self.unet.disable_gradient_checkpointing()
-
-    @property
-    def pipe(self) -> Any:
-        return self._pipe[0]
 
     def forward(self, groups: Sequence[Group], dice: Dice) -> dict[str, Float[Tensor, ""]]:
         """The loss of some groups, and "faces", the share of people in pictures who are shown a reference."""

@@ -61,10 +61,7 @@ class TrainingSettings:
     device: str = setting("cuda", '"cuda" or "cpu"; which GPU, and how many, is up to the launcher.')
 
     def __post_init__(self) -> None:
-        least: dict[str, int | float] = {"width": 8, "height": 8, "warm_up": 0, "seed": 0}
-        least |= dict.fromkeys(("steps", "groups", "frames", "accumulate", "save_every", "keep"), 1)
-        least |= dict.fromkeys(("draw_every", "workers"), 0)
-        for name, bound in least.items():
+        for name, bound in self.least().items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {bound} or more.")
         for name in ("width", "height"):
@@ -72,7 +69,7 @@ class TrainingSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        for name in ("text_dropout", "plain"):
+        for name in self.shares():
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if not 0 <= self.ema < 1:
@@ -86,10 +83,24 @@ class TrainingSettings:
             raise ValueError('precision "fp16" needs a GPU; on a CPU use "bf16" or "no".')
         if self.draw_every and not self.story:
             raise ValueError("draw_every is set, but there is no story to draw; give story a file, or take it out.")
-        for name in ("checkpoint", "data", "config", "story"):
+        for name in self.files():
             path = getattr(self, name)
             if path and path != TOYWORLD and not Path(path).exists():
                 raise FileNotFoundError(f'{name}: there is no "{path}".')
+
+    def least(self) -> dict[str, int]:
+        """The least that settings may be."""
+        least = {"width": 8, "height": 8}
+        least |= dict.fromkeys(("steps", "groups", "frames", "accumulate", "save_every", "keep"), 1)
+        return least | dict.fromkeys(("warm_up", "seed", "draw_every", "workers"), 0)
+
+    def shares(self) -> tuple[str, ...]:
+        """The settings from 0 to 1."""
+        return "text_dropout", "plain"
+
+    def files(self) -> tuple[str, ...]:
+        """The settings that name files or folders, which are there; or "toyworld", or nothing."""
+        return "checkpoint", "data", "config", "story"
 
     def choices(self) -> dict[str, tuple[str | int, ...]]:
         """The values that settings with few of them may have."""

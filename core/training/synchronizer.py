@@ -6,7 +6,6 @@ L = L_diffusion + lambda * L_mask (equations 7 and 8).
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..headless.attention import hooked_attention
 from ..replacing import replacing
-from .attention import TrainingAttention
 from .batch import Places, batch_of
 from .diffusion import Dice, ask
+from .frozen import FrozenPipeline
 from .groups import Group
 from .losses import mask_loss
 from .settings import TrainingSettings, setting
@@ -48,43 +46,31 @@ class SynchronizerSettings(TrainingSettings):
             raise ValueError(f"rank is {self.rank} and mask_loss {self.mask_loss}; at least 1 and 0 are needed.")
 
 
-class Synchronizer(nn.Module):
+class Synchronizer(FrozenPipeline):
     """A pipeline's UNet with the LoRA to be trained; everything else is frozen.
 
     Args:
-        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline; until `close` its UNet has the adapter and the
-            hooks. The adapter is float32 whatever the UNet is.
+        pipe: Until `close` its UNet has the adapter, float32 whatever the UNet is, and the hooks.
         settings: How.
     """
 
     def __init__(self, pipe: Any, settings: SynchronizerSettings) -> None:
-        super().__init__()
-        self.settings, self.attention = settings, TrainingAttention()
-        self._pipe = (pipe,)  # not a part: its modules are frozen, and belong to no checkpoint of ours
-        self._thawed = [each for each in pipe.unet.parameters() if each.requires_grad]
-        self.unet = pipe.unet.requires_grad_(False)
+        thawed = [each for each in pipe.unet.parameters() if each.requires_grad]
+        super().__init__(pipe, settings)
+        self.settings, self._thawed = settings, thawed
         torch.manual_seed(settings.seed)
         low_rank = LoraConfig(
             r=settings.rank, lora_alpha=settings.rank, target_modules=PROJECTIONS, init_lora_weights="gaussian"
         )
         self.unet.add_adapter(low_rank, ADAPTER)
         cast_training_params(self.unet)
-        if settings.gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
-        self._hooks = ExitStack()
-        self._hooks.enter_context(hooked_attention(self.unet, self.attention.share, self.attention.read))
 
     def close(self) -> None:
         """Take adapter and hooks off the pipeline, which is then as it was."""
-        self._hooks.close()
-        self.unet.disable_gradient_checkpointing()
+        super().close()
         self.unet.unload_lora()
         for each in self._thawed:
             each.requires_grad_(True)
-
-    @property
-    def pipe(self) -> Any:
-        return self._pipe[0]
 
     def forward(self, groups: Sequence[Group], dice: Dice) -> dict[str, Float[Tensor, ""]]:
         """The losses of some groups: "loss", and its parts "diffusion" and, if it counts, "mask"."""
