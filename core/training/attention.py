@@ -53,7 +53,8 @@ class TrainingAttention:
         """
         captions = batch.whole_captions
         self.begin(batch.places(pipe, captions))
-        question.with_captions(pipe, captions, batch.labels).answered_by(pipe)
+        told = question if batch.captions == captions else question.with_captions(pipe, captions, batch.labels)
+        told.answered_by(pipe)
         torch.clear_autocast_cache()  # older torch would go on with casts that know no gradients
         maps = self.take_maps()
         if not maps:

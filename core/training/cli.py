@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..headless.checkpoint import load_checkpoint
 from ..headless.choices import TOYWORLD
 from ..headless.processes import joined
+from ..headless.prompts import check_length
 from ..toyworld.training.groups import ToyGroups
 from .drawing import nothing_beside, story_drawer
 from .groups import GroupSource
@@ -46,6 +47,7 @@ def train(what: str, file: Path, dry: bool, changes: Mapping[str, Any]) -> str:
         source = groups_of(settings)
         config = Path(settings.config) if settings.config else None
         pipe = load_checkpoint(settings.checkpoint, share.device, frozen_dtype(settings), config)
+        check_captions(pipe, source)
         trainee = trainee_of(pipe, settings)
         if dry:
             cost = dry_run(trainee, source, settings)
@@ -71,7 +73,7 @@ def _trainee(what: str) -> tuple[type[TrainingSettings], Callable[[Any, Any], An
 def settings_file(file: Path) -> Path:
     """The file, or if there is none, the one of that name that comes with the pack."""
     own = _CONFIGS / f"{file.name.removesuffix('.toml')}.toml"
-    return own if own.is_file() and not file.exists() and file.parent == Path() else file
+    return own if own.is_file() and not file.is_file() and file.parent == Path() else file
 
 
 def groups_of(settings: TrainingSettings) -> GroupSource:
@@ -80,6 +82,15 @@ def groups_of(settings: TrainingSettings) -> GroupSource:
         return ToyGroups(settings.seed, settings.frames)
     size = settings.height, settings.width
     return StoryDBReader(Path(settings.data), *size, seed=settings.seed, frames=settings.frames)
+
+
+def check_captions(pipe: Any, source: GroupSource) -> None:
+    """Raise a ValueError if a checkpoint's text encoder would not see the end of a StoryDB's caption."""
+    for picture, caption in source.captions() if isinstance(source, StoryDBReader) else ():
+        try:
+            check_length(pipe, caption, f"The caption of {picture}")
+        except ValueError as error:
+            raise ValueError(f"{error} build-storydb --tokenizer leaves such pictures out.") from error
 
 
 def frozen_dtype(settings: TrainingSettings) -> torch.dtype:

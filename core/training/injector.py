@@ -106,7 +106,7 @@ class InjectorTraining(FrozenPipeline):
         self.injector = _new_injector(self.unet, settings, self.reader).to(device, torch.float32)
 
     def forward(self, groups: Sequence[Group], dice: Dice) -> dict[str, Float[Tensor, ""]]:
-        """The loss of some groups, and "faces", the share of people in pictures who are shown a reference."""
+        """The loss of some groups, and "faces", the share of people in pictures who have a reference."""
         settings = self.settings
         batch = batch_of(groups, settings, dice)
         question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)

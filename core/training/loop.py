@@ -5,6 +5,7 @@ it had not been.
 """
 
 import json
+import logging
 import math
 import shutil
 import sys
@@ -28,6 +29,8 @@ from ..replacing import remove_unfinished, replacing
 from .diffusion import Dice
 from .groups import Group, GroupSource
 from .settings import TrainingSettings
+
+_log = logging.getLogger(__name__)
 
 LOSSES = "losses.jsonl"
 _TRAINED = "trained.safetensors"
@@ -234,6 +237,12 @@ class Loop:
         for folder in self._checkpoints()[-1:]:
             self.accelerator.load_state(str(folder))
             self._take_learning_rate()
+        if self.progress.step >= self.settings.steps and self.accelerator.is_main_process:
+            _log.warning(
+                "%s has %d steps already: nothing is left to train. For another training choose another out.",
+                self.out,
+                self.progress.step,
+            )
         if self.accelerator.is_main_process:
             remove_unfinished(self.out)
         if self.accelerator.is_main_process and (self.out / LOSSES).is_file():

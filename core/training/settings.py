@@ -12,6 +12,7 @@ from ..headless.choices import TOYWORLD
 
 PRECISIONS = ("no", "fp16", "bf16")
 SCHEDULES = ("constant_with_warmup", "cosine")
+_TOYS = ("checkpoint", "data", "image_encoder", "face_models")
 
 _Settings = TypeVar("_Settings", bound="TrainingSettings")
 
@@ -45,11 +46,11 @@ class TrainingSettings:
     schedule: str = setting("constant_with_warmup", f"Of the learning rate: {', '.join(SCHEDULES)}.")
     warm_up: int = setting(100, "Steps until the learning rate is reached.")
     precision: str = setting("no", f"Mixed precision: {', '.join(PRECISIONS)}.")
-    gradient_checkpointing: bool = setting(False, "Less memory, about a third more time.")
+    gradient_checkpointing: bool = setting(False, "Less memory, about a quarter more time.")
     ema: float = setting(0.999, "Decay of the weights' moving average, which is what is saved; 0: none.")
     text_dropout: float = setting(0.05, "Share of groups whose captions are left out.")
     plain: float = setting(
-        0.25, "Where frames see each other: share of groups in which they do not, as in the first step of sampling."
+        0.25, "Share of groups whose frames do not see each other all the same; an injector's stage 1 has no others."
     )
     seed: int = setting(0, "Of the weights, the noise and the order.")
     save_every: int = setting(500, "Steps between checkpoints.")
@@ -85,7 +86,8 @@ class TrainingSettings:
             raise ValueError("draw_every is set, but there is no story to draw; give story a file, or take it out.")
         for name in self.files():
             path = getattr(self, name)
-            if path and path != TOYWORLD and not Path(path).exists():
+            toy = path == TOYWORLD and name in _TOYS
+            if path and not toy and not Path(path).exists():
                 raise FileNotFoundError(f'{name}: there is no "{path}".')
 
     def least(self) -> dict[str, int]:
@@ -99,7 +101,7 @@ class TrainingSettings:
         return "text_dropout", "plain"
 
     def files(self) -> tuple[str, ...]:
-        """The settings that name files or folders, which are there; or "toyworld", or nothing."""
+        """The settings that name files or folders, which are there; or nothing, or some of them "toyworld"."""
         return "checkpoint", "data", "config", "story"
 
     def choices(self) -> dict[str, tuple[str | int, ...]]:

@@ -57,6 +57,9 @@ class StoryDBReader:
                 f"{folder} has {len(entries)} groups, none of {self._least} pictures or more. Lower frames, or build "
                 "it from more pictures."
             )
+        if small := len(entries) - len(self._entries):
+            few = f"{small} of {len(entries)} groups have fewer than {self._least} pictures"
+            _log.warning("%s: %s and are left out", folder, few)
         # A row for this process and one for each worker it may have: nobody writes into another's.
         self._counts = torch.zeros(1 + _WORKERS, 2, dtype=torch.long).share_memory_()
 
@@ -68,6 +71,20 @@ class StoryDBReader:
     def skipped(self) -> dict[str, int]:
         """How many pictures and groups were skipped until now; one that is met again counts again."""
         return dict(zip(("pictures", "groups"), self._counts.sum(dim=0).tolist(), strict=True))
+
+    def captions(self) -> Iterator[tuple[str, str]]:
+        """Every picture's file, as it was called when the StoryDB was built, and its caption.
+
+        A group that cannot be read has none; `stream` skips and counts it.
+        """
+        for entry in self._entries:
+            try:
+                files = read_files(self._folder / entry["file"], ".txt")
+            except ValueError:
+                continue
+            for picture in entry["pictures"]:
+                if caption := files.get(f"{picture['key']}.txt"):
+                    yield picture["source"], caption.decode(errors="replace")
 
     def stream(self, first: int = 0, process: int = 0, processes: int = 1) -> Iterator[Group]:
         """Groups without end, one epoch after another, each epoch in an order of its own.

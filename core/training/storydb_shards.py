@@ -28,16 +28,18 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             temporary.write_bytes(content)
 
 
-def read_files(path: Path) -> dict[str, bytes]:
-    """What `write_shard` or `write_folder` wrote there.
+def read_files(path: Path, ending: str = "") -> dict[str, bytes]:
+    """What `write_shard` or `write_folder` wrote there, or only the files whose names end so.
 
     Raises:
         ValueError: If there is nothing, or a tar is damaged.
     """
     if path.is_dir():
-        return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+        files = (file for file in path.rglob(f"*{ending}") if file.is_file())
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
     try:
         with tarfile.open(path, "r:") as shard:
-            return {entry.name: file.read() for entry in shard if (file := shard.extractfile(entry)) is not None}
+            chosen = (entry for entry in shard if entry.name.endswith(ending))
+            return {entry.name: file.read() for entry in chosen if (file := shard.extractfile(entry)) is not None}
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

@@ -77,9 +77,10 @@ class Synchronizer(FrozenPipeline):
         settings = self.settings
         batch = batch_of(groups, settings, dice)
         question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)
-        shares, places = dice.chosen(len(groups), 1 - settings.plain), batch.places(self.pipe, batch.captions)
+        shares = dice.chosen(len(groups), 1 - settings.plain)
         seen = self.attention.look(self.pipe, question, batch) if any(shares) else None
-        self.attention.begin(places if settings.mask_loss else (), seen, shares)
+        places = batch.places(self.pipe, batch.captions) if settings.mask_loss else ()
+        self.attention.begin(places, seen, shares)
         predicted = question.answered_by(self.pipe)
         maps = self.attention.take_maps()
         losses = {"diffusion": nn.functional.mse_loss(predicted, question.target)}

@@ -85,12 +85,14 @@ def test_a_synchronizer_that_is_stopped_comes_to_the_same(two_grids, tmp_path):
     assert {"step", "loss", "diffusion", "mask"} == found[0][1][0].keys()
 
 
-def test_a_finished_training_run_again_says_the_same_and_does_nothing(tmp_path, whole):
+def test_a_finished_training_run_again_says_the_same_and_does_nothing(tmp_path, whole, caplog):
     train(tmp_path)
+    assert not caplog.messages
     source = Source()
     source.stream = None
     assert Loop(Line(), source, line_settings(tmp_path)).run().read_bytes() == whole[0]
     assert losses(tmp_path) == whole[1]
+    assert "nothing is left to train" in caplog.text
 
 
 @pytest.mark.parametrize("moment", ["between", "during"])

@@ -114,6 +114,9 @@ def test_the_packs_own_files_are_found_by_name_and_are_sound(monkeypatch, tmp_pa
     ]
     assert [each.stage for each in stages] == [1, 2]
     monkeypatch.chdir(tmp_path)
+    Path("toyworld_synchronizer").mkdir()  # where a first run of it has left its files
+    assert settings_file(Path("toyworld_synchronizer")) == CONFIGS / "toyworld_synchronizer.toml"
+    Path("toyworld_synchronizer").rmdir()
     Path("toyworld_synchronizer").touch()
     for own in ("toyworld_synchronizer", "elsewhere/toyworld_synchronizer"):
         assert settings_file(Path(own)) == Path(own)

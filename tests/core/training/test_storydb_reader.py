@@ -171,6 +171,14 @@ def test_a_database_of_which_nothing_can_be_read(own_db):
     assert reader.skipped["groups"] == 10
 
 
+def test_groups_that_are_left_out_are_counted_aloud(storydb, caplog):
+    reader = StoryDBReader(storydb, 32, 32, frames=3)
+    assert (len(reader), caplog.messages) == (
+        2,
+        [f"{storydb}: 3 of 5 groups have fewer than 3 pictures and are left out"],
+    )
+
+
 def test_groups_that_are_too_small_are_refused(storydb):
     assert len(StoryDBReader(storydb, 64, 64, frames=3)) == 2
     with pytest.raises(ValueError, match="none of 4 pictures or more"):

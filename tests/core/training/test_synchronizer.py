@@ -137,7 +137,7 @@ def test_a_caption_that_is_left_out_is_an_empty_prompt_and_has_no_words(two_grid
     assert losses["mask"] == 0
     with training(two_grids) as trainee:
         assert losses_of(trainee)["mask"] > 0
-    assert asked[2] == asked[3] == asked[1]
+    assert asked[2:] == [asked[1]]
 
 
 def test_captions_are_left_out_of_whole_groups():

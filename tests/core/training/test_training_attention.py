@@ -1,5 +1,7 @@
 """Attention in training: who sees whom, and maps that are those of inference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from story_identity.core.automask import TokenMaps
@@ -94,7 +96,7 @@ def test_looking_finds_what_sampling_knows_after_its_first_step(pipe_and_batch):
         together.begin_step()
     blank = question.with_captions(pipe, [""] * 4, batch.labels)
     with hooked_attention(pipe.unet, attention.share, attention.read):
-        seen = attention.look(pipe, blank, batch)
+        seen = attention.look(pipe, blank, replace(batch, captions=[""] * 4))
     for grid in ((8, 8), (4, 4)):
         assert torch.equal(seen.labels(grid), together.maps.labels(grid))
     assert seen.labels((8, 8)).unique().tolist() == [-1, 0, 1]

@@ -1,6 +1,7 @@
 """`story-identity train-synchronizer`: from a settings file to a LoRA, and mistakes in one line each."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -8,6 +9,7 @@ from story_identity.core.headless import cli
 from story_identity.core.toyworld.world import sample_scene
 from story_identity.core.training import cli as training_cli
 from story_identity.core.training.storydb_reader import StoryDBReader
+from story_identity.core.training.storydb_shards import read_files, write_shard
 from story_identity.core.training.synchronizer import SynchronizerSettings
 from typer.testing import CliRunner
 
@@ -104,6 +106,32 @@ def test_a_storydb_is_read_at_the_size_that_is_trained(told, storydb):
     assert isinstance(source, StoryDBReader)
     group = next(source.stream(0, 0, 1))
     assert group.pictures.shape == (2, 32, 32, 3)
+
+
+def test_a_caption_that_is_too_long_is_found_before_the_first_step(told, storydb, tmp_path):
+    copied = tmp_path / "db"
+    shutil.copytree(storydb, copied)
+    entry = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))["groups"][1]
+    files, key = read_files(copied / entry["file"]), entry["pictures"][0]["key"]
+    assert read_files(copied / entry["file"], ".txt") == {
+        name: each for name, each in files.items() if name.endswith(".txt")
+    }
+    write_shard(copied / entry["file"], {**files, f"{key}.txt": b"a girl in the snow and " * 20})
+    done = call(tmp_path, {**told, "data": str(copied)})
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert f"The caption of {entry['pictures'][0]['source']}: the prompt has" in said
+    assert "build-storydb --tokenizer" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_comes_with_the_pack_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for steps in (1, 2):
+        done = CliRunner().invoke(cli.app, ["train-synchronizer", "toyworld_synchronizer", "--steps", str(steps)])
+        assert done.exit_code == 0, done.output
+    lines = (tmp_path / "toyworld_synchronizer" / "losses.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
 def test_build_storydb_is_a_command_of_its_own():

@@ -30,7 +30,9 @@ def kill(*_):
 def synchronize(out):
     """What a synchronizer has learned in this process after three steps."""
     pipe = load_checkpoint(str(write_sd15(out / f"sd15_{os.environ['RANK']}")))
-    chosen = synchronizer_settings(out=str(out / "synchronizer"), steps=3, gradient_checkpointing=True)
+    chosen = synchronizer_settings(
+        out=str(out / "synchronizer"), steps=3, plain=0.5, text_dropout=0.3, gradient_checkpointing=True
+    )
     loop = Loop(Synchronizer(pipe, chosen), Source(), chosen)
     batches = loop._batches()
     for _ in range(3):
