@@ -23,11 +23,12 @@ test-host: $(VENV)/installed
 lint: $(VENV)/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 	$(PY) -m basedpyright --pythonpath $(PY)
 
 bench: $(VENV)/installed
-	$(PY) -m bench.masks
-	$(PY) -m bench.attention
+	$(PY) -m story_identity.lab.bench.masks
+	$(PY) -m story_identity.lab.bench.attention
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,8 +1,6 @@
 """ComfyUI-StoryIdentity: picture stories that keep their characters from frame to frame."""
 
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 WEB_DIRECTORY = "./web"
@@ -16,14 +14,6 @@ async def comfy_entrypoint() -> Any:
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_HOST:
         oldest = ".".join(map(str, _OLDEST_HOST))
         raise RuntimeError(f"ComfyUI-StoryIdentity needs ComfyUI {oldest} or newer; this is {version}. Update ComfyUI.")
-    try:
-        importlib.import_module("jaxtyping")
-    except ModuleNotFoundError as error:
-        requirements = Path(__file__).parent / "requirements.txt"
-        raise RuntimeError(
-            f"ComfyUI-StoryIdentity needs the package {error.name}. Run: "
-            f'"{sys.executable}" -m pip install -r "{requirements}"'
-        ) from error
     from .nodes.extension import StoryIdentityExtension
 
     return StoryIdentityExtension()

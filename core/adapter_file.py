@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .atomic_files import replacing
 from .injector import HEAD_WIDTH, AdapterConfig, Injector, ResamplerConfig
-from .replacing import replacing
 
 Layer = tuple[str, int, int]
 """A cross-attention layer as ComfyUI names it: input, middle or output; the block; the transformer in the block."""

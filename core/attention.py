@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from .shapes import Bool, Float, Int
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(q, k, v, heads) -> out on `b l e` tensors, where k and v may be longer than q: `plain_attention`, or the host's."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from .automask import character_labels, subject_masks
 from .layout import Layout, exclusive_masks
+from .shapes import Float
 
 
 def attention_layout(

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor
+
+from .shapes import Bool, Float, Int
 
 TokenIndices = Sequence[int] | Sequence[Sequence[int]]
 """Where the text names a character: positions for all frames, or one sequence of positions per frame."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .replacing import replacing
+from .atomic_files import replacing
+from .shapes import Float
 
 PACK_VERSION = "0.1.0"
 _LONGEST_NAME = 200  # bytes; file systems take 255, with room for a number and the ending

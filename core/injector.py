@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import Attend, plain_attention
+from .shapes import Float
 
 HEAD_WIDTH = 64
 """Of the resampler's attention, in every public file."""

@@ -6,9 +6,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
 from scipy import ndimage
 from torch import Tensor
+
+from .shapes import Bool, Int
 
 
 @dataclass(frozen=True)

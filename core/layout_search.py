@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .detectors import Detections
 from .layout import Layout, exclusive_masks
+from .shapes import Bool, Float
 
 Find = Callable[[Tensor, str], Detections]
 Segment = Callable[[Tensor, Tensor], Tensor]

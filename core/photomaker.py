@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from .shapes import Float
 
 ENCODER_ID = "photomaker-v1"
 _HEAD_WIDTH = 64

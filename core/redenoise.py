@@ -3,10 +3,10 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from .layout import chessboard_distance, subtract_smaller_first
+from .shapes import Bool, Float, Shaped
 
 REFERENCE_SIDE = 1024
 """The picture side, in pixels, for which the paper's largest kernel (50) is given."""

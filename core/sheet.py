@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .layout import Layout
+from .shapes import Float
 
 _MARGIN = 16
 

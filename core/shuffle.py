@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
+
+from .shapes import Float, Int
 
 MODES = ("shuffled", "aligned", "average", "stacked")
 """How references are dealt, see `deal_references`."""

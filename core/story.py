@@ -17,7 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .casting import Character, Span, cut_after_word, expand_names, find_cast, find_word, telling_words, word_spans
+from .character_mentions import (
+    Character,
+    Span,
+    cut_after_word,
+    expand_names,
+    find_cast,
+    find_word,
+    telling_words,
+    word_spans,
+)
 
 _CHARACTER_KEYS = ("name", "word", "description", "reference_images")
 _FRAME_KEYS = ("prompt", "cast", "seed", "negative")

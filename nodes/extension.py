@@ -8,7 +8,8 @@ from .host.folders import register_folders
 class StoryIdentityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
-        from . import attention, identity, injector, layout, sampling, sheet, story, toyworld
+        from . import amsa as attention
+        from . import identity, injector, layout, sampling, sheet, story, toyworld
 
         return [
             story.StoryNode,

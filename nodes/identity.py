@@ -8,7 +8,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.casting import find_word
+from ..core.character_mentions import find_word
 from ..core.identity import Identity, discover_identity, largest_usable_rank, safe_file_name
 from ..core.story import Frame, Story
 from .host import photomaker as pm

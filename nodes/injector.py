@@ -13,7 +13,6 @@ from ..core.shuffle import MODES
 from ..core.story import Frame, Story
 from ..core.toyworld.recogniser import load_recogniser
 from .host.adapters import IDAdapter, load_adapter, people_of
-from .host.faces import CENTRE_SQUARE, CROPS, FOUND_FACE, reference_features
 from .host.folders import (
     NO_FACE_MODELS,
     TOY_FACE_MODELS,
@@ -24,7 +23,8 @@ from .host.folders import (
     full_path,
     names,
 )
-from .host.injector import IDInjection
+from .host.id_injection import IDInjection
+from .host.reference_faces import CENTRE_SQUARE, CROPS, FOUND_FACE, reference_features
 from .types import FaceFeatures, FaceFeaturesSocket, Faces, IDAdapterSocket, LayoutSocket, StoryFrameSocket, StorySocket
 
 

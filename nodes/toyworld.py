@@ -10,7 +10,6 @@ from .host.toyworld import (
     load_identity_generator,
     load_model,
     load_vae,
-    preview_colours,
 )
 from .types import DetectorSocket, IDAdapterSocket
 
@@ -40,8 +39,7 @@ class ToyWorldLoaderNode(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        vae = load_vae()
-        model = load_model(colours=preview_colours(vae))
+        vae, model = load_vae(), load_model()
         identity_model, photomaker = load_identity_generator(model)
         faces = load_clip_vision(), load_adapter()
         return io.NodeOutput(model, identity_model, load_clip(), vae, photomaker, load_detector(), *faces)

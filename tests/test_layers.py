@@ -1,30 +1,48 @@
-"""The algorithms come without any host: checked in a clean process."""
+"""The layers, checked in clean processes: what an import of each part loads."""
 
 import subprocess
 import sys
+from pathlib import Path
 
-FORBIDDEN = (
-    "comfy",
-    "comfy_api",
-    "folder_paths",
-    "diffusers",
-    "transformers",
-    "groundingdino",
-    "segment_anything",
-    "story_identity.nodes",
-)
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "story_identity.nodes")
+LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "groundingdino", "segment_anything", "insightface")
 CODE = """
-import sys
-import story_identity
-from story_identity.core import identity, latent_cache, layout, layout_search, photomaker, redenoise, replacing
-from story_identity.core import adapter_file, attention, attention_layout, automask, injector, shuffle
-from story_identity.core import detectors, sheet, story, weights
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
 print(*sorted(name for name in {forbidden} if name in sys.modules))
 """
 
 
-def test_core_imports_no_host():
-    done = subprocess.run(
-        [sys.executable, "-c", CODE.format(forbidden=FORBIDDEN)], capture_output=True, text=True, check=True
+def modules_of(part: str) -> list[str]:
+    """The dotted names of every module in a folder of the pack; starting a program is not importing it."""
+    paths = sorted((ROOT / part).rglob("*.py"))
+    assert paths
+    dotted = [".".join(("story_identity", *path.relative_to(ROOT).with_suffix("").parts)) for path in paths]
+    return [name.removesuffix(".__init__") for name in dotted if not name.endswith(".__main__")]
+
+
+@pytest.mark.parametrize(
+    ("part", "forbidden"),
+    [
+        ("core", (*HOST, *LIBRARIES, "story_identity.headless", "story_identity.lab")),
+        ("headless", (*HOST, "story_identity.lab")),
+        ("lab", HOST),
+    ],
+)
+def test_a_part_loads_nothing_above_it(part: str, forbidden: tuple[str, ...]):
+    code = CODE.format(modules=modules_of(part), forbidden=forbidden)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_core_needs_no_jaxtyping():
+    """Users of ComfyUI have no jaxtyping; shapes in signatures are then bare types."""
+    code = "import sys\nsys.modules['jaxtyping'] = None\n" + CODE.format(
+        modules=modules_of("core"), forbidden=LIBRARIES
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

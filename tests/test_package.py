@@ -17,23 +17,12 @@ def test_every_folder_of_code_is_packaged():
     listed = set(re.findall(r'^    "(story_identity[\w.]*)",$', PROJECT, re.MULTILINE))
     found = {
         ".".join(("story_identity", *path.parent.relative_to(ROOT).parts))
-        for folder in ("core", "nodes")
+        for folder in ("core", "nodes", "headless", "lab")
         for path in (ROOT / folder).rglob("*.py")
     }
     assert listed == found | {"story_identity"}
 
 
-def test_requirements_name_nothing_that_comfyui_installs():
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
-    installed_by_the_host = {
-        "torch",
-        "torchvision",
-        "torchaudio",
-        "numpy",
-        "scipy",
-        "safetensors",
-        "pillow",
-        "transformers",
-    }
-    assert {re.split(r"[<>=]", line)[0].lower() for line in lines}.isdisjoint(installed_by_the_host)
-    assert all("==" not in line for line in lines)
+def test_a_user_of_comfyui_installs_nothing():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert all(line.startswith("#") for line in lines)

@@ -1,4 +1,4 @@
-"""The shipped workflows as files: what make.py writes, every link fits, nothing overlaps, the paper's values."""
+"""The shipped workflows as files: what the generator writes, every link fits, nothing overlaps, the paper's values."""
 
 import itertools
 import json
@@ -60,10 +60,10 @@ def values(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_they_are_what_make_writes(tmp_path):
-    subprocess.run([sys.executable, "-B", ROOT / "workflows" / "make.py", tmp_path], check=True)
+    subprocess.run([sys.executable, "-m", "story_identity.lab.workflows", tmp_path], check=True)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [path.name for path in WORKFLOWS]
     for path in WORKFLOWS:
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), "run python workflows/make.py"
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), "run python -m story_identity.lab.workflows"
 
 
 @workflows

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
+
+from ..shapes import Bool, Float
 
 Engine = Literal["transformers", "original"]
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..shapes import Bool, Float
 from .files import require_package
 
 NOTICE = "insightface's models, and every adapter trained with them, are for non-commercial research only."

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..shapes import Bool, Float, Int
 from . import Detections
 from . import grounding_dino_keys as keys
 from .files import read_state_dict, require_package, require_same_names
+from .key_mapping import rename, without
 from .pictures import normalised, scaled_colours
-from .renaming import rename, without
 
 SHORTER_SIDE = 800
 LONGER_SIDE = 1333

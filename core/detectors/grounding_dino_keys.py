@@ -7,7 +7,7 @@ from math import isqrt
 from torch import Tensor
 
 from .files import count_parts, shape_of
-from .renaming import Rules
+from .key_mapping import Rules
 
 FILE_NAMES = "groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth"
 

@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from ..shapes import Float
 from . import grounding_dino, grounding_dino_keys, sam, sam_keys
 from .files import read_state_dict, require_package, require_same_names
-from .renaming import without
+from .key_mapping import without
 
 PURPOSE = "the engine original (choose transformers to do without)"
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+
+from ..shapes import Float
 
 
 def scaled_colours(image: Float[Tensor, "h w 3"], height: int, width: int) -> Float[Tensor, "3 {height} {width}"]:

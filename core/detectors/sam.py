@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..shapes import Bool, Float
 from . import sam_keys as keys
 from .files import read_state_dict, require_package, require_same_names
+from .key_mapping import rename
 from .pictures import normalised, scaled_colours
-from .renaming import rename
 
 # Of colours in [0, 255].
 MEAN = (123.675, 116.28, 103.53)

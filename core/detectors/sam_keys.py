@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .files import count_parts, shape_of
-from .renaming import Rules
+from .key_mapping import Rules
 
 FILE_NAMES = "sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth"
 

@@ -1,5 +1,5 @@
 """A small world of drawn people with small models of the usual kind, so that everything runs without a download.
 
-`people`, `drawing`, `captions` and `world` make the pictures; `models` says how large the networks are and where their
-weights lie; `detector` and `identity_encoder` are networks of this package's own; `training` makes all the weights.
+Here is what is needed to load it: `models` holds the sizes of the networks and where their weights lie, `vocabulary`
+the words; `vae`, `detector`, `identity_encoder` and `recogniser` are networks of this package's own.
 """

@@ -1,8 +1,9 @@
 """The block that the toy world's own networks are made of."""
 
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..shapes import Float
 
 
 class Block(nn.Module):

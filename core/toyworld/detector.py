@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..detectors import Detections
+from ..shapes import Bool, Float, Int
 from .convolutions import Block, halve
 from .identity_encoder import CROP_SIDE, face_crops
 from .models import PICTURE_SIDE, WEIGHTS, load_weights
-from .people import WORDS
+from .vocabulary import CLASS_WORDS
 
 UNIT = 16.0
 """The network's unit of length, in pixels."""
@@ -53,7 +53,7 @@ class Found:
         mask: Where; no pixel belongs to two people, and every mask has some.
         box: x0 y0 x1 y1 around the mask.
         head: x0 y0 x1 y1 of the head, hair and hat included; may reach past the picture's edge.
-        words: How probable each of `WORDS` is; they add up to 1.
+        words: How probable each of `CLASS_WORDS` is; they add up to 1.
     """
 
     mask: Bool[Tensor, "h w"]
@@ -89,7 +89,7 @@ class DetectorNetwork(nn.Module):
             nn.GroupNorm(8, 64),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(64 * (CROP_SIDE // 8) ** 2, len(WORDS)),
+            nn.Linear(64 * (CROP_SIDE // 8) ** 2, len(CLASS_WORDS)),
         )
 
     def forward(self, pictures: Float[Tensor, "n 3 h w"]) -> Maps:
@@ -102,7 +102,7 @@ class DetectorNetwork(nn.Module):
         return Maps(somebody[:, 0], heads[:, 0] - 4, UNIT * offsets, UNIT * (1 + sizes))
 
     def words(self, crops: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n c"]:
-        """Logits of each of `WORDS` for heads in [0, 1] from `identity_encoder.face_crops`."""
+        """Logits of each of `CLASS_WORDS` for heads in [0, 1] from `identity_encoder.face_crops`."""
         return self.face(crops * 2 - 1).float()
 
 
@@ -122,10 +122,10 @@ class ToyDetector:
             image: In [0, 1], of any size; it is scaled to 64 x 64 pixels.
             word: One of `people.WORDS`, in any case. Of other words nothing is found.
         """
-        people = self.people(image) if word.strip().lower() in WORDS else []
+        people = self.people(image) if word.strip().lower() in CLASS_WORDS else []
         if not people:
             return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))
-        scores = torch.stack([person.words[WORDS.index(word.strip().lower())] for person in people]) ** 0.25
+        scores = torch.stack([person.words[CLASS_WORDS.index(word.strip().lower())] for person in people]) ** 0.25
         order = scores.argsort(descending=True, stable=True)
         boxes = torch.stack([person.box for person in people])[order]
         return Detections(boxes, scores[order], scores[order])

@@ -7,10 +7,10 @@ coat is the same person. `training.identity` makes the weights.
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..shapes import Float
 from .convolutions import Block, halve
 from .models import WEIGHTS, load_weights
 

@@ -5,6 +5,7 @@ that both hosts read it with their own loaders; the VAE is `vae.ToyVAE` in both.
 runs in float32.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 WEIGHTS = Path(__file__).parent / "weights"
+
+PreviewColours = tuple[list[list[float]], list[float]]
+"""Factors `(channels, 3)` and bias `(3,)` that mix a latent's channels to red, green and blue in [-1, 1]."""
+
+PREVIEW_COLOURS = "preview_colours.json"
+"""The file beside the VAE's weights that holds its `PreviewColours`."""
 
 PICTURE_SIDE = 64
 LATENT_RATIO = 4
@@ -63,9 +70,18 @@ def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(
             f"The toy world's {name} is missing: there is no {path}. Install the pack again, or train it "
-            "(python -m story_identity.core.toyworld.training)."
+            "(python -m story_identity.lab.toyworld.training)."
         )
     return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+
+
+def load_preview_colours(folder: Path = WEIGHTS) -> PreviewColours | None:
+    """The preview colours of the VAE in a folder of weights; None for weights that have none."""
+    path = folder / PREVIEW_COLOURS
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["factors"], content["bias"]
 
 
 def store(weights: dict[str, Tensor]) -> dict[str, Tensor]:

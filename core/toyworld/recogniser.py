@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..detectors.faces import Face
+from ..shapes import Bool, Float
 from .detector import ToyDetector, load_detector
 from .identity_encoder import WIDTH, IdentityEncoder, face_crops, load_identity_encoder
 from .models import PICTURE_SIDE, WEIGHTS

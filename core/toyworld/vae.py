@@ -7,10 +7,10 @@ starts at the patches' principal components, does the coarse part, and residual 
 
 from pathlib import Path
 
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..shapes import Float
 from .convolutions import Block
 from .models import LATENT_CHANNELS, LATENT_RATIO, WEIGHTS, load_weights
 

@@ -12,9 +12,9 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 
 from ...core import adapter_file
-from ...core.dealing import Person, deal_people
 from ...core.detectors.faces import NOTICE
 from ...core.injector import Injector, ReferenceFeatures
+from ...core.reference_assignment import Person, deal_people
 from ...core.story import Story
 from ..types import Faces
 

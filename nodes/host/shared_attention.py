@@ -23,12 +23,12 @@ from torch import Tensor
 
 from ...core.attention import SubjectBank, SubjectPositions, SubjectTokens, attend_across_frames
 from ...core.story import Story
-from .attention import Attend, Layer, Options, refuse_other_than_unet, with_hooks
 from .frame_groups import ROWS, WholeBatch, groups_of, of_group
 from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
 from .story_prompts import Named, named_in
 from .token_maps import MapReader
+from .unet_hooks import Attend, Layer, Options, refuse_other_than_unet, with_hooks
 
 _KEY = "story_identity_shared_attention"
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...core.automask import TokenMaps, token_maps
 from ..types import Conditioning
-from .attention import Attend, Layer, Options, refuse_other_than_unet, with_hooks
 from .story_prompts import Named, named_in
+from .unet_hooks import Attend, Layer, Options, refuse_other_than_unet, with_hooks
 
 _KEY = "story_identity_token_maps"
 _STEADY = 0.9

@@ -38,15 +38,13 @@ from ...core.toyworld.models import (
     TEXT_WIDTH,
     UNET,
     WEIGHTS,
+    load_preview_colours,
     load_weights,
 )
 from ...core.toyworld.vae import load_vae as load_vae_network
-from ...core.toyworld.world import sample_scene
 from . import photomaker as pm
 from .adapters import IDAdapter, host_adapter
 from .detector import Detector, patcher_of
-
-PreviewColours = tuple[list[list[float]], list[float]]
 
 _KNOWN_VAE = {
     "ddconfig": {
@@ -88,21 +86,22 @@ class ToyTextModel(comfy.clip_model.CLIPTextModel):
         self.set_input_embeddings(words)
 
 
-def load_model(folder: Path = WEIGHTS, colours: PreviewColours | None = None, disable_dynamic: bool = False) -> Any:
-    """The UNet as a MODEL; `colours` is what `preview_colours` gives.
+def load_model(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
+    """The UNet as a MODEL.
 
     The host calls this again with `disable_dynamic` when it needs a copy whose weights stay put, as for LoRA hooks.
     """
     management, weights = comfy.model_management, load_weights("unet", folder)
     config = ToyWorld(unet_config())
     config.set_inference_dtype(torch.float32, None)
+    colours = load_preview_colours(folder)
     if colours is not None:
         config.latent_format.latent_rgb_factors, config.latent_format.latent_rgb_factors_bias = colours
     offload_device = management.unet_offload_device()
     model = config.get_model(weights).to(offload_device)
     patcher = _patcher_class(disable_dynamic)(model, management.get_torch_device(), offload_device)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
-    patcher.cached_patcher_init = (load_model, (folder, colours))
+    patcher.cached_patcher_init = (load_model, (folder,))
     return patcher
 
 
@@ -189,18 +188,6 @@ def load_detector(folder: Path = WEIGHTS) -> Detector:
     network: Any = load_network(folder)
     patcher = patcher_of(network.module)
     return Detector(network, network, (patcher, patcher))
-
-
-def preview_colours(vae: Any) -> PreviewColours:
-    """How a latent's channels mix to red, green and blue (factors and bias, colours in -1..1), for live previews.
-
-    A least-squares fit to drawings of the world and to what this VAE makes of them, so that it suits any training.
-    """
-    drawn = torch.stack([torch.tensor(sample_scene(seed).image) for seed in range(32)]).float() / 255
-    latents = vae.encode(drawn).cpu().float().movedim(1, -1).reshape(-1, LATENT_CHANNELS)
-    cells = torch.nn.functional.avg_pool2d(2 * drawn.movedim(-1, 1) - 1, LATENT_RATIO).movedim(1, -1).reshape(-1, 3)
-    mix = torch.linalg.lstsq(torch.cat([latents, torch.ones(len(latents), 1)], dim=1), cells).solution
-    return mix[:-1].tolist(), mix[-1].tolist()
 
 
 def unet_config() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from story_identity.core.casting import find_word
+from story_identity.core.character_mentions import find_word
 from story_identity.core.story import Story
 
 MIRA = {"name": "Mira", "word": "woman", "description": "a young woman with short red hair"}

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from story_identity.core.headless.faces import load_reader
-from story_identity.core.headless.frames import SharedFrames, Sharing, encode_together, sample_together
-from story_identity.core.headless.injector import inject_story, load_injector
-from story_identity.core.headless.sampling import SamplingPlan
-from story_identity.core.headless.toyworld import load_toyworld
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import LATENT_CHANNELS, PICTURE_SIDE, WEIGHTS
-from story_identity.core.toyworld.people import sample_person
-from story_identity.core.toyworld.world import draw, portrait_plan
+from story_identity.headless.reference_faces import load_reader
+from story_identity.headless.reference_injection import inject_story, load_injector
+from story_identity.headless.sampling import SamplingPlan
+from story_identity.headless.shared_frames import SharedFrames, Sharing, encode_together, sample_together
+from story_identity.headless.toyworld_pipeline import load_toyworld
+from story_identity.lab.toyworld.people import sample_person
+from story_identity.lab.toyworld.world import draw, portrait_plan
 from torch import Tensor
 
 from .server import environment

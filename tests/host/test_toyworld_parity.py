@@ -11,21 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from story_identity.core.headless import sampling
-from story_identity.core.headless.frames import (
-    SharedFrames,
-    Sharing,
-    encode_together,
-    positions_of,
-    sample_together,
-)
-from story_identity.core.headless.photomaker import identity_generator, load_photomaker
-from story_identity.core.headless.prompts import encode_prompt, word_position
-from story_identity.core.headless.toyworld import load_toyworld
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld import models
-from story_identity.core.training.synchronizer import Synchronizer, SynchronizerSettings
+from story_identity.headless import sampling
+from story_identity.headless.identity_generator import identity_generator, load_photomaker
+from story_identity.headless.prompts import encode_prompt, word_position
+from story_identity.headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
+from story_identity.headless.toyworld_pipeline import load_toyworld
+from story_identity.lab.training.train_synchronizer import Synchronizer, SynchronizerSettings
 from torch import Tensor
 
 from .server import environment

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers import UNet2DConditionModel as UNet
 from safetensors.torch import save_file
-from story_identity.core.toyworld.ldm_keys import unet_to_ldm
+from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.-'"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 from PIL import Image
-from story_identity.core.evaluation.stories import with_others
-from story_identity.core.toyworld.people import sample_person
-from story_identity.core.toyworld.world import draw, portrait_plan, sample_plan
+from story_identity.lab.evaluation.stories import with_others
+from story_identity.lab.toyworld.people import sample_person
+from story_identity.lab.toyworld.world import draw, portrait_plan, sample_plan
 
 
 def new_person(random, **fixed):

@@ -3,10 +3,10 @@
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
-from story_identity.core.toyworld.ldm_keys import unet_to_ldm
 from story_identity.core.toyworld.models import TEXT_WIDTH, UNET, store
-from story_identity.core.toyworld.training.text import new_text_encoder, write_tokenizer
 from story_identity.core.toyworld.vae import ToyVAE
+from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
+from story_identity.lab.toyworld.training.text_encoder import new_text_encoder, write_tokenizer
 
 from tests.stand_ins.clip_vision import vision_model
 from tests.stand_ins.weights import Shapes, join, linear, norm, random_weights

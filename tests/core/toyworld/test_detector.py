@@ -15,8 +15,8 @@ from story_identity.core.toyworld.detector import (
     mask_overlap,
     read_maps,
 )
-from story_identity.core.toyworld.people import WORDS
-from story_identity.core.toyworld.training.detector import (
+from story_identity.core.toyworld.vocabulary import CLASS_WORDS
+from story_identity.lab.toyworld.training.train_detector import (
     KINDS,
     PEAK_SPREAD_PX,
     compare,
@@ -25,7 +25,7 @@ from story_identity.core.toyworld.training.detector import (
     panoptic_loss,
     scene_of,
 )
-from story_identity.core.toyworld.world import Scene, sample_scene
+from story_identity.lab.toyworld.world import Scene, sample_scene
 from torch import Tensor
 
 
@@ -63,8 +63,8 @@ class Planted(DetectorNetwork):
 
     def words(self, crops: Tensor) -> Tensor:
         assert crops.shape == (len(self.scene.masks), 3, 32, 32)
-        numbers = [WORDS.index(person.word) for person in self.scene.plan.people]
-        return 5 * torch.eye(len(WORDS))[numbers]
+        numbers = [CLASS_WORDS.index(person.word) for person in self.scene.plan.people]
+        return 5 * torch.eye(len(CLASS_WORDS))[numbers]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_true_maps_give_the_scene_back(seed: int, people: int):
         assert torch.equal(one.mask, mask)
         assert torch.equal(one.box, box_around(mask))
         assert torch.equal(one.head, head)
-        assert one.words[WORDS.index(person.word)] > 0.9
+        assert one.words[CLASS_WORDS.index(person.word)] > 0.9
         assert float(one.words.sum()) == pytest.approx(1)
 
 
@@ -138,7 +138,7 @@ def test_the_protocol():
     assert torch.equal(found.boxes[0], box_around(torch.tensor(scene.masks[1])))
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     assert torch.equal(found.scores, found.text_scores)
-    shares = torch.stack([(planted.find(image, word).scores ** 4).sum() for word in WORDS])
+    shares = torch.stack([(planted.find(image, word).scores ** 4).sum() for word in CLASS_WORDS])
     assert float(shares.sum()) == pytest.approx(2)  # one for each person
     for stranger in ("dog", "", "man."):
         assert planted.find(image, stranger).boxes.shape == (0, 4)

@@ -12,10 +12,10 @@ from story_identity.core.toyworld.identity_encoder import (
     face_crops,
     load_identity_encoder,
 )
-from story_identity.core.toyworld.people import sample_person
-from story_identity.core.toyworld.training.faces import Order, _distinct_faces, _dressed, gallery
-from story_identity.core.toyworld.training.identity import measure_identity_encoder, nt_xent, verification
-from story_identity.core.toyworld.world import draw, portrait_plan, sample_scene
+from story_identity.lab.toyworld.people import sample_person
+from story_identity.lab.toyworld.training.face_views import Order, _distinct_faces, _dressed, gallery
+from story_identity.lab.toyworld.training.train_identity_encoder import measure_identity_encoder, nt_xent, verification
+from story_identity.lab.toyworld.world import draw, portrait_plan, sample_scene
 from torch import Tensor
 
 

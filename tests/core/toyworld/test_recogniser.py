@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from story_identity.core.detectors.faces import Recogniser
-from story_identity.core.toyworld.people import sample_person
 from story_identity.core.toyworld.recogniser import MARGIN, load_recogniser
-from story_identity.core.toyworld.world import draw, portrait_plan, sample_scene
+from story_identity.lab.toyworld.people import sample_person
+from story_identity.lab.toyworld.world import draw, portrait_plan, sample_scene
 
 
 @pytest.fixture(scope="module")

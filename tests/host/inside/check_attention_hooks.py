@@ -3,7 +3,7 @@
 import comfy.patcher_extension
 import setting
 import torch
-from story_identity.nodes.host.attention import with_hooks
+from story_identity.nodes.host.unet_hooks import with_hooks
 
 import nodes
 

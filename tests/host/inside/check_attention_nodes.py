@@ -8,7 +8,7 @@ from setting import refused
 from story_identity.core.identity import Identity
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import ENCODER_ID, TEXT_WIDTH
-from story_identity.nodes.attention import AMSANode, LayoutFromAttentionNode, PreviewAttentionMasksNode
+from story_identity.nodes.amsa import AMSANode, LayoutFromAttentionNode, PreviewAttentionMasksNode
 from story_identity.nodes.identity import IdentityConditioningNode
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode
 from story_identity.nodes.story import EncodeFrameNode, EncodeStoryNode

@@ -7,7 +7,7 @@ import folder_paths
 import setting
 import torch
 from setting import refused
-from story_identity.core.casting import find_word
+from story_identity.core.character_mentions import find_word
 from story_identity.core.identity import Identity, discover_identity
 from story_identity.core.story import Story
 from story_identity.nodes.host import photomaker as pm

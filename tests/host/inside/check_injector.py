@@ -41,8 +41,8 @@ from story_identity.core.attention import plain_attention
 from story_identity.core.layout import Layout
 from story_identity.core.shuffle import MODES, deal_references
 from story_identity.nodes.host.adapters import cross_attention_widths
-from story_identity.nodes.host.attention import with_hooks
-from story_identity.nodes.host.injector import _Prompts, _Run
+from story_identity.nodes.host.id_injection import _Prompts, _Run
+from story_identity.nodes.host.unet_hooks import with_hooks
 from story_identity.nodes.types import FaceFeatures
 
 from tests.stand_ins.ip_adapters import CLIP, flat, layer_side, lora_side

@@ -3,7 +3,7 @@
 import comfy.model_sampling
 import comfy.samplers
 import torch
-from story_identity.core.headless import schedules
+from story_identity.headless import schedules
 
 
 def check_every_schedule_is_the_hosts():

@@ -22,7 +22,7 @@ from frames import (
 )
 from setting import refused
 from story_identity.core.story import Story
-from story_identity.nodes.attention import AMSANode
+from story_identity.nodes.amsa import AMSANode
 from story_identity.nodes.host import shared_attention
 
 import nodes

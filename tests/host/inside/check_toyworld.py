@@ -12,16 +12,16 @@ import setting
 import torch
 from safetensors.torch import save_file
 from setting import refused
-from story_identity.core.casting import find_word
+from story_identity.core.character_mentions import find_word
 from story_identity.core.identity import Identity
 from story_identity.core.layout import Layout
 from story_identity.core.photomaker import look_at
 from story_identity.core.redenoise import ProgressiveMasks, to_latent_grid
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import ENCODER_ID, TEXT_LENGTH, TEXT_WIDTH, load_weights
-from story_identity.core.toyworld.people import sample_person
-from story_identity.core.toyworld.world import draw as draw_scene
-from story_identity.core.toyworld.world import portrait_plan, sample_scene
+from story_identity.lab.toyworld.people import sample_person
+from story_identity.lab.toyworld.world import draw as draw_scene
+from story_identity.lab.toyworld.world import portrait_plan, sample_scene
 from story_identity.nodes.host import photomaker as pm
 from story_identity.nodes.host import toyworld
 from story_identity.nodes.host.prompt import word_end_position

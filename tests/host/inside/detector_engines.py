@@ -23,7 +23,7 @@ from story_identity.core.detectors import (
     sam,
     sam_keys,
 )
-from story_identity.core.detectors.renaming import rename, without
+from story_identity.core.detectors.key_mapping import rename, without
 
 from tests.stand_ins import detectors as stand_ins
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file  # noqa: E402
 from story_identity.core.identity import Identity  # noqa: E402
 from story_identity.core.layout import Layout  # noqa: E402
 from story_identity.core.story import Story  # noqa: E402
-from story_identity.nodes.attention import AMSANode  # noqa: E402
+from story_identity.nodes.amsa import AMSANode  # noqa: E402
 from story_identity.nodes.host import photomaker, toyworld  # noqa: E402
 from story_identity.nodes.identity import IdentityConditioningNode  # noqa: E402
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode  # noqa: E402

@@ -1,6 +1,0 @@
-"""`python -m story_identity.core.headless`, as `story-identity`; torchrun starts it this way."""
-
-from .cli import app
-
-if __name__ == "__main__":
-    app()

@@ -1,1 +1,0 @@
-"""How the toy world's weights are made: `python -m story_identity.core.toyworld.training --help`."""

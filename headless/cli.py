@@ -1,0 +1,264 @@
+"""The command line `story-identity`. What takes long to import waits until a command needs it."""
+
+import dataclasses
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..core import weights_cli
+from .option_values import TOYWORLD
+from .run_settings import TOYWORLD_SETTINGS, RunSettings, settings_of, toyworld_settings
+
+if TYPE_CHECKING:
+    from .studio import Report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Picture stories that keep their characters from frame to frame.",
+)
+
+StoryFile = Annotated[Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False)]
+OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that has another run.")]
+
+
+_REPEATED = {"loras": "--lora", "identities": "--identity"}
+_SECOND_PASS = ("start", "max_kernel", "soft_edge", "identities", "checkpoint", "photomaker", "config")
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option per field of `RunSettings`, or per name given.
+
+    Options that are not given do not arrive, so that defaults stay with the settings.
+    """
+    chosen = [each for each in dataclasses.fields(RunSettings) if not names or each.name in names]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        options = [_option_of(each) for each in chosen]
+
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            given = {name: value for name, value in values.items() if value not in (None, [])}
+            quiet_imports()
+            with plain_errors():
+                command(**given)
+
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *options)]
+        call.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        return call
+
+    return decorate
+
+
+def _option_of(setting: dataclasses.Field) -> inspect.Parameter:
+    """A command line option for a field of `RunSettings`, without a default."""
+    default = setting.default
+    kinds = {bool: bool, int: int, float: float, tuple: list[str]}
+    kind: Any = float if "float" in str(setting.type) and not isinstance(default, tuple) else None
+    kind = kind or kinds.get(type(default), str)
+    flag = _REPEATED.get(setting.name, f"--{setting.name.replace('_', '-')}")
+    meaning, of_toyworld = setting.metadata["meaning"], TOYWORLD_SETTINGS.get(setting.name)
+    if default not in (dataclasses.MISSING, "", (), False):
+        meaning += f" Default: {default}"
+        meaning += f" (toy world: {of_toyworld or 'none'})." if of_toyworld is not None else "."
+    information = typer.Option(flag, help=meaning, show_default=False, rich_help_panel="Settings")
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, information]
+    )
+
+
+@app.command()
+@with_settings()
+def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given: Any) -> None:
+    """Make a story: an identity per character, then frame after frame. Stopped at any point, run it again to go on.
+
+    With --checkpoint toyworld, settings that are not given are those of the toy world. Several processes share the work
+    under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m story_identity.headless run STORY ...
+    """
+    from ..core.story import Story
+    from .run import run_story
+
+    settings, told = settings_from(given), Story.load(story)
+    for person in told.characters:
+        if not any(person in frame.cast for frame in told.frames):
+            say(f'"{person.name}" is in no frame. Names count as they are spelt, capitals included.', error=True)
+    with progress() as report:
+        folder = run_story(told, settings, out, overwrite=overwrite, report=report)
+    say(f"The story is in {folder.root}")
+
+
+@app.command()
+@with_settings()
+def discover(
+    story: StoryFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The identity file to write.")],
+    character: Annotated[str, typer.Option(help="Whose identity to find; may be left out if there is only one.")] = "",
+    **given: Any,
+) -> None:
+    """Find one character's identity from text alone, and save it for `run --identity NAME=FILE`."""
+    from ..core.story import Story
+    from .processes import cpu_threads
+    from .studio import open_studio
+
+    settings, told = settings_from(given), Story.load(story)
+    person = told.character(character)
+    with cpu_threads(settings.threads), progress() as report:
+        studio = open_studio(settings, settings.device)
+        studio.check_portraits(person)
+        first_seed = studio.first_portrait_seed(told.characters.index(person))
+        identity, kept = studio.discover(person, first_seed, lambda pictures: None, report)
+    identity.save(out)
+    say(f'"{person.name}" is in {out}: the mean of {len(kept)} of {settings.portraits} portraits')
+
+
+@app.command()
+@with_settings(*_SECOND_PASS)
+def redenoise(
+    finished: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False)],
+    out: OutFolder,
+    overwrite: Overwrite = False,
+    **given: Any,
+) -> None:
+    """Do the second pass of a finished run again, with other settings of it, other identities, or painted masks.
+
+    Identities and masks of the run are used as they are: a mask file painted in (0 is the background, n the nth
+    character of the frame) counts. Templates are drawn again from their seeds, which gives the same ones. Give
+    --checkpoint, --photomaker and --config if those files lie elsewhere now.
+    """
+    from .run import run_story
+    from .run_folder import RunFolder, story_of
+
+    folder = RunFolder(finished)
+    manifest = folder.read_manifest()
+    if manifest is None:
+        raise FileNotFoundError(f"{finished} is no folder of a run: it has no manifest.json.")
+    story = story_of(manifest)
+    present = {person.name: folder.identity(person.name) for frame in story.frames for person in frame.cast}
+    identities = {name: str(path) for name, path in present.items()} | dict(_pairs(given.pop("identities", [])))
+    changes = {**given, "identities": tuple(identities.items()), "masks": str(folder.masks_folder)}
+    with progress() as report:
+        run_story(story, settings_of(manifest, **changes), out, overwrite=overwrite, report=report)
+    say(f"The story is in {out}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+def models(words: Annotated[list[str] | None, typer.Argument(metavar="list|check|download ID")] = None) -> None:
+    """The weight files of the workflows: list, check, download ID."""
+    raise typer.Exit(weights_cli.main(words or ["--help"], "story-identity models"))
+
+
+@app.command()
+def demo(out: OutFolder = Path("demo"), overwrite: Overwrite = False) -> None:
+    """Make a story of two people in the toy world, with a sheet and a page that show how it was made."""
+    with plain_errors(), progress() as report:
+        from .demo import main
+
+        told = main(out, overwrite, report)
+    say(told)
+
+
+def settings_from(given: Mapping[str, Any]) -> RunSettings:
+    """Settings from options; the toy world has defaults of its own."""
+    changes = dict(given)
+    if "checkpoint" not in changes:
+        raise ValueError(f'Which checkpoint? Give --checkpoint, a path or "{TOYWORLD}".')
+    if "identities" in changes:
+        changes["identities"] = _pairs(changes["identities"])
+    if "loras" in changes:
+        changes["loras"] = tuple(_lora(text) for text in changes["loras"])
+    if changes["checkpoint"] == TOYWORLD:
+        return toyworld_settings(**changes)
+    if "photomaker" not in changes:
+        raise ValueError("Which PhotoMaker file? Give --photomaker, the path of photomaker-v1.bin.")
+    return RunSettings(**changes)
+
+
+def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for text in texts:
+        name, sign, path = text.partition("=")
+        if not (name and sign and path):
+            raise ValueError(f'--identity takes NAME=FILE, not "{text}".')
+        pairs.append((name, path))
+    return tuple(pairs)
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """A file and its strength; a colon that is part of the path, as after a drive letter, stays there."""
+    path, _, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+@contextmanager
+def progress() -> Iterator["Report"]:
+    """A bar for what is being made, in the main process only; the libraries' own would run through it."""
+    quiet_libraries()
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = os.environ.get("RANK", "0") != "0"
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
+        running: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in running:
+                running[what] = bars.add_task(what, total=total)
+            bars.update(running[what], completed=done)
+            if done == total:
+                bars.remove_task(running.pop(what))
+
+        yield report
+
+
+def quiet_imports() -> None:
+    """Have the libraries say nothing but errors; they ask when they are imported."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+
+
+def quiet_libraries() -> None:
+    """Import the libraries without a word and without bars of their own."""
+    quiet_imports()
+    import transformers.utils.logging
+
+    transformers.utils.logging.set_verbosity_error()  # before diffusers has it tell what is not installed
+    import diffusers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the user can mend is said in one line (exit status 2), a stop too (130); anything else is a defect."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        say("Stopped. What is finished stays; the same command goes on from there.", error=True)
+        raise typer.Exit(130) from stop
+    except ModuleNotFoundError as missing:
+        say(f'{missing}. The command line needs: pip install "storyidentity[standalone,headless]"', error=True)
+        raise typer.Exit(2) from missing
+    except (ValueError, OSError) as problem:
+        say(str(problem), error=True)
+        raise typer.Exit(2) from problem
+
+
+def say(line: str, error: bool = False) -> None:
+    (sys.stderr if error else sys.stdout).write(line + "\n")

@@ -1,0 +1,236 @@
+"""The two passes of IdentityStory under diffusers: one records every model call, one answers and composites."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.latent_cache import CacheReplay, LatentRecorder, NoisyLatentCache, Recipe
+from ..core.layout import Layout
+from ..core.redenoise import ProgressiveMasks, composite, scaled_kernel, to_latent_grid
+from ..core.shapes import Float
+from .prompts import Prompt
+from .schedules import nearest_timestep, schedule, training_levels
+from .solvers import Solver
+
+Predict = Callable[[Tensor, float], Tensor]
+OnStep = Callable[[int], None]
+
+
+def starting_noise(seeds: Sequence[int], channels: int, height: int, width: int) -> Float[Tensor, "b {channels} h w"]:
+    """One picture's noise per seed, drawn on the CPU as ComfyUI draws it; `height` and `width` are the latent's."""
+    shape = (1, channels, height, width)
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How a pipeline samples: solver, schedule, guidance.
+
+    Args:
+        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline.
+        sampler: One of `choices.SAMPLERS`.
+        scheduler: One of `choices.SCHEDULES`.
+        steps: 1 or more.
+        cfg: Guidance scale; 1 evaluates no negative prompt.
+    """
+
+    pipe: Any
+    sampler: str
+    scheduler: str
+    steps: int
+    cfg: int | float
+
+    def levels(self) -> Float[Tensor, " n"]:
+        return training_levels(self.pipe.scheduler.config)
+
+    def sigmas(self) -> Float[Tensor, " steps_plus_one"]:
+        return schedule(self.scheduler, self.steps, self.levels())
+
+    def denoiser(self, positive: Prompt, negative: Prompt) -> "Denoiser":
+        return Denoiser(self.pipe, positive, negative, self.cfg)
+
+
+class Denoiser:
+    """The guided x0 prediction for one pair of prompts; counts one UNet sample per prompt and picture.
+
+    Args:
+        pipe: Whose UNet and prediction type (epsilon or v) are used.
+        positive: What to show.
+        negative: What to keep out; not evaluated where `cfg` is 1.
+        cfg: Guidance scale.
+    """
+
+    def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
+        self._unet = pipe.unet
+        self._levels = training_levels(pipe.scheduler.config)
+        self._predicts = prediction_type(pipe.scheduler.config)
+        self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
+        self._cfg = cfg
+        self._pipe = pipe
+
+    @torch.no_grad()
+    def __call__(self, latent: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
+        """Predict x0 from a latent in variance-exploding scale, both float32."""
+        scale = (1 + sigma**2) ** -0.5
+        model_input = torch.cat([latent * scale] * len(self._prompts)).to(self._unet.dtype)
+        summaries = [prompt.pooled for prompt in self._prompts if prompt.pooled is not None]
+        pooled = self._repeated(summaries, len(latent)) if summaries else None
+        output = self._unet(
+            model_input,
+            nearest_timestep(sigma, self._levels),
+            encoder_hidden_states=self._repeated([prompt.embeddings for prompt in self._prompts], len(latent)),
+            added_cond_kwargs=added_conditions(self._pipe, pooled, latent),
+        ).sample.float()
+        parts = [self._denoised(latent, part, sigma) for part in output.chunk(len(self._prompts))]
+        return parts[0] if len(parts) == 1 else parts[0] + (parts[1] - parts[0]) * self._cfg
+
+    def _denoised(self, latent: Tensor, output: Tensor, sigma: float) -> Tensor:
+        if self._predicts == "epsilon":
+            return latent - output * sigma
+        return latent / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
+
+    def _repeated(self, rows: Sequence[Tensor], count: int) -> Tensor:
+        """One row per prompt and picture, all pictures of a prompt together."""
+        return torch.cat([row.expand(count, *row.shape[1:]) for row in rows]).to(self._unet.device, self._unet.dtype)
+
+
+def added_conditions(
+    pipe: Any, pooled: Float[Tensor, "n e"] | None, latent: Float[Tensor, "_ c h w"]
+) -> Mapping[str, Tensor] | None:
+    """SDXL's further inputs: the pooled prompts, and the picture's size as original, uncropped and target size."""
+    if pooled is None:
+        return None
+    height, width = (side * pipe.vae_scale_factor for side in latent.shape[-2:])
+    sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+    return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1).to(pooled)}
+
+
+def prediction_type(config: Any) -> str:
+    """Whether a checkpoint predicts "epsilon" or "v_prediction".
+
+    Raises:
+        ValueError: If it predicts anything else.
+    """
+    if config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f'The checkpoint predicts "{config.prediction_type}"; only epsilon and v_prediction are supported.'
+        )
+    return config.prediction_type
+
+
+def sample(
+    solver: Solver,
+    predict: Predict,
+    noise: Float[Tensor, "b c h w"],
+    levels: Float[Tensor, " n"],
+    on_step: OnStep = lambda step: None,
+) -> Float[Tensor, "b c h w"]:
+    """Run a solver from pure noise to the clean latent; `on_step` hears how many steps are done."""
+    latent = solver.first_latent(noise, levels)
+    for index, sigma in enumerate(solver.sigmas[:-1].tolist()):
+        latent = solver.step(index, latent, predict(latent, sigma))
+        on_step(index + 1)
+    return latent
+
+
+def sample_template(
+    plan: SamplingPlan,
+    positive: Prompt,
+    negative: Prompt,
+    noise: Float[Tensor, "1 c h w"],
+    seed: int,
+    on_step: OnStep = lambda step: None,
+) -> NoisyLatentCache:
+    """Sample one frame with the base model and keep every model call (IdentityStory, equations 3 and 4)."""
+    sigmas, levels = plan.sigmas(), plan.levels()
+    denoiser, recorder = plan.denoiser(positive, negative), LatentRecorder()
+
+    def predict(latent: Tensor, sigma: float) -> Tensor:
+        prediction = denoiser(latent, sigma)
+        recorder.add(sigma, latent, prediction)
+        return prediction
+
+    final = sample(Solver(plan.sampler, sigmas, seed), predict, noise.to(plan.pipe.unet.device), levels, on_step)
+    return NoisyLatentCache(
+        calls=tuple(recorder.calls),
+        sigmas=sigmas,
+        noise=noise,
+        initial=torch.zeros_like(noise),
+        final=from_model_scale(plan.pipe, final).cpu(),
+        noise_mask=None,
+        recipe=Recipe(
+            model_family=type(plan.pipe).__name__,
+            sigma_range=(float(levels[0]), float(levels[-1])),
+            sampler_name=plan.sampler,
+            seed=seed,
+            cfg=plan.cfg,
+            solver=plan.sampler,
+        ),
+    )
+
+
+def redenoise(
+    plan: SamplingPlan,
+    cache: NoisyLatentCache,
+    layout: Layout,
+    prompts: Mapping[str, tuple[Prompt, Prompt]],
+    *,
+    start: int,
+    max_kernel: int | float,
+    soft_edge: bool = False,
+    on_step: OnStep = lambda step: None,
+) -> Float[Tensor, "1 c h w"]:
+    """Run the schedule again with the characters' identities (IdentityStory, equations 6 to 8).
+
+    Calls before `start` are answered from the cache; from there on every character whose mask is not empty costs one
+    guided evaluation per call, and the base model none. Where no mask is, the result follows the cached trajectory bit
+    for bit.
+
+    Args:
+        plan: The identity generator; its `cfg` may differ from the template's, solver and schedule are the cache's.
+        cache: From `sample_template`.
+        layout: Of the picture that the cache decodes to.
+        prompts: Positive and negative prompt of everybody who has a mask, by name.
+        start: The first step that re-denoises, 0-based, counted up.
+        max_kernel: How far masks have grown at the last step, in pixels of a 1024-pixel picture.
+        soft_edge: Blend mask edges by coverage in place of selecting whole latent cells.
+        on_step: Hears how many steps are done.
+
+    Returns:
+        The latent as `cache.final` is; that very one where all masks are empty.
+    """
+    rows = [row for row, mask in enumerate(layout.masks) if mask.any()]
+    masks = ProgressiveMasks(layout.masks[rows], cache.steps, start, scaled_kernel(max_kernel, *layout.size))
+    if not rows:
+        return cache.final
+    denoisers = [plan.denoiser(*prompts[layout.names[row]]) for row in rows]
+    replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
+    first_sigma = float(cache.sigmas[start])
+
+    def predict(latent: Tensor, sigma: float) -> Tensor:
+        background = replay.answer(sigma).prediction.to(latent.device, latent.dtype)
+        if sigma > first_sigma:
+            return background
+        characters = torch.stack([denoiser(latent, sigma) for denoiser in denoisers])
+        grid = to_latent_grid(masks.at(cache.step_of(sigma)), latent.shape[-2], latent.shape[-1], soft_edge)
+        return composite(background, characters, grid.unsqueeze(1).to(latent.device))
+
+    solver = Solver(cache.recipe.sampler_name, cache.sigmas, cache.recipe.seed)
+    noise = cache.noise.to(plan.pipe.unet.device)
+    return from_model_scale(plan.pipe, sample(solver, predict, noise, plan.levels(), on_step)).cpu()
+
+
+def from_model_scale(pipe: Any, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """From the scale the UNet works in to the VAE's."""
+    return latent / pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode(pipe: Any, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b H W 3"]:
+    """Pictures in [0, 1], float32 on the CPU, of latents in the VAE's scale."""
+    pixels = pipe.vae.decode(latent.to(pipe.vae.device, pipe.vae.dtype)).sample
+    return (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu()

@@ -1,0 +1,212 @@
+"""The loaded models and what they do: portraits, identities, the two passes of a frame."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core.character_mentions import Character
+from ..core.identity import Identity, discover_identity
+from ..core.latent_cache import NoisyLatentCache
+from ..core.layout import Layout
+from ..core.layout_search import find_layout
+from ..core.redenoise import scaled_kernel
+from ..core.shapes import Float
+from ..core.story import Frame, Story
+from .checkpoint import Pipeline, load_checkpoint
+from .detection import Detector, toyworld_folder
+from .identity_generator import PhotoMaker, identity_generator, load_photomaker
+from .option_values import TOYWORLD
+from .prompts import Prompt, check_length, encode_prompt, word_position
+from .run_files import read_masks
+from .run_settings import RunSettings
+from .sampling import SamplingPlan, decode, from_model_scale, redenoise, sample, sample_template, starting_noise
+from .solvers import Solver
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being made, how many steps of it are done, and how many there are."""
+
+Pictures = Float[Tensor, "m h w 3"]
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Models and settings; the methods keep nothing between calls."""
+
+    settings: RunSettings
+    pipe: Pipeline
+    photomaker: PhotoMaker
+    detector: Detector | None
+
+    def check(self, story: Story, characters: Sequence[Character]) -> None:
+        """Everything about a story that can be known before the first UNet call.
+
+        Raises:
+            ValueError: If a prompt is too long, or a class word is no token of its own.
+        """
+        for frame in story.frames:
+            check_length(self.pipe, frame.prompt, frame.label)
+            check_length(self.pipe, frame.negative, f"{frame.label}, negative prompt")
+            for span in frame.word_spans:
+                word_position(self.pipe, frame.prompt, span, frame.label)
+        for character in characters:
+            self.check_portraits(character)
+
+    def check_portraits(self, character: Character) -> None:
+        """Raise a ValueError if a prompt of this character's portraits is too long."""
+        check_length(self.pipe, self._portrait_prompt(character), f'Portraits of "{character.name}"')
+        check_length(self.pipe, self.settings.portrait_negative, "The portraits' negative prompt")
+
+    def first_portrait_seed(self, number: int) -> int:
+        """Of the story's `number`th character, from 0: no two characters have a starting noise in common."""
+        return (self.settings.seed + number * self.settings.portraits) % 2**64
+
+    def draw_portraits(self, character: Character, first_seed: int, report: Report) -> Iterator[Pictures]:
+        """Text-only portraits by the base model, in sub-batches; the nth starts from the noise of seed + n - 1."""
+        settings = self.settings
+        plan = self._plan(settings.portrait_steps, settings.portrait_cfg)
+        label = f'Portraits of "{character.name}"'
+        positive = encode_prompt(self.pipe, self._portrait_prompt(character), label)
+        denoiser = plan.denoiser(positive, encode_prompt(self.pipe, settings.portrait_negative, label))
+        side, total = settings.portrait_side // self.pipe.vae_scale_factor, settings.portraits * plan.steps
+        for first in range(0, settings.portraits, settings.portrait_batch):
+            count = min(settings.portrait_batch, settings.portraits - first)
+            seeds = [(first_seed + first + i) % 2**64 for i in range(count)]
+            noise = starting_noise(seeds, self.pipe.vae.config.latent_channels, side, side).to(self.pipe.unet.device)
+            latents = sample(
+                Solver(plan.sampler, plan.sigmas(), seeds[0]),
+                denoiser,
+                noise,
+                plan.levels(),
+                lambda step, first=first, count=count: report(label, first * plan.steps + count * step, total),
+            )
+            yield decode(self.pipe, from_model_scale(self.pipe, latents))
+
+    def discover(
+        self, character: Character, first_seed: int, keep: Callable[[Pictures], None], report: Report
+    ) -> tuple[Identity, list[int]]:
+        """Draw portraits and find the identity most of them agree on (IdentityStory, section 3.1).
+
+        Args:
+            character: Whom to draw.
+            first_seed: Of the first portrait.
+            keep: Handed every sub-batch of portraits.
+            report: Hears of every step.
+
+        Returns:
+            The identity, and the positions of the portraits it is the mean of.
+        """
+        settings, rows = self.settings, []
+        for pictures in self.draw_portraits(character, first_seed, report):
+            rows.append(self.photomaker.embed(pictures))
+            keep(pictures)
+        found = discover_identity(torch.cat(rows), settings.rank, settings.keep_ratio, settings.rounds)
+        about = {
+            "portraits": settings.portraits,
+            "first_seed": first_seed,
+            "rank": settings.rank,
+            "keep_ratio": settings.keep_ratio,
+            "iterations": settings.rounds,
+            "rounds": [asdict(each) for each in found.rounds],
+        }
+        return self.identity(character, found.embedding, {"discovery": about}), found.kept
+
+    def identity(self, character: Character, embedding: Float[Tensor, " d"], metadata: Mapping) -> Identity:
+        return Identity(character.name, character.description, self.photomaker.encoder_id, embedding, metadata)
+
+    def sample_frame(self, frame: Frame, seed: int, report: Report) -> NoisyLatentCache:
+        """The frame as the base model draws it, with everything re-denoising needs."""
+        settings, channels = self.settings, self.pipe.vae.config.latent_channels
+        ratio = self.pipe.vae_scale_factor
+        noise = starting_noise([seed], channels, settings.height // ratio, settings.width // ratio)
+        positive, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
+        plan = self._plan(settings.steps, settings.cfg)
+        cache = sample_template(plan, positive, negative, noise, seed, self._steps(f"{frame.label}, template", report))
+        if not cache.final.isfinite().all():
+            raise ValueError(
+                f"{frame.label}: the template has NaN or infinite values: the model overflowed in {settings.dtype}. "
+                "Use another dtype (bfloat16, float32) or a lower cfg."
+            )
+        return cache
+
+    def picture(self, latent: Float[Tensor, "1 c h w"]) -> Float[Tensor, "H W 3"]:
+        return decode(self.pipe, latent)[0]
+
+    def find(self, frame: Frame, picture: Float[Tensor, "h w 3"], masks: Path | None) -> Layout:
+        """Who is where in the template: from a mask file, or by the detector."""
+        settings, size = self.settings, (self.settings.height, self.settings.width)
+        if masks is not None:
+            return read_masks(masks, frame, *size)
+        if not frame.cast or self.detector is None:
+            return Layout((), torch.zeros((0, *size), dtype=torch.bool), frame.label)
+        return find_layout(
+            self.detector.find,
+            self.detector.segment,
+            picture,
+            [(character.name, character.word) for character in frame.cast],
+            frame.label,
+            box_threshold=settings.box_threshold,
+            text_threshold=settings.text_threshold,
+            dilate_px=round(scaled_kernel(settings.dilate, *size)),
+            skip_missing=settings.on_missing == "skip",
+        )
+
+    def put_in(
+        self,
+        frame: Frame,
+        cache: NoisyLatentCache,
+        layout: Layout,
+        identities: Mapping[str, Identity],
+        report: Report,
+    ) -> Float[Tensor, "1 c h w"]:
+        """The frame's latent with the characters' identities in their masks."""
+        settings = self.settings
+        positive, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
+        prompts = {
+            character.name: (self._merge(positive, frame, span, identities[character.name]), negative)
+            for character, span in zip(frame.cast, frame.word_spans, strict=True)
+        }
+        with identity_generator(self.pipe):
+            return redenoise(
+                self._plan(settings.steps, settings.cfg),
+                cache,
+                layout,
+                prompts,
+                start=settings.start,
+                max_kernel=settings.max_kernel,
+                soft_edge=settings.soft_edge,
+                on_step=self._steps(f"{frame.label}, re-denoising", report),
+            )
+
+    def _merge(self, prompt: Prompt, frame: Frame, span: tuple[int, int], identity: Identity) -> Prompt:
+        identity.require_encoder(self.photomaker.encoder_id)
+        return self.photomaker.fuse(
+            prompt, word_position(self.pipe, frame.prompt, span, frame.label), identity.embedding
+        )
+
+    def _plan(self, steps: int, cfg: int | float) -> SamplingPlan:
+        return SamplingPlan(self.pipe, self.settings.sampler, self.settings.scheduler, steps, cfg)
+
+    def _portrait_prompt(self, character: Character) -> str:
+        return self.settings.portrait_template.replace("{character}", character.description)
+
+    def _steps(self, what: str, report: Report) -> Callable[[int], None]:
+        return lambda step: report(what, step, self.settings.steps)
+
+
+def open_studio(settings: RunSettings, device: str, detector: Detector | None = None) -> Studio:
+    """Load the checkpoint and PhotoMaker; on `device`, which is this process's own."""
+    pipe = load_checkpoint(
+        settings.checkpoint,
+        device,
+        getattr(torch, settings.dtype),
+        Path(settings.config) if settings.config else None,
+        [(Path(path), strength) for path, strength in settings.loras],
+    )
+    if settings.photomaker == TOYWORLD:
+        path = toyworld_folder(settings) / "photomaker.safetensors"
+    else:
+        path = Path(settings.photomaker)
+    return Studio(settings, pipe, load_photomaker(path, pipe), detector)

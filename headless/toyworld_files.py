@@ -1,0 +1,24 @@
+"""Where the toy world's weights are, and which of them a run reads; without the imports that loading them takes."""
+
+from pathlib import Path
+
+from ..core.toyworld.models import WEIGHTS
+from .option_values import TOYWORLD
+
+READ_BY = {
+    "checkpoint": ("unet.safetensors", "vae.safetensors", "text_encoder.safetensors", "tokenizer"),
+    "photomaker": ("photomaker.safetensors",),
+    "detector": ("detector.safetensors",),
+}
+"""By setting; the folder holds more, which no picture depends on."""
+
+
+def is_toyworld(folder: Path) -> bool:
+    """Whether a folder is laid out as the toy world's weights are."""
+    return (folder / "unet.safetensors").is_file() and (folder / "text_encoder.safetensors").is_file()
+
+
+def folder_of(checkpoint: str) -> Path:
+    """What "toyworld" means beside this checkpoint: its own folder if it is one, or the weights of the pack."""
+    folder = Path(checkpoint)
+    return folder if checkpoint != TOYWORLD and is_toyworld(folder) else WEIGHTS

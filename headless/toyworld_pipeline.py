@@ -1,0 +1,83 @@
+"""The toy world as a diffusers pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, EulerDiscreteScheduler, ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from ..core.toyworld.models import BETAS, LATENT_CHANNELS, LATENT_RATIO, TEXT_ENCODER, UNET, WEIGHTS, load_weights
+from ..core.toyworld.vae import load_vae
+
+
+class PipelineVAE(ModelMixin, ConfigMixin):
+    """The toy VAE with the outside of diffusers' AutoencoderKL."""
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = LATENT_CHANNELS,
+        scaling_factor: float = 1.0,
+        block_out_channels: tuple[int, ...] = (1,) * LATENT_RATIO.bit_length(),  # one level more than halvings
+    ) -> None:
+        super().__init__()
+        self.network: torch.nn.Module = torch.nn.Identity()
+
+    def encode(self, pixels: torch.Tensor) -> AutoencoderKLOutput:
+        latents = self.network.encode(pixels)  # pyright: ignore[reportCallIssue]
+        certain = torch.full_like(latents, -30.0)  # the logarithm of a variance of nothing
+        return AutoencoderKLOutput(DiagonalGaussianDistribution(torch.cat([latents, certain], dim=1)))
+
+    def decode(self, latents: torch.Tensor) -> DecoderOutput:
+        return DecoderOutput(sample=self.network.decode(latents))  # pyright: ignore[reportCallIssue]
+
+
+def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
+    """Build the pipeline from a folder of the toy world's weights, in float32 on the CPU.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        RuntimeError: If a file does not fit the sizes in `core.toyworld.models`.
+    """
+    unet = UNet2DConditionModel(**UNET)
+    stored = {f"model.diffusion_model.{key}": value for key, value in load_weights("unet", folder).items()}
+    unet.load_state_dict(convert_ldm_unet_checkpoint(stored, dict(unet.config)))
+    vae: Any = PipelineVAE()
+    vae.network = load_vae(folder)
+    scheduler: Any = EulerDiscreteScheduler(
+        beta_start=BETAS[0],
+        beta_end=BETAS[1],
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        steps_offset=1,
+    )
+    nothing: Any = None
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=_text_encoder(folder),
+        tokenizer=_tokenizer(folder),
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=nothing,
+        feature_extractor=nothing,
+        requires_safety_checker=False,
+    )
+
+
+def _text_encoder(folder: Path) -> Any:
+    weights = load_weights("text_encoder", folder)
+    words = next(value for key, value in weights.items() if key.endswith("token_embedding.weight"))
+    config = CLIPTextConfig(vocab_size=len(words), **TEXT_ENCODER)
+    return CLIPTextModel.from_pretrained(None, config=config, state_dict=weights).eval()
+
+
+def _tokenizer(folder: Path) -> Any:
+    path = folder / "tokenizer"
+    if not (path / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"The toy world's tokenizer is missing: there is no {path / 'tokenizer.json'}.")
+    return PreTrainedTokenizerFast.from_pretrained(path)

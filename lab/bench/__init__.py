@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m story_identity.lab.bench.attention` and `.masks`."""

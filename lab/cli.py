@@ -1,0 +1,75 @@
+"""The command line `story-identity` with the commands of the laboratory: training and StoryDB."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..headless.cli import app, plain_errors, quiet_libraries, say
+
+__all__ = ["app"]
+
+
+def _settings_file(names: str) -> Any:
+    said = f"A settings file (TOML), or the name of one that comes with the pack: {names}. Paths in it start from the "
+    return typer.Argument(metavar="SETTINGS", help=f"{said}current folder.", show_default=False)
+
+
+SynchronizerFile = Annotated[Path, _settings_file("toyworld_synchronizer, synchronizer_sd15")]
+InjectorFile = Annotated[Path, _settings_file("toyworld_injector_stage1, toyworld_injector_stage2, injector_sd15")]
+TrainingOut = Annotated[str | None, typer.Option(metavar="DIR", help="In place of the file's out.")]
+TrainingSteps = Annotated[int | None, typer.Option(help="In place of the file's steps.")]
+TrainingDevice = Annotated[str | None, typer.Option(help="In place of the file's device: cpu or cuda.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what a step takes, in time and memory; write nothing.")]
+
+
+@app.command()
+def train_synchronizer(
+    settings: SynchronizerFile,
+    out: TrainingOut = None,
+    steps: TrainingSteps = None,
+    device: TrainingDevice = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a synchronizer (Storynizor): a LoRA with which a checkpoint draws frames that see each other's people.
+
+    Stopped at any point, run it again to go on from its newest checkpoint. For several GPUs or hosts: accelerate launch
+    -m story_identity.lab train-synchronizer SETTINGS. For several processes on CPUs: torchrun
+    --nproc-per-node 2 -m story_identity.lab ... (accelerate launch starts only one there, and does not say).
+    """
+    _train("synchronizer", settings, dry_run, out=out, steps=steps, device=device)
+
+
+@app.command()
+def train_injector(
+    settings: InjectorFile,
+    out: TrainingOut = None,
+    steps: TrainingSteps = None,
+    device: TrainingDevice = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train an ID injector (Storynizor), through which a checkpoint sees the faces of reference pictures.
+
+    Stops and several processes are as with train-synchronizer.
+    """
+    _train("injector", settings, dry_run, out=out, steps=steps, device=device)
+
+
+def _train(what: str, settings: Path, dry_run: bool, **changes: Any) -> None:
+    with plain_errors():
+        quiet_libraries()
+        from .training.command import train
+
+        given = {name: value for name, value in changes.items() if value is not None}
+        if said := train(what, settings, dry_run, given):
+            say(said)
+
+
+@app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+def build_storydb(words: Annotated[list[str] | None, typer.Argument(metavar="SOURCE --out DIR")] = None) -> None:
+    """Make groups of pictures to train on, out of folders of pictures with captions; --help tells more."""
+    with plain_errors():
+        quiet_libraries()
+        from .storydb.command import app as own
+
+        own(words or ["--help"], prog_name="story-identity build-storydb")

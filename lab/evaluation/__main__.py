@@ -1,0 +1,135 @@
+"""Measure again what `docs/evidence.md` says of the toy world.
+
+    python -m story_identity.lab.evaluation toyworld --stories 60 --out evaluation --processes 2
+    python -m story_identity.lab.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
+    python -m story_identity.lab.evaluation training --stories 60 --out evaluation_training --processes 2
+
+Every story is a file in `--out`; stories that are there are not done again. A folder belongs to one evaluation and one
+set of weights.
+"""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...core.toyworld.models import WEIGHTS
+from . import identitystory as of_toyworld
+from . import storynizor as of_storynizor
+from . import storynizor_tables, tables, training_tables
+from . import training as of_training
+from .drawing_modes import OFF, ON, WAYS
+from .figure import Figure
+from .folder import Evaluation, claim_folder, evaluate
+from .markdown import find_markers
+from .variants import DIRECT, TEMPLATE, VARIANTS
+
+IDENTITY_FIGURE = Figure(
+    "identity",
+    rows=VARIANTS,
+    columns={
+        TEMPLATE: "base model", "mean": "mean of portraits", "discovered": "discovered", "true": "true identity",
+        DIRECT: "direct",
+    },
+    across=2,
+    stories=(0, 1, 2, 4),
+)  # fmt: skip
+TOYWORLD = Evaluation("toyworld", of_toyworld.open_measure, tables.make_tables, IDENTITY_FIGURE, told="discovered")
+
+STORYNIZOR_FIGURE = Figure(
+    "storynizor",
+    rows=tuple(way.name for way in WAYS),
+    columns={"off": "every frame by itself", "on": "frames that see each other's people (AMSA)"},
+    across=4,
+    stories=(0, 1, 2, 4, 5),
+)
+STORYNIZOR = Evaluation(
+    "storynizor",
+    of_storynizor.open_measure,
+    storynizor_tables.make_tables,
+    STORYNIZOR_FIGURE,
+    told="on",
+    made_with={"ways": [{"name": way.name, "sharing": asdict(way.sharing)} for way in WAYS]},
+)
+
+TRAINING_FIGURE = Figure(
+    "training",
+    rows=(of_training.REFERENCES, *(way.name for way in of_training.WAYS)),
+    columns={
+        OFF: "AMSA off",
+        ON: "AMSA on",
+        of_training.ON_WITH: "on, synchronizer",
+        of_training.REFERENCES: "references (drawn)",
+        "shuffled": "shuffled references",
+        "stacked": "stacked references",
+    },
+    across=2,
+    stories=(0, 1, 2, 4, 5),
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for the numbers and pictures of each story.")]
+Stories = Annotated[int, typer.Option(min=2, help="How many stories; a third of them have two people.")]
+Processes = Annotated[int, typer.Option(min=1, help="How many work on them, each on one CPU thread.")]
+Weights = Annotated[Path, typer.Option(help="Folder of the trained weights: two synchronizers, an injector.")]
+Page = Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes beside it.")]
+_PAGE = Path("docs/evidence.md")
+
+app = typer.Typer(add_completion=False)
+
+
+@app.callback()
+def main() -> None:
+    """Measure what the documentation claims."""
+
+
+@app.command()
+def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+    """Draw stories of the toy world every way, measure them, and write the tables and the figure."""
+    _run(TOYWORLD, out, stories, processes, page)
+
+
+@app.command()
+def storynizor(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+    """Draw the frames of stories by themselves and together, measure them, and write the tables and the figure."""
+    _run(STORYNIZOR, out, stories, processes, page)
+
+
+@app.command()
+def training(
+    out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE, weights: Weights = WEIGHTS
+) -> None:
+    """Draw stories with what training made and without, measure them, and write the tables and the figure."""
+    try:
+        made_with = of_training.made_with(weights)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from error
+    _run(
+        Evaluation(
+            "training",
+            partial(of_training.open_measure, weights),
+            training_tables.make_tables,
+            TRAINING_FIGURE,
+            told=of_training.ON_WITH,
+            made_with=made_with,
+        ),
+        out,
+        stories,
+        processes,
+        page,
+    )
+
+
+def _run(evaluation: Evaluation, out: Path, stories: int, processes: int, page: Path) -> None:
+    try:
+        find_markers(page, evaluation.name)
+        claim_folder(out, evaluation.made_with)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    evaluate(evaluation, out, stories, processes, page)
+    typer.echo(f"{page}: {stories} stories")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,99 @@
+"""The ways to draw all frames of a story together that are compared with each other, on the same starting noise."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...core.shapes import Float
+from ...core.story import Story
+from ...headless.sampling import SamplingPlan, decode, starting_noise
+from ...headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
+from ...headless.studio import Studio
+from ...headless.unet_attention import Hook
+from ...headless.unet_attention import plain as plain_hook
+
+OFF, ON, MIXED, HALF = "off", "on", "mixed", "half"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to draw.
+
+    Args:
+        name: What it is called in the numbers.
+        sharing: How frames see each other.
+        lora: Which one the UNet has; none if empty.
+        references: How pictures of the people are dealt over the frames (`shuffle.MODES`); none are shown if empty.
+    """
+
+    name: str
+    sharing: Sharing
+    lora: str = ""
+    references: str = ""
+
+
+WAYS = (
+    Way(OFF, Sharing(strength=0.0)),
+    Way(ON, Sharing()),
+    Way(MIXED, Sharing(same_character=False)),
+    Way(HALF, Sharing(strength=0.5)),
+)
+
+
+@dataclass(frozen=True)
+class DrawnStory:
+    """A story's frames, drawn.
+
+    Args:
+        pictures: One per frame.
+        maps: The running token maps of characters in frames, on the attention's own grid, by the steps done.
+    """
+
+    pictures: list[Float[Tensor, "h w 3"]]
+    maps: dict[int, Float[Tensor, "n s gh gw"]]
+
+
+def plan_of(studio: Studio, cfg: int | float | None = None) -> SamplingPlan:
+    """How the studio samples frames; `cfg` replaces its own."""
+    settings = studio.settings
+    cfg = settings.cfg if cfg is None else cfg
+    return SamplingPlan(studio.pipe, settings.sampler, settings.scheduler, settings.steps, cfg)
+
+
+def frames_noise(studio: Studio, story: Story, first_seed: int) -> Float[Tensor, "n c lh lw"]:
+    """A row per frame: the noise of `first_seed` and of the seeds after it."""
+    settings, ratio = studio.settings, studio.pipe.vae_scale_factor
+    seeds = [first_seed + frame.index for frame in story.frames]
+    channels = studio.pipe.vae.config.latent_channels
+    return starting_noise(seeds, channels, settings.height // ratio, settings.width // ratio)
+
+
+def draw_story(
+    studio: Studio,
+    story: Story,
+    way: Way,
+    first_seed: int,
+    keep: Collection[int] = (),
+    beside: Hook = plain_hook,
+) -> DrawnStory:
+    """Draw all frames as one batch.
+
+    Args:
+        studio: Its settings say how; with the way's LoRA.
+        story: What to show.
+        way: How frames see each other.
+        first_seed: Of the first frame's noise; the next has the next.
+        keep: After how many steps to keep the maps.
+        beside: What cross-attention does to its result: the way's references, as the injector tells of them.
+    """
+    together = SharedFrames(way.sharing, positions_of(studio.pipe, story), len(story.frames), beside)
+    maps = {}
+
+    def note(step: int) -> None:
+        if step in keep and together.maps is not None and (now := together.maps.maps(together.maps.grid)) is not None:
+            maps[step] = now
+
+    prompts, noise = encode_together(studio.pipe, story.frames), frames_noise(studio, story, first_seed)
+    latents = sample_together(plan_of(studio), prompts, noise, first_seed, together, note)
+    return DrawnStory(list(decode(studio.pipe, latents)), maps)

@@ -1,0 +1,104 @@
+"""The folder of an evaluation: a file of numbers and a strip of pictures for every story that is done."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ...core.atomic_files import replacing
+from ...headless.processes import cpu_threads
+from ...headless.run_files import write_json
+from .figure import Figure, write_figure, write_strip
+from .identitystory import Picture, Row, evaluation_settings
+from .markdown import Rows, write_between_markers
+
+Measure = Callable[[int], tuple[Row, Mapping[str, Sequence[Picture]]]]
+"""A story's number to its numbers (JSON's own types) and its pictures, by the way they were drawn."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured of stories and what is made of it. It goes to other processes: functions are modules' own.
+
+    Args:
+        name: Of the markers on the page.
+        open_measure: Loads everything.
+        make_tables: Rows to Markdown.
+        figure: What the figure shows.
+        told: The way whose Face-Sim is told when a story is done.
+        made_with: What besides the settings of the toy world's evaluation the numbers depend on.
+    """
+
+    name: str
+    open_measure: Callable[[], Measure]
+    make_tables: Callable[[Rows], str]
+    figure: Figure
+    told: str
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(evaluation: Evaluation, out: Path, stories: int, processes: int, page: Path) -> None:
+    """Measure the stories that are not done yet in a claimed folder, and write tables and figure of all."""
+    measure_stories(evaluation, out, stories, processes)
+    rows = read_rows(out, stories)
+    with replacing(out / "rows.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_between_markers(page, evaluation.name, evaluation.make_tables(rows))
+    shown = [number for number in evaluation.figure.stories if number < stories]
+    captions = ["; ".join(rows[number]["people"]) for number in shown]
+    path = page.with_name(f"{page.stem}_{evaluation.figure.name}.png")
+    write_figure(path, evaluation.figure, [pictures_of(out, number) for number in shown], captions)
+
+
+def claim_folder(out: Path, made_with: Mapping[str, Any]) -> None:
+    """Note in the folder what its stories are made with.
+
+    Raises:
+        ValueError: If what is there was made with other settings or weights.
+    """
+    path = out / "settings.json"
+    record = json.loads(json.dumps({**evaluation_settings().record(), **made_with}))
+    if not path.is_file():
+        write_json(path, record)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    other = sorted(name for name in {*found, *record} if found.get(name) != record.get(name))
+    if other:
+        raise ValueError(f"The stories in {out} were made with another {', '.join(other)}; give another folder.")
+
+
+def measure_stories(evaluation: Evaluation, out: Path, stories: int, processes: int) -> None:
+    """Measure the stories that are not done yet, shared out among processes of one CPU thread each."""
+    missing = [number for number in range(stories) if not numbers_of(out, number).is_file()]
+    shares = [missing[first::processes] for first in range(processes)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for _ in pool.map(partial(measure_share, evaluation, out), [share for share in shares if share]):
+            pass  # an error of a process is raised here
+
+
+def measure_share(evaluation: Evaluation, out: Path, numbers: Sequence[int]) -> None:
+    """Measure some stories and write the files of each as it is done."""
+    with cpu_threads(1):
+        measure = evaluation.open_measure()
+        for number in numbers:
+            row, pictures = measure(number)
+            write_strip(pictures_of(out, number), pictures, evaluation.figure.rows)
+            write_json(numbers_of(out, number), row)  # last: it says that the story is done
+            typer.echo(f"story {number + 1}: Face-Sim {row['face_sim'][evaluation.told]}")
+
+
+def read_rows(out: Path, stories: int) -> list[Row]:
+    return [json.loads(numbers_of(out, number).read_text(encoding="utf-8")) for number in range(stories)]
+
+
+def numbers_of(out: Path, number: int) -> Path:
+    return out / "stories" / f"{number:04d}.json"
+
+
+def pictures_of(out: Path, number: int) -> Path:
+    return out / "stories" / f"{number:04d}.png"

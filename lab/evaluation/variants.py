@@ -1,0 +1,141 @@
+"""The ways to draw a story that are compared with each other, on the same starting noise."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.character_mentions import Character
+from ...core.identity import Discovery, Identity, discover_identity
+from ...core.latent_cache import NoisyLatentCache
+from ...core.layout import Layout
+from ...core.shapes import Float
+from ...core.story import Frame
+from ...headless.identity_generator import identity_generator
+from ...headless.prompts import encode_prompt, word_position
+from ...headless.sampling import SamplingPlan, from_model_scale, sample
+from ...headless.solvers import Solver
+from ...headless.studio import Studio
+from ..toyworld.people import Person
+from ..toyworld.world import draw, portrait_plan
+
+NARROW = "narrow"
+"""The discovery again, with so few directions that it has something to filter."""
+NARROW_RANK = 3
+SOURCES = ("mean", "discovered", NARROW, "true")
+"""Where an identity comes from: all portraits, the discoveries, or drawings of one real person of the world."""
+FIXED = "fixed"
+"""The discovered identity, in masks that do not grow."""
+DIRECT = "direct"
+"""The discovered identity, drawn from noise with no template."""
+TEMPLATE = "template"
+VARIANTS = (TEMPLATE, *SOURCES, FIXED, DIRECT)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """What identities are made of.
+
+    Args:
+        pictures: By the base model, from the description alone.
+        embeddings: Of them.
+        true_embeddings: Of as many drawings of one person who fits the description.
+    """
+
+    pictures: Float[Tensor, "m h w 3"]
+    embeddings: Float[Tensor, "m d"]
+    true_embeddings: Float[Tensor, "m d"]
+
+
+@dataclass(frozen=True)
+class FrameVariants:
+    """One frame, drawn every way.
+
+    Args:
+        pictures: By name, in the order of `VARIANTS`.
+        latents: Those that are compared: of the template, the discovered identity and the fixed masks.
+        layout: Of the template.
+    """
+
+    pictures: dict[str, Float[Tensor, "h w 3"]]
+    latents: dict[str, Float[Tensor, "1 c lh lw"]]
+    layout: Layout
+
+
+@contextmanager
+def counted_evaluations(studio: Studio) -> Iterator[list[int]]:
+    """Inside, the list gets the number of samples of every call of the UNet."""
+    counts: list[int] = []
+    hook = studio.pipe.unet.register_forward_pre_hook(lambda module, arguments: counts.append(len(arguments[0])))
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+def make_portraits(studio: Studio, character: Character, person: Person, first_seed: int) -> Portraits:
+    """Text-only portraits of a character, and drawn ones of a person."""
+    pictures = torch.cat(list(studio.draw_portraits(character, first_seed, silent)))
+    random = np.random.default_rng(first_seed)
+    drawn = np.stack([draw(portrait_plan(person), random).image for _ in range(len(pictures))])
+    embed = studio.photomaker.embed
+    return Portraits(pictures, embed(pictures), embed(torch.from_numpy(drawn).float() / 255))
+
+
+def make_identities(
+    studio: Studio, character: Character, portraits: Portraits
+) -> tuple[dict[str, Identity], dict[str, Discovery]]:
+    """The identity of every source, and how the discovered ones came about."""
+    settings = studio.settings
+    found = {
+        source: discover_identity(portraits.embeddings, rank, settings.keep_ratio, settings.rounds)
+        for source, rank in (("discovered", settings.rank), (NARROW, NARROW_RANK))
+    }
+    embeddings = {source: discovery.embedding for source, discovery in found.items()}
+    embeddings |= {"mean": portraits.embeddings.mean(dim=0), "true": portraits.true_embeddings.mean(dim=0)}
+    return {source: studio.identity(character, embeddings[source], {}) for source in SOURCES}, found
+
+
+def draw_variants(
+    studio: Studio, frame: Frame, seed: int, identities: Mapping[str, Mapping[str, Identity]]
+) -> FrameVariants:
+    """Draw a frame every way.
+
+    Args:
+        studio: Its settings say how; characters who are not found in the template stay as they were drawn.
+        frame: What to show.
+        seed: Of the starting noise of all variants.
+        identities: By source, then by the character's name.
+    """
+    cache = studio.sample_frame(frame, seed, silent)
+    layout = studio.find(frame, studio.picture(cache.final), None)
+    latents = {TEMPLATE: cache.final}
+    for source in SOURCES:
+        latents[source] = studio.put_in(frame, cache, layout, identities[source], silent)
+    still = replace(studio, settings=replace(studio.settings, max_kernel=0))
+    latents[FIXED] = still.put_in(frame, cache, layout, identities["discovered"], silent)
+    latents[DIRECT] = draw_directly(studio, frame, cache, identities["discovered"])
+    return FrameVariants({name: studio.picture(latent) for name, latent in latents.items()}, latents, layout)
+
+
+def draw_directly(
+    studio: Studio, frame: Frame, cache: NoisyLatentCache, identities: Mapping[str, Identity]
+) -> Float[Tensor, "1 c h w"]:
+    """The frame by the identity generator alone, from the template's noise, with everybody's class word merged."""
+    pipe, settings = studio.pipe, studio.settings
+    prompt = encode_prompt(pipe, frame.prompt, frame.label)
+    for character, span in zip(frame.cast, frame.word_spans, strict=True):
+        position = word_position(pipe, frame.prompt, span, frame.label)
+        prompt = studio.photomaker.fuse(prompt, position, identities[character.name].embedding)
+    plan = SamplingPlan(pipe, settings.sampler, settings.scheduler, settings.steps, settings.cfg)
+    denoiser = plan.denoiser(prompt, encode_prompt(pipe, frame.negative, frame.label))
+    solver = Solver(plan.sampler, cache.sigmas, cache.recipe.seed)
+    with identity_generator(pipe):
+        return from_model_scale(pipe, sample(solver, denoiser, cache.noise, plan.levels()))

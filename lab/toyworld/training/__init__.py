@@ -1,0 +1,1 @@
+"""How the toy world's weights are made: `python -m story_identity.lab.toyworld.training --help`."""

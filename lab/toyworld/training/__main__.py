@@ -1,0 +1,37 @@
+"""Train the toy world's networks, one after another or all of them.
+
+    python -m story_identity.lab.toyworld.training all
+    python -m story_identity.lab.toyworld.training base --minutes 60 --device cuda
+
+Every network goes on from its checkpoint if there is one. The weights go into `--out`, with a card that tells how they
+were made.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ....core.toyworld.models import WEIGHTS
+from .stages import STAGES, run_stage
+
+
+def main(
+    stage: Annotated[str, typer.Argument(help=f"{', '.join(STAGES)}, or all.")] = "all",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of weights, pictures and noise.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Time limit per network; 0 takes its own.")] = 0.0,
+    work: Annotated[Path, typer.Option(help="Where checkpoints and rendered pictures are kept.")] = Path(
+        "toyworld_training"
+    ),
+    out: Annotated[Path, typer.Option(help="Where the finished weights go.")] = WEIGHTS,
+) -> None:
+    """Train one network of the toy world, or all."""
+    if stage != "all" and stage not in STAGES:
+        raise typer.BadParameter(f'There is no stage "{stage}". There are {", ".join(STAGES)}, and all.')
+    for name in STAGES if stage == "all" else (stage,):
+        run_stage(name, device=device, seed=seed, minutes=minutes, work=work, out=out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,177 @@
+"""The order in which the networks are made, what each needs of the others, and the card that tells how it went."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ....core.toyworld.models import PREVIEW_COLOURS, UNET, load_weights, store
+from ....core.toyworld.vae import load_vae
+from ..ldm_keys import unet_to_ldm
+from ..weight_files import weight_file
+from .loop import Settings
+from .text_encoder import write_tokenizer
+from .train_base import BaseModel, train_base
+from .train_photomaker import IdEncoder, Lessons, draw_lessons, photomaker_file, train_photomaker, train_tower
+from .train_vae import measure_vae, train_vae
+
+Weights = dict[str, dict[str, Tensor]]
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage gives: the weights by file name, the losses, and what was measured."""
+
+    weights: Weights
+    losses: dict[str, list[float]]
+    measured: dict[str, Any]
+
+
+def _make_vae(settings: Settings, out: Path) -> Made:
+    from .preview_colours import fit_preview_colours
+
+    vae, losses = train_vae(settings)
+    factors, bias = fit_preview_colours(vae.cpu())
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PREVIEW_COLOURS).write_text(json.dumps({"factors": factors, "bias": bias}, indent=1) + "\n", "utf-8")
+    return Made({"vae": vae.state_dict()}, {"vae": losses}, measure_vae(vae))
+
+
+def _make_base(settings: Settings, out: Path) -> Made:
+    model, losses = train_base(load_vae(out).to(settings.device), settings)
+    write_tokenizer(out / "tokenizer")
+    weights = {"unet": unet_to_ldm(model.unet.state_dict()), "text_encoder": text_keys(model.text.state_dict())}
+    return Made(weights, {"base": losses}, {})
+
+
+def _make_photomaker(settings: Settings, out: Path) -> Made:
+    encoder, tower_losses, lessons = prepare_photomaker(settings, out)
+    adapter, losses = train_photomaker(load_base(out, settings.seed), encoder, lessons, settings)
+    return Made({"photomaker": photomaker_file(adapter)}, {"tower": tower_losses, "photomaker": losses}, {})
+
+
+def prepare_photomaker(settings: Settings, out: Path) -> tuple[IdEncoder, list[float], Lessons]:
+    """What needs no base model yet: the tower, and the drawn lessons."""
+    encoder, losses = train_tower(_with(settings, steps=1000, batch=32, minutes=0.0))
+    return encoder, losses, draw_lessons(load_vae(out).to(settings.device), settings)
+
+
+def _make_identity(settings: Settings, out: Path) -> Made:
+    from .train_identity_encoder import measure_identity_encoder, train_identity_encoder
+
+    network, losses = train_identity_encoder(settings)
+    return Made({"identity_encoder": network.state_dict()}, {"identity": losses}, measure_identity_encoder(network))
+
+
+def _make_detector(settings: Settings, out: Path) -> Made:
+    from .train_detector import measure_detector, train_detector
+
+    network, losses = train_detector(settings)
+    return Made({"detector": network.state_dict()}, {"detector": losses}, measure_detector(network))
+
+
+def _make_words(settings: Settings, out: Path) -> Made:
+    from ....core.toyworld.detector import DetectorNetwork
+    from .train_detector import measure_detector
+    from .train_words import teach_words
+
+    network = DetectorNetwork()
+    network.load_state_dict(load_weights("detector", out))
+    losses, measured = teach_words(network, load_base(out, settings.seed), load_vae(out), settings)
+    return Made({"detector": network.state_dict()}, {"words": losses}, measured | measure_detector(network))
+
+
+def _make_probe(settings: Settings, out: Path) -> Made:
+    from .train_probe import measure_probe, train_probe
+
+    network, losses = train_probe(settings)
+    return Made({"probe": network.state_dict()}, {"probe": losses}, measure_probe(network))
+
+
+@dataclass(frozen=True)
+class Stage:
+    make: Callable[[Settings, Path], Made]
+    steps: int
+    batch: int
+    rate: float
+    minutes: int | float
+
+
+STAGES: dict[str, Stage] = {
+    "vae": Stage(_make_vae, 8_000, 16, 2e-3, 8),
+    "base": Stage(_make_base, 20_000, 32, 1e-3, 92),
+    "identity": Stage(_make_identity, 700, 128, 2e-3, 10),
+    "detector": Stage(_make_detector, 1_300, 32, 2e-3, 10),
+    "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 48),
+    "words": Stage(_make_words, 600, 32, 1e-3, 5),
+    "probe": Stage(_make_probe, 3_500, 32, 2e-3, 6),
+}
+"""In the order in which they need each other. The minutes are for two CPU cores; a longer run draws better."""
+
+
+def run_stage(name: str, *, device: str, seed: int, minutes: float, work: Path, out: Path) -> None:
+    """Train one stage, write its weights and add it to the card."""
+    stage = STAGES[name]
+    settings = Settings(stage.steps, stage.batch, stage.rate, minutes or stage.minutes, device, seed, work)
+    started = time.monotonic()
+    made = stage.make(settings, out)
+    out.mkdir(parents=True, exist_ok=True)
+    for file, weights in made.weights.items():
+        _write(weight_file(file, out), weights)
+    _note(out / CARD, name, settings, made, (time.monotonic() - started) / 60)
+
+
+def _with(settings: Settings, **changes: Any) -> Settings:
+    return Settings(**(settings.__dict__ | changes))
+
+
+def _write(path: Path, weights: dict[str, Tensor]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file(store(weights), partial)
+    os.replace(partial, path)
+
+
+def _note(path: Path, name: str, settings: Settings, made: Made, minutes: float) -> None:
+    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    card[name] = {
+        "command": f"python -m story_identity.lab.toyworld.training {name} --seed {settings.seed}"
+        f" --minutes {settings.minutes:g} --device {settings.device}",
+        "files": sorted(made.weights),
+        "parameters": {file: sum(t.numel() for t in weights.values()) for file, weights in made.weights.items()},
+        "batch": settings.batch,
+        "minutes": round(minutes, 1),
+        "torch": torch.__version__,
+        "machine": f"{os.cpu_count()} x {platform.machine()}" if settings.device == "cpu" else settings.device,
+        "losses": {key: [round(loss, 5) for loss in losses] for key, losses in made.losses.items()},
+        "measured": made.measured,
+        "licence": "Apache-2.0, as the code; trained only on pictures drawn by this package",
+    }
+    path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def load_base(folder: Path, seed: int) -> BaseModel:
+    model = BaseModel(seed)
+    unet = UNet2DConditionModel(**UNET)
+    stored = {f"model.diffusion_model.{key}": value for key, value in load_weights("unet", folder).items()}
+    unet.load_state_dict(convert_ldm_unet_checkpoint(stored, dict(unet.config)))
+    model.unet = unet
+    own = text_keys(model.text.state_dict())
+    loaded = load_weights("text_encoder", folder)
+    model.text.load_state_dict({key: loaded[stored] for key, stored in zip(model.text.state_dict(), own, strict=True)})
+    return model.eval()
+
+
+def text_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The text encoder's weights under their published names, which begin with `text_model.`."""
+    return {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in state.items()}

@@ -1,0 +1,97 @@
+"""The base model: a text encoder and a text-conditional UNet, trained together to predict v."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from ....core.toyworld.models import UNET, noise_levels
+from ....core.toyworld.vae import ToyVAE
+from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
+from .loop import Dice, Settings, train
+from .pictures import scenes, to_pixels
+from .text_encoder import new_text_encoder
+
+PICTURES = 24_000
+NO_TEXT = 0.1
+"""Share of captions left out, for guidance."""
+STRANGE_WORD = 0.03
+"""Share of captions in which one word is made unknown."""
+
+
+class BaseModel(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.text = new_text_encoder(seed)
+        self.unet = UNet2DConditionModel(**UNET)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        return self.unet(noisy, timesteps, context).sample
+
+
+class Diffusion:
+    """Adding noise, and what the network is asked for: v = a noise - b latent (Salimans and Ho 2022)."""
+
+    def __init__(self, device: str) -> None:
+        sigmas = noise_levels().to(device)
+        self.signal = 1 / (1 + sigmas**2).sqrt()
+        self.noise = sigmas * self.signal
+
+    def noisy_and_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = (kept[timesteps].view(-1, 1, 1, 1) for kept in (self.signal, self.noise))
+        return a * latents + b * noise, a * noise - b * latents
+
+
+def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]:
+    model = BaseModel(settings.seed).to(settings.device)
+    pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder)
+    latents = encode(vae, pictures, settings)
+    diffusion = Diffusion(settings.device)
+    ids = torch.from_numpy(tokens.astype(np.int64))
+
+    def loss(dice: Dice) -> Tensor:
+        chosen = torch.from_numpy(dice.numpy.choice(len(latents), settings.batch, replace=False))
+        words = spoil(ids[chosen], dice).to(settings.device)
+        clean = latents[chosen].to(settings.device, torch.float32)
+        timesteps = torch.from_numpy(dice.numpy.integers(0, 1000, settings.batch)).to(settings.device)
+        noise = dice.normal(*clean.shape).to(settings.device)
+        noisy, target = diffusion.noisy_and_target(clean, noise, timesteps)
+        with torch.autocast(settings.device, torch.bfloat16):
+            found = model.predict(noisy, timesteps, model.text(words)[0])
+        return mse_loss(found.float(), target)
+
+    return model.train(), train("base", model, loss, settings)
+
+
+def spoil(words: Tensor, dice: Dice) -> Tensor:
+    """Leave out some captions and make single words of others unknown."""
+    words = words.clone()
+    start, end, unknown = 0, 1, vocabulary().index(UNKNOWN)
+    for row in words:
+        luck = dice.numpy.random()
+        if luck < NO_TEXT:
+            row[:] = end
+            row[0] = start
+        elif luck < NO_TEXT + STRANGE_WORD:
+            length = int((row != end).sum())
+            row[int(dice.numpy.integers(1, length))] = unknown
+    return words
+
+
+@torch.no_grad()
+def encode(vae: ToyVAE, pictures: np.ndarray, settings: Settings, name: str = "latents") -> Tensor:
+    """Latents of all pictures, float16 on the CPU; kept on disk."""
+    path = Path(settings.folder) / f"{name}_{len(pictures)}_{settings.seed}.pt"
+    if path.is_file():
+        return torch.load(path, weights_only=True)
+    latents = []
+    for start in range(0, len(pictures), 64):
+        with torch.autocast(settings.device, torch.bfloat16):
+            mean = vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device))
+        latents.append(mean.half().cpu())
+    result = torch.cat(latents)
+    torch.save(result, path)
+    return result

@@ -1,0 +1,138 @@
+"""The detector's second lesson: which word the base model drew.
+
+The base model's people are softer than drawn ones, and a network that has only seen drawings takes its women for men.
+So the part of the detector that reads class words also sees the base model's pictures, with the words their captions
+ask for; everything else in it stays as it is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ....core.toyworld.detector import DetectorNetwork, ToyDetector
+from ....core.toyworld.identity_encoder import face_crops
+from ....core.toyworld.models import LATENT_CHANNELS, LATENT_RATIO, PICTURE_SIDE, TEXT_LENGTH, noise_levels
+from ....core.toyworld.vae import ToyVAE
+from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
+from ..world import sample_scene
+from .augmentation import jitter, soften
+from .loop import Dice, Settings, train
+from .train_base import BaseModel
+from .train_detector import Drawn, drawn_scenes, words_loss
+
+PICTURES = 1_536
+BATCH = 64
+STEPS = 15
+GUIDANCE = 4.0
+HELD_BACK = 0.15
+"""Share of the generated pictures that only measure."""
+_FIRST_SCENE = 6_000_000_007
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Heads found in generated pictures: pictures `(n, 3, h, w)` in [0, 1], boxes `(n, 4)`, words `(n,)` int64."""
+
+    pictures: Tensor
+    boxes: Tensor
+    words: Tensor
+
+
+def teach_words(
+    network: DetectorNetwork, base: BaseModel, vae: ToyVAE, settings: Settings
+) -> tuple[list[float], dict[str, float]]:
+    """Train the word reader, in place, on as many generated heads as drawn ones.
+
+    Returns:
+        The losses, and how often the word was right of generated heads that were held back, before and after.
+    """
+    faces = generated_faces(network, base, vae, settings)
+    held_back = int(len(faces.words) * HELD_BACK)
+    before = share_right(network, faces, held_back)
+    network.requires_grad_(False)
+    network.face.requires_grad_(True)
+    drawn = drawn_scenes(2_000, settings.seed + 11, settings.folder)
+
+    def loss(dice: Dice) -> Tensor:
+        chosen = torch.from_numpy(dice.numpy.integers(held_back, len(faces.words), settings.batch))
+        boxes = jitter(faces.boxes[chosen], dice)
+        told = network.words(_crops(faces.pictures[chosen], boxes))
+        return cross_entropy(told, faces.words[chosen]) + _drawn_loss(network, drawn, settings, dice)
+
+    history = train("words", network, loss, settings)
+    network.eval().requires_grad_(False)
+    return history, {
+        "generated": float(held_back),
+        "word_right_generated_before": before,
+        "word_right_generated": share_right(network, faces, held_back),
+    }
+
+
+def _drawn_loss(network: DetectorNetwork, drawn: Drawn, settings: Settings, dice: Dice) -> Tensor:
+    chosen = np.sort(dice.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
+    pixels = soften(torch.from_numpy(drawn.pictures[chosen]).permute(0, 3, 1, 2).float() / 255, dice)
+    words, heads = torch.from_numpy(drawn.words[chosen]), torch.from_numpy(drawn.heads[chosen])
+    return words_loss(network, pixels, heads, words, dice)
+
+
+@torch.no_grad()
+def share_right(network: DetectorNetwork, faces: Faces, count: int) -> float:
+    """How often the likeliest word is the caption's, among the first `count` faces."""
+    network.eval()
+    told = network.words(_crops(faces.pictures[:count], faces.boxes[:count])).argmax(dim=1)
+    return float((told == faces.words[:count]).float().mean())
+
+
+def _crops(pictures: Tensor, boxes: Tensor) -> Tensor:
+    pairs = zip(pictures, boxes, strict=True)
+    return torch.cat([face_crops(picture.permute(1, 2, 0), box[None]) for picture, box in pairs])
+
+
+def generated_faces(network: DetectorNetwork, base: BaseModel, vae: ToyVAE, settings: Settings) -> Faces:
+    """Heads in pictures by the base model that show as many people as their captions; people are told left to right."""
+    scenes = [sample_scene(_FIRST_SCENE + number, people=1 + number % 2) for number in range(PICTURES)]
+    pictures = generate(base.eval(), vae, [scene.caption for scene in scenes], settings)
+    detector = ToyDetector(network.eval())
+    rows: list[tuple[Tensor, Tensor, int]] = []
+    for scene, picture in zip(scenes, pictures, strict=True):
+        found = detector.people(picture.permute(1, 2, 0))
+        if len(found) == len(scene.plan.people):
+            told = [CLASS_WORDS.index(person.word) for person in scene.plan.people]
+            rows += [(picture, each.head, word) for each, word in zip(found, told, strict=True)]
+    drawn, boxes, words = zip(*rows, strict=True)
+    return Faces(torch.stack(drawn), torch.stack(boxes), torch.tensor(words))
+
+
+@torch.no_grad()
+def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settings) -> Tensor:
+    """Pictures `(n, 3, 64, 64)` in [0, 1] by Euler's method with guidance; kept on disk."""
+    path = Path(settings.folder) / f"generated_{len(captions)}_{settings.seed}.pt"
+    if path.is_file():
+        return torch.load(path, weights_only=True)
+    sigmas = noise_levels()
+    timesteps = [999 - step * 1000 // STEPS for step in range(STEPS)]
+    nothing = base.text(torch.tensor([tokenize("", TEXT_LENGTH)]))[0]
+    random, parts = torch.Generator().manual_seed(settings.seed), []
+    side = PICTURE_SIDE // LATENT_RATIO
+    for start in range(0, len(captions), BATCH):
+        tokens = torch.tensor([tokenize(caption, TEXT_LENGTH) for caption in captions[start : start + BATCH]])
+        context = torch.cat([nothing.expand(len(tokens), -1, -1), base.text(tokens)[0]])
+        latent = torch.randn(len(tokens), LATENT_CHANNELS, side, side, generator=random)
+        latent = latent * (1 + sigmas[-1] ** 2).sqrt()
+        for step, timestep in enumerate(timesteps):
+            sigma = sigmas[timestep]
+            following = sigmas[timesteps[step + 1]] if step + 1 < STEPS else torch.tensor(0.0)
+            signal = 1 / (1 + sigma**2).sqrt()
+            noisy = torch.cat([latent * signal] * 2)
+            v = base.predict(noisy, torch.full((len(noisy),), timestep), context)
+            without, with_text = (signal * noisy - sigma * signal * v).chunk(2)
+            clean = without + GUIDANCE * (with_text - without)
+            latent = clean + (latent - clean) * following / sigma
+        parts.append((vae.decode(latent) / 2 + 0.5).clamp(0, 1))
+    result = torch.cat(parts)
+    torch.save(result, path)
+    return result

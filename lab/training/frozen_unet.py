@@ -1,0 +1,38 @@
+"""A pipeline whose UNet is frozen and has the hooks of training; what both trainers are made on."""
+
+from contextlib import ExitStack
+from typing import Any
+
+from torch import nn
+
+from ...headless.unet_attention import hooked_attention
+from .group_attention import TrainingAttention
+from .settings import TrainingSettings
+
+
+class FrozenPipeline(nn.Module):
+    """Until `close` a pipeline's UNet has the hooks.
+
+    Args:
+        pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline.
+        settings: How it is trained.
+    """
+
+    def __init__(self, pipe: Any, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.attention = TrainingAttention()
+        self._pipe = (pipe,)  # not a part: its modules are frozen, and belong to no checkpoint of ours
+        self.unet = pipe.unet.requires_grad_(False)
+        if settings.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self._hooks = ExitStack()
+        self._hooks.enter_context(hooked_attention(self.unet, self.attention.share, self.attention.read))
+
+    def close(self) -> None:
+        """Take the hooks off the pipeline."""
+        self._hooks.close()
+        self.unet.disable_gradient_checkpointing()
+
+    @property
+    def pipe(self) -> Any:
+        return self._pipe[0]

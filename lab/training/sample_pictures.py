@@ -1,0 +1,57 @@
+"""Pictures of a story while its model is being trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ...core.atomic_files import replacing
+from ...core.story import Story
+from ...headless.sampling import SamplingPlan, decode, starting_noise
+from ...headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
+from ...headless.toyworld_pipeline import PipelineVAE
+from ...headless.unet_attention import Hook
+from ...headless.unet_attention import plain as plain_hook
+from .settings import TrainingSettings
+
+_PAPER = ("ddim", "ddim_uniform", 30, 7.0)  # Storynizor, section 5: sampler, scheduler, steps, guidance
+_TOYWORLD = ("euler", "simple", 20, 4.0)
+
+
+def nothing_beside(story: Story) -> Hook:
+    """Cross-attention as it is."""
+    return plain_hook
+
+
+def story_drawer(
+    pipe: Any, settings: TrainingSettings, beside: Callable[[Story], Hook] = nothing_beside
+) -> Callable[[Path], None] | None:
+    """What draws the settings' story to a path, all frames side by side and from the same noise each time.
+
+    Args:
+        pipe: Draws, as it is at that moment.
+        settings: Name the story; without one there is nothing to draw, and the result is None.
+        beside: Says what cross-attention does to its result; asked at each drawing.
+
+    Raises:
+        ValueError, FileNotFoundError: If the story file is not what it should be.
+    """
+    if not (settings.draw_every and settings.story):
+        return None
+    story = Story.load(Path(settings.story))
+    positions, prompts = positions_of(pipe, story), encode_together(pipe, story.frames)
+    seeds = [settings.seed + frame.index for frame in story.frames]
+    ratio, channels = pipe.vae_scale_factor, pipe.vae.config.latent_channels
+    noise = starting_noise(seeds, channels, settings.height // ratio, settings.width // ratio)
+    plan = SamplingPlan(pipe, *(_TOYWORLD if isinstance(pipe.vae, PipelineVAE) else _PAPER))
+
+    def draw(path: Path) -> None:
+        together = SharedFrames(Sharing(), positions, len(story.frames), beside(story))
+        pictures = decode(pipe, sample_together(plan, prompts, noise, settings.seed, together))
+        strip = torch.cat(list(pictures), dim=1).mul(255).round().byte().numpy()
+        with replacing(path) as temporary:
+            Image.fromarray(strip).save(temporary, format="PNG")
+
+    return draw

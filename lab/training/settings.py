@@ -1,0 +1,155 @@
+"""What the trainers are told, from a TOML file; all of it checked before anything is loaded."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ...headless.option_values import TOYWORLD
+
+PRECISIONS = ("no", "fp16", "bf16")
+SCHEDULES = ("constant_with_warmup", "cosine")
+_TOYS = ("checkpoint", "data", "image_encoder", "face_models")
+
+_Settings = TypeVar("_Settings", bound="TrainingSettings")
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A field with a default (MISSING: none) and what it means."""
+    metadata = {"meaning": meaning}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What both trainers are told; a TOML file has these names.
+
+    Raises:
+        ValueError: If a value is out of range.
+        FileNotFoundError: If a file or folder is not there.
+    """
+
+    checkpoint: str = setting(MISSING, 'A .safetensors or .ckpt file, a diffusers folder, or "toyworld".')
+    data: str = setting(MISSING, 'A StoryDB folder, or "toyworld" to draw groups.')
+    out: str = setting(MISSING, "Where checkpoints, pictures and the result go.")
+    steps: int = setting(MISSING, "Optimizer steps.")
+    config: str = setting("", "For a checkpoint in a single file: a diffusers folder of the same family.")
+    width: int = setting(512, "Of the pictures, in pixels.")
+    height: int = setting(512, "Of the pictures, in pixels.")
+    groups: int = setting(1, "Groups at a time in each process.")
+    frames: int = setting(4, "Pictures of a group that are seen together.")
+    accumulate: int = setting(1, "How many times that per optimizer step (gradient accumulation).")
+    learning_rate: float = setting(1e-4, "The highest learning rate.")
+    schedule: str = setting("constant_with_warmup", f"Of the learning rate: {', '.join(SCHEDULES)}.")
+    warm_up: int = setting(100, "Steps until the learning rate is reached.")
+    precision: str = setting("no", f"Mixed precision: {', '.join(PRECISIONS)}.")
+    gradient_checkpointing: bool = setting(False, "Less memory, about a quarter more time.")
+    ema: float = setting(0.999, "Decay of the weights' moving average, which is what is saved; 0: none.")
+    text_dropout: float = setting(0.05, "Share of groups whose captions are left out.")
+    plain: float = setting(
+        0.25, "Share of groups whose frames do not see each other all the same; an injector's stage 1 has no others."
+    )
+    seed: int = setting(0, "Of the weights, the noise and the order.")
+    save_every: int = setting(500, "Steps between checkpoints.")
+    keep: int = setting(2, "How many checkpoints are kept.")
+    draw_every: int = setting(0, "Steps between pictures of the story; 0: none.")
+    story: str = setting("", "The story file they are drawn from.")
+    tracker: str = setting("tensorboard", 'Where the losses go besides losses.jsonl: a tracker of accelerate, or "".')
+    workers: int = setting(0, "1 prepares groups in a process of its own.")
+    device: str = setting("cuda", '"cuda" or "cpu"; which GPU, and how many, is up to the launcher.')
+
+    def __post_init__(self) -> None:
+        for name, bound in self.least().items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {bound} or more.")
+        for name in ("width", "height"):
+            if getattr(self, name) % 8:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        for name in self.shares():
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must be from 0 to under 1.")
+        for name, known in self.choices().items():
+            if getattr(self, name) not in known:
+                raise ValueError(f'{name} is "{getattr(self, name)}"; it must be one of {", ".join(map(str, known))}.')
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError('device is "cuda", but torch finds no CUDA device here; use "cpu".')
+        if self.device == "cpu" and self.precision == "fp16":
+            raise ValueError('precision "fp16" needs a GPU; on a CPU use "bf16" or "no".')
+        if self.draw_every and not self.story:
+            raise ValueError("draw_every is set, but there is no story to draw; give story a file, or take it out.")
+        for name in self.files():
+            path = getattr(self, name)
+            toy = path == TOYWORLD and name in _TOYS
+            if path and not toy and not Path(path).exists():
+                raise FileNotFoundError(f'{name}: there is no "{path}".')
+
+    def least(self) -> dict[str, int]:
+        """The least that settings may be."""
+        least = {"width": 8, "height": 8}
+        least |= dict.fromkeys(("steps", "groups", "frames", "accumulate", "save_every", "keep"), 1)
+        return least | dict.fromkeys(("warm_up", "seed", "draw_every", "workers"), 0)
+
+    def shares(self) -> tuple[str, ...]:
+        """The settings from 0 to 1."""
+        return "text_dropout", "plain"
+
+    def files(self) -> tuple[str, ...]:
+        """The settings that name files or folders, which are there; or nothing, or some of them "toyworld"."""
+        return "checkpoint", "data", "config", "story"
+
+    def choices(self) -> dict[str, tuple[str | int, ...]]:
+        """The values that settings with few of them may have."""
+        return {
+            "precision": PRECISIONS,
+            "schedule": SCHEDULES,
+            "device": ("cuda", "cpu"),
+            "workers": (0, 1),
+        }
+
+
+def read_settings(kind: type[_Settings], path: Path, **changes: Any) -> _Settings:
+    """Settings from a TOML file; `changes` replace single ones.
+
+    Raises:
+        FileNotFoundError: If the file, or one that it names, is not there.
+        ValueError: If it is no TOML, has a name that there is not, lacks one, or a value is of another type or out of
+            range.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no settings file {path}.")
+    try:
+        found = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not valid TOML: {error}") from error
+    given = {**found, **changes}
+    known = {each.name: each for each in fields(kind)}
+    strange = sorted(set(given) - set(known))
+    if strange:
+        raise ValueError(f"{path.name}: there is no setting {', '.join(strange)}. There are {', '.join(known)}.")
+    missing = [name for name, each in known.items() if each.default is MISSING and name not in given]
+    if missing:
+        raise ValueError(f"{path.name} does not say {', '.join(missing)}.")
+    return kind(**{name: _typed(path.name, name, value, known[name].type) for name, value in given.items()})
+
+
+def _typed(file: str, name: str, value: Any, kind: Any) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{file}: {name} is {value!r}; it must be of type {kind.__name__}.")
+    return value
+
+
+def _parse(text: str) -> Mapping[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib  # pyright: ignore[reportMissingImports]
+    return tomllib.loads(text)

@@ -1,0 +1,140 @@
+"""Pictures that say how they were made, masks that survive a round trip, marks that tell files apart."""
+
+import pytest
+import torch
+from PIL import Image
+from story_identity.core.atomic_files import remove_unfinished, replacing
+from story_identity.core.layout import Layout
+from story_identity.core.story import Story
+from story_identity.headless.run_files import mark_of, read_about, read_masks, write_masks, write_picture
+
+H, W = 8, 13
+
+
+@pytest.fixture
+def frame():
+    people = [
+        {"name": name, "word": word, "description": f"a {word}"} for name, word in (("Mira", "woman"), ("Tom", "boy"))
+    ]
+    return Story.parse({"characters": people, "frames": ["Mira and Tom on a beach"]}).frames[0]
+
+
+def layout():
+    masks = torch.zeros(2, H, W, dtype=torch.bool)
+    masks[0, 1:5, 2:6], masks[1, 3:, 9:] = True, True
+    return Layout(("Mira", "Tom"), masks)
+
+
+def test_masks_come_back_as_they_were_written(tmp_path, frame):
+    write_masks(tmp_path / "frame_0001.png", layout())
+    back = read_masks(tmp_path / "frame_0001.png", frame, H, W)
+    assert back.names == ("Mira", "Tom")
+    assert torch.equal(back.masks, layout().masks)
+
+
+def test_masks_of_nobody_and_empty_masks(tmp_path, frame):
+    write_masks(tmp_path / "frame_0001.png", Layout((), torch.zeros(0, H, W, dtype=torch.bool)))
+    back = read_masks(tmp_path / "frame_0001.png", frame, H, W)
+    assert back.masks.shape == (2, H, W)
+    assert not back.masks.any()
+
+
+def test_painted_masks_count(tmp_path, frame):
+    painted = Image.new("L", (W, H))
+    painted.putpixel((4, 2), 2)
+    painted.save(tmp_path / "frame_0001.png")
+    back = read_masks(tmp_path / "frame_0001.png", frame, H, W)
+    assert back.masks.nonzero().tolist() == [[1, 2, 4]]
+
+
+def test_unfit_mask_files_are_refused_by_frame(tmp_path, frame):
+    with pytest.raises(FileNotFoundError, match="frame 1.*frame_0001.png"):
+        read_masks(tmp_path / "frame_0001.png", frame, H, W)
+    Image.new("RGB", (W, H)).save(tmp_path / "frame_0001.png")
+    with pytest.raises(ValueError, match="frame 1.*RGB picture of 13x8"):
+        read_masks(tmp_path / "frame_0001.png", frame, H, W)
+    Image.new("L", (W, H + 1)).save(tmp_path / "frame_0001.png")
+    with pytest.raises(ValueError, match="13x9; expected.*13x8"):
+        read_masks(tmp_path / "frame_0001.png", frame, H, W)
+    Image.new("L", (W, H), 3).save(tmp_path / "frame_0001.png")
+    with pytest.raises(ValueError, match="number 3, but the frame shows 2"):
+        read_masks(tmp_path / "frame_0001.png", frame, H, W)
+
+
+def test_a_picture_says_how_it_was_made(tmp_path):
+    path = tmp_path / "deep" / "frame.png"
+    picture = torch.tensor([[[0.0, 0.5, 1.0], [-1.0, 2.0, 0.25]]])
+    about = {"prompt": "Mira geht über die Brücke", "seed": 2**64 - 1}
+    write_picture(path, picture, about)
+    assert read_about(path) == about
+    assert list(Image.open(path).get_flattened_data()) == [(0, 128, 255), (0, 255, 64)]
+    first = path.read_bytes()
+    write_picture(path, picture, about)
+    assert path.read_bytes() == first
+
+
+def test_foreign_pictures_are_said_to_be_foreign(tmp_path):
+    Image.new("L", (2, 2)).save(tmp_path / "other.png")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG")
+    for name in ("other.png", "cut.png"):
+        with pytest.raises(ValueError, match=name):
+            read_about(tmp_path / name)
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    pytest.raises(KeyError, fail)
+    assert [each.name for each in tmp_path.iterdir()] == ["file.txt"]
+    assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path):
+    (tmp_path / "below").mkdir()
+    own = tmp_path / "notes.tmp"
+    own.write_text("mine")
+    context = replacing(tmp_path / "below" / "file.txt")
+    left = context.__enter__()
+    assert left.exists()
+    remove_unfinished(tmp_path)
+    assert not left.exists()
+    assert own.exists()
+
+
+def test_a_mark_follows_content_not_place(tmp_path):
+    big = bytes(range(256)) * 20_000
+    for folder in ("one", "two"):
+        (tmp_path / folder / "unet").mkdir(parents=True)
+        (tmp_path / folder / "unet" / "weights").write_bytes(big)
+    marks = {folder: mark_of(tmp_path / folder) for folder in ("one", "two")}
+    assert marks["one"] == marks["two"]
+    weights = tmp_path / "two" / "unet" / "weights"
+    for changed in (big + b"x", b"x" + big[1:], big[:-1] + b"x"):
+        weights.write_bytes(changed)
+        assert mark_of(tmp_path / "two") != marks["one"]
+    weights.write_bytes(big)
+    weights.rename(weights.with_name("other"))
+    assert mark_of(tmp_path / "two") != marks["one"]
+    assert mark_of(tmp_path / "one" / "unet" / "weights") != marks["one"]
+
+
+def test_a_mark_of_some_files_ignores_the_others(tmp_path):
+    (tmp_path / "words").mkdir()
+    for name in ("unet", "words/list", "card"):
+        (tmp_path / name).write_text("one")
+    marks = [mark_of(tmp_path, ("unet", "words"))]
+    for name in ("card", "words/list"):
+        (tmp_path / name).write_text("two")
+        marks.append(mark_of(tmp_path, ("unet", "words")))
+    assert marks[0] == marks[1] != marks[2]

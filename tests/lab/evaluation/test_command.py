@@ -1,0 +1,57 @@
+"""The command: what is there is not done again, what does not fit is refused."""
+
+import json
+
+import pytest
+import torch
+import typer
+from story_identity.lab.evaluation.__main__ import TOYWORLD, storynizor, toyworld
+from story_identity.lab.evaluation.figure import write_strip
+from story_identity.lab.evaluation.folder import claim_folder, numbers_of, pictures_of
+from story_identity.lab.evaluation.markdown import markers
+from story_identity.lab.evaluation.tables import make_tables
+from story_identity.lab.evaluation.variants import VARIANTS
+
+from tests.lab.evaluation.test_tables import BEGIN, END, ROWS
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder in which both stories are done."""
+    out = tmp_path / "out"
+    numbers_of(out, 0).parent.mkdir(parents=True)
+    for row in ROWS:
+        numbers_of(out, row["story"]).write_text(json.dumps(row))
+        write_strip(pictures_of(out, row["story"]), {name: [torch.zeros(64, 64, 3)] * 4 for name in VARIANTS}, VARIANTS)
+    (tmp_path / "page.md").write_text(f"before\n{BEGIN}{END}\nafter\n")
+    return tmp_path
+
+
+def test_finished_stories_are_only_told_of(finished):
+    toyworld(finished / "out", stories=2, processes=2, page=finished / "page.md")
+    assert (finished / "page.md").read_text() == f"before\n{BEGIN}\n{make_tables(ROWS)}\n{END}\nafter\n"
+    assert (finished / "page_identity.png").is_file()
+    lines = (finished / "out" / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == ROWS
+
+
+def test_a_folder_belongs_to_one_set_of_weights_and_settings(tmp_path):
+    claim_folder(tmp_path, {})
+    claim_folder(tmp_path, {})
+    made_with = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({**made_with, "cfg": 1.5, "checkpoint": {"content": "other"}}))
+    with pytest.raises(ValueError, match="another cfg, checkpoint; give another folder"):
+        claim_folder(tmp_path, {})
+
+
+def test_a_page_without_markers_is_refused_before_anything_is_drawn(tmp_path):
+    with pytest.raises(typer.BadParameter, match="page.md needs the lines"):
+        toyworld(tmp_path / "out", stories=2, processes=1, page=tmp_path / "page.md")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_belongs_to_one_evaluation(tmp_path, finished):
+    claim_folder(tmp_path / "out", TOYWORLD.made_with)
+    (finished / "page.md").write_text("".join(markers("storynizor")))
+    with pytest.raises(typer.BadParameter, match="another ways; give another folder"):
+        storynizor(tmp_path / "out", stories=2, processes=1, page=finished / "page.md")

@@ -1,0 +1,205 @@
+"""The training loop: resuming, time limits, moving averages; and that every stage learns and gives files that load."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from story_identity.core.photomaker import split_file, vision_config
+from story_identity.core.toyworld.models import TEXT_LENGTH, TEXT_WIDTH, UNET, load_weights, noise_levels
+from story_identity.core.toyworld.vae import ToyVAE
+from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
+from story_identity.lab.toyworld.training.loop import Dice, Settings, train
+from story_identity.lab.toyworld.training.stages import load_base, run_stage, text_keys
+from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, spoil
+from story_identity.lab.toyworld.training.train_photomaker import (
+    Adapter,
+    IdEncoder,
+    Lessons,
+    alike,
+    draw_lessons,
+    photomaker_file,
+    train_photomaker,
+)
+from story_identity.lab.toyworld.training.train_vae import normalise_latents, start_at_principal_components
+from torch import nn
+
+
+def line(settings, stop_at=None):
+    """Fit a line; `stop_at` raises in the middle, as a kill would."""
+    torch.manual_seed(0)
+    network = nn.Linear(1, 1)
+
+    def loss(dice):
+        x = dice.normal(settings.batch, 1)
+        loss.calls += 1
+        if loss.calls == stop_at:
+            raise KeyboardInterrupt
+        return (network(x) - 3 * x - 1).square().mean()
+
+    loss.calls = 0
+    history = train("line", network, loss, settings)
+    return network, history, loss.calls
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(steps=60, batch=4, rate=0.1, folder=tmp_path, save_every=10)
+
+
+def test_the_loss_falls(settings):
+    network, history, _ = line(replace(settings, steps=400))
+    assert len(history) == 40
+    assert history[-1] < 0.05 * history[0]
+    assert network.weight.item() == pytest.approx(3, abs=0.3)
+
+
+def test_resuming_equals_not_having_stopped(settings, tmp_path):
+    whole, history, _ = line(replace(settings, folder=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        line(settings, stop_at=34)
+    resumed, resumed_history, calls = line(settings)
+    assert calls == 30  # from the checkpoint of step 30
+    assert torch.equal(whole.weight, resumed.weight)
+    assert resumed_history == history
+
+
+def test_a_finished_training_is_not_done_again(settings):
+    first, history, _ = line(settings)
+    second, again, calls = line(settings)
+    assert calls == 0
+    assert torch.equal(first.weight, second.weight)
+    assert again == history
+
+
+def test_the_time_limit_holds(settings):
+    _, _, calls = line(replace(settings, steps=10**7, minutes=0.02))
+    assert 0 < calls < 10**6
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"batch": 0}, {"minutes": -1.0}])
+def test_settings_out_of_range_are_refused(settings, bad):
+    with pytest.raises(ValueError, match="must be positive"):
+        replace(settings, **bad)
+
+
+def test_a_step_is_seeded_by_its_number():
+    assert torch.equal(Dice.of(1, 5).normal(3), Dice.of(1, 5).normal(3))
+    assert not torch.equal(Dice.of(1, 5).normal(3), Dice.of(1, 6).normal(3))
+    assert not torch.equal(Dice.of(1, 5).normal(3), Dice.of(2, 5).normal(3))
+
+
+def test_what_v_is():
+    """v of the noisy picture gives back the clean one: x0 = a noisy - b v."""
+    diffusion, random = Diffusion("cpu"), torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(3, 8, 4, 4, generator=random) for _ in range(2))
+    timesteps = torch.tensor([0, 500, 999])
+    noisy, target = diffusion.noisy_and_target(latents, noise, timesteps)
+    a, b = diffusion.signal[timesteps].view(3, 1, 1, 1), diffusion.noise[timesteps].view(3, 1, 1, 1)
+    torch.testing.assert_close(a * noisy - b * target, latents, atol=1e-5, rtol=1e-5)
+    assert float(noise_levels()[-1]) == pytest.approx(14.6, abs=0.1)  # Stable Diffusion's largest
+
+
+def test_spoilt_captions_stay_captions():
+    row = torch.tensor([tokenize("a woman with red hair waves on a beach", TEXT_LENGTH)]).repeat(2000, 1)
+    spoilt = spoil(row, Dice.of(0, 0))
+    unknown = vocabulary().index(UNKNOWN)
+    empty = (spoilt[:, 1:] == 1).all(dim=1)
+    strange = (spoilt == unknown).any(dim=1)
+    assert 0.07 < empty.float().mean() < 0.13
+    assert 0.01 < strange.float().mean() < 0.06
+    assert ((spoilt == row) | (spoilt == unknown) | empty.unsqueeze(1)).all()
+    assert (spoilt[:, 0] == 0).all()
+
+
+def test_half_of_a_batch_shares_a_caption():
+    people = alike(10, np.random.default_rng(0))
+    assert len({(person.word, person.hair) for person in people[:5]}) == 1
+    assert len({person.identity for person in people}) == 10
+
+
+def test_a_stage_writes_weights_that_load_and_its_card(tmp_path, monkeypatch):
+    monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.PICTURES", 64)
+    monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.SAMPLE", 64)
+    run_stage("vae", device="cpu", seed=3, minutes=0.02, work=tmp_path / "work", out=tmp_path / "out")
+    vae = ToyVAE()
+    vae.load_state_dict(load_weights("vae", tmp_path / "out"))
+    card = json.loads((tmp_path / "out" / "card.json").read_text(encoding="utf-8"))["vae"]
+    assert "--seed 3" in card["command"]
+    assert card["measured"]["psnr_db"] > 15  # the principal components alone give more
+
+
+def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, monkeypatch):
+    settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path)
+    base = BaseModel(0)
+    before = {key: value.clone() for key, value in base.state_dict().items()}
+    lessons = draw_lessons(ToyVAE(), settings, count=8)
+    assert (tmp_path / "lessons_8_0.pt").is_file()
+    adapter, _ = train_photomaker(base, IdEncoder(0), lessons, settings)
+    file = photomaker_file(adapter)
+    encoder, lora = split_file(file, "toy")
+    sizes = vision_config(encoder)
+    assert sizes["projection_dim"] + len(encoder["visual_projection_2.weight"]) == TEXT_WIDTH
+    assert (sizes["image_size"], sizes["patch_size"], sizes["num_attention_heads"]) == (64, 8, 2)
+    assert any(value.abs().max() > 0 for key, value in lora.items() if "lora_B" in key)
+    after = {
+        key.replace(".base_layer", ""): value for key, value in adapter.base.state_dict().items() if "lora" not in key
+    }
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_lessons_point_at_the_person_in_the_mask(tmp_path):
+    settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path)
+    lessons = draw_lessons(ToyVAE(), settings, count=24)
+    words = vocabulary()
+    for row in range(24):
+        assert words[lessons.tokens[row, lessons.positions[row]]] in ("man", "woman", "boy", "girl", "robot")
+        assert lessons.masks[row].sum() > 2
+    assert isinstance(draw_lessons(ToyVAE(), settings, count=24), Lessons)  # from the file now
+
+
+def test_the_adapter_changes_one_word_only():
+    base, encoder = BaseModel(0), IdEncoder(0)
+    adapter = Adapter(base, encoder).eval()
+    tokens = torch.tensor([tokenize("a man and a woman in the snow", TEXT_LENGTH)])
+    portraits = torch.rand(1, 2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        context = adapter.context(tokens, torch.tensor([5]), portraits)
+        plain = adapter.base.text(tokens)[0]
+    changed = (context != plain).any(dim=-1)[0].nonzero().flatten().tolist()
+    assert changed == [5]
+
+
+def test_a_saved_base_model_loads_again(tmp_path):
+    from safetensors.torch import save_file
+    from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
+
+    base = BaseModel(4)
+    save_file(unet_to_ldm(base.unet.state_dict()), tmp_path / "unet.safetensors")
+    save_file(text_keys(base.text.state_dict()), tmp_path / "text_encoder.safetensors")
+    loaded = load_base(tmp_path, seed=9)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in base.state_dict().items())
+    assert isinstance(loaded.unet, UNet2DConditionModel)
+    assert loaded.unet.config.block_out_channels == UNET["block_out_channels"]
+
+
+def test_normalising_the_latents_changes_no_picture():
+    torch.manual_seed(1)
+    vae, pixels = ToyVAE(), torch.rand(100, 3, 16, 16) * 2 - 1
+    start_at_principal_components(vae, pixels)
+    with torch.no_grad():
+        for part in (vae.encoder.leave, vae.decoder.leave):
+            part.weight.normal_(std=0.1)
+        for block in vae.decoder.blocks:  # they would carry what is beyond the edge all over so small a picture
+            block.convolutions[1].weight.zero_()
+        vae.encoder.linear.bias += 3.0
+        before, drawn = vae.encode(pixels), vae.decode(vae.encode(pixels))
+        normalise_latents(vae, pixels)
+        after, again = vae.encode(pixels), vae.decode(vae.encode(pixels))
+    assert before.mean() > 1
+    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.std((0, 2, 3)), torch.ones(8), atol=1e-3, rtol=0)
+    inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))  # beyond the edge the convolutions see other zeros
+    torch.testing.assert_close(drawn[inside], again[inside], atol=1e-4, rtol=1e-4)

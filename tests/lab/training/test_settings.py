@@ -1,0 +1,122 @@
+"""Settings files: every mistake is found before anything is loaded, and said in one sentence."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from story_identity.lab.training import settings as module
+from story_identity.lab.training.command import frozen_dtype, settings_file
+from story_identity.lab.training.settings import TrainingSettings, read_settings
+from story_identity.lab.training.train_injector import InjectorSettings
+from story_identity.lab.training.train_synchronizer import SynchronizerSettings
+
+LEAST = {"checkpoint": "toyworld", "data": "toyworld", "out": "out", "steps": 10, "device": "cpu"}
+CONFIGS = Path(module.__file__).parent / "configs"
+
+
+def toml(values):
+    words = {str: lambda value: f'"{value}"', bool: lambda value: str(value).lower()}
+    return "".join(f"{name} = {words.get(type(value), str)(value)}\n" for name, value in values.items())
+
+
+def read(tmp_path, values, **changes):
+    path = tmp_path / "mine.toml"
+    path.write_text(values if isinstance(values, str) else toml(values))
+    return read_settings(SynchronizerSettings, path, **changes)
+
+
+def test_every_setting_arrives(tmp_path):
+    story = tmp_path / "story.json"
+    story.touch()
+    other = {"precision": "bf16", "schedule": "cosine", "device": "cpu", "workers": 1, "width": 72, "height": 80}
+    other |= {"ema": 0.25, "text_dropout": 1.0, "checkpoint": str(story), "data": str(story), "config": str(story)}
+    values = {}
+    for each in fields(SynchronizerSettings):
+        plain = {int: 7, float: 0.75, bool: True, str: str(story)}[each.type]
+        values[each.name] = other.get(each.name, plain)
+    chosen = read(tmp_path, values)
+    assert {name: getattr(chosen, name) for name in values} == values
+    assert all(each.metadata["meaning"] for each in fields(SynchronizerSettings))
+
+
+def test_whole_numbers_are_numbers_and_changes_replace(tmp_path):
+    chosen = read(tmp_path, {**LEAST, "learning_rate": 1}, steps=3, out="there")
+    assert (chosen.learning_rate, chosen.steps, chosen.out) == (1.0, 3, "there")
+    assert type(chosen.learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stepz": 3}, "mine.toml: there is no setting stepz. There are checkpoint"),
+        ({"steps": "many"}, "steps is 'many'; it must be of type int"),
+        ({"steps": 1.5}, "steps is 1.5; it must be of type int"),
+        ({"steps": True}, "steps is True; it must be of type int"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing is 1; it must be of type bool"),
+        ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"width": 100}, "width is 100; it must be a multiple of 8"),
+        ({"learning_rate": 0}, "learning_rate is 0.0; it must be above 0"),
+        ({"text_dropout": 1.1}, "text_dropout is 1.1"),
+        ({"ema": 1}, "ema is 1.0; it must be from 0 to under 1"),
+        ({"precision": "half"}, 'precision is "half"; it must be one of no, fp16, bf16'),
+        ({"precision": "fp16"}, 'precision "fp16" needs a GPU'),
+        ({"workers": 2}, 'workers is "2"; it must be one of 0, 1'),
+        ({"draw_every": 5}, "draw_every is set, but there is no story"),
+        ({"frames": 1}, "frames is 1; frames that see each other are 2 or more"),
+        ({"rank": 0}, "rank is 0"),
+        ({"mask_loss": -0.1}, "mask_loss -0.1"),
+    ],
+)
+def test_mistakes(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        read(tmp_path, {**LEAST, **changes})
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "data", "config", "story"])
+def test_missing_files(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f'{name}: there is no "nowhere/x"'):
+        read(tmp_path, {**LEAST, name: "nowhere/x"})
+
+
+def test_missing_settings_and_files_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match="mine.toml does not say data, steps"):
+        read(tmp_path, {name: LEAST[name] for name in ("checkpoint", "out", "device")})
+    with pytest.raises(ValueError, match="mine.toml is not valid TOML.*line 1"):
+        read(tmp_path, "steps == 3")
+    with pytest.raises(FileNotFoundError, match="no settings file .*none.toml"):
+        read_settings(TrainingSettings, tmp_path / "none.toml")
+
+
+def test_a_gpu_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match='device is "cuda", but torch finds no CUDA device'):
+        read(tmp_path, {**LEAST, "device": "cuda"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    for precision, dtype in dtypes.items():
+        assert frozen_dtype(read(tmp_path, {**LEAST, "device": "cuda", "precision": precision})) == dtype
+    assert frozen_dtype(read(tmp_path, {**LEAST, "precision": "bf16"})) == torch.float32
+
+
+def test_the_packs_own_files_are_found_by_name_and_are_sound(monkeypatch, tmp_path):
+    assert settings_file(Path("toyworld_synchronizer")) == CONFIGS / "toyworld_synchronizer.toml"
+    chosen = read_settings(SynchronizerSettings, settings_file(Path("toyworld_synchronizer.toml")))
+    assert (chosen.checkpoint, chosen.tracker, chosen.frames) == ("toyworld", "", 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    paths = {"checkpoint": "toyworld", "config": "", "data": "toyworld"}
+    assert read_settings(SynchronizerSettings, settings_file(Path("synchronizer_sd15")), **paths).steps == 50000
+    encoder = {"image_encoder": "toyworld"}
+    assert read_settings(InjectorSettings, settings_file(Path("injector_sd15")), **paths, **encoder).stage == 1
+    stages = [
+        read_settings(InjectorSettings, settings_file(Path(f"toyworld_injector_stage{stage}")), **made)
+        for stage, made in ((1, {}), (2, {"start": __file__, "synchronizer": __file__}))
+    ]
+    assert [each.stage for each in stages] == [1, 2]
+    monkeypatch.chdir(tmp_path)
+    Path("toyworld_synchronizer").mkdir()  # where a first run of it has left its files
+    assert settings_file(Path("toyworld_synchronizer")) == CONFIGS / "toyworld_synchronizer.toml"
+    Path("toyworld_synchronizer").rmdir()
+    Path("toyworld_synchronizer").touch()
+    for own in ("toyworld_synchronizer", "elsewhere/toyworld_synchronizer"):
+        assert settings_file(Path(own)) == Path(own)

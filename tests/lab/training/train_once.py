@@ -1,0 +1,58 @@
+"""A training in a process of its own: `train_once OUT MOMENT`, for tests that kill it or start several.
+
+MOMENT: "between" kills it in step 4, "during" while it saves that step's checkpoint, "both" lets it end and writes what
+each process saw and came to.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from story_identity.headless.checkpoint import load_checkpoint
+from story_identity.lab.training.denoising_task import Dice
+from story_identity.lab.training.loop import Loop
+from story_identity.lab.training.train_synchronizer import Synchronizer
+
+from tests.stand_ins.diffusers_models import write_sd15
+
+from .pieces import Line, Source, synchronizer_settings
+from .test_loop import CHANGING_RATE, line_settings
+
+STEP = 4
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def synchronize(out):
+    """What a synchronizer has learned in this process after three steps."""
+    pipe = load_checkpoint(str(write_sd15(out / f"sd15_{os.environ['RANK']}")))
+    chosen = synchronizer_settings(
+        out=str(out / "synchronizer"), steps=3, plain=0.5, text_dropout=0.3, gradient_checkpointing=True
+    )
+    loop = Loop(Synchronizer(pipe, chosen), Source(), chosen)
+    batches = loop._batches()
+    for _ in range(3):
+        loop.step(batches)
+    return {name: each.detach() for name, each in loop.trained.items()}
+
+
+def main(out, moment):
+    line = Line(0.0 if moment == "both" else 0.1)
+    synchronized = synchronize(out) if moment == "both" else None
+    loop = Loop(line, Source(), line_settings(out, **(CHANGING_RATE if moment == "both" else {})))
+    index = loop.accelerator.process_index
+    if moment == "during":
+        loop.accelerator.register_save_state_pre_hook(lambda *_: loop.progress.step == STEP and kill())
+    saved = loop.run(on_step=lambda step, values: moment == "between" and step == STEP and kill())
+    if moment == "both":
+        found = {"slope": line.slope.detach(), "height": line.height.detach(), "seen": line.seen, "saved": str(saved)}
+        found |= {"synchronizer": synchronized}
+        torch.save({**found, "dice": Dice.of(0, index, 0).normal(1).item()}, out / f"rank{index}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
