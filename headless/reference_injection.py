@@ -1,10 +1,6 @@
-"""The ID injector under diffusers: identity tokens beside the prompt in every cross-attention layer.
-
-Storynizor, section 3.2, equations 9 to 13. Sampling and training ask the same hook.
-"""
+"""The ID injector under diffusers (Storynizor, section 3.2, equations 9 to 13)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +8,24 @@ import torch
 from torch import Tensor
 
 from ..core.adapter_file import read_adapter
-from ..core.attention import plain_attention
-from ..core.injector import Injector, ReferenceFeatures, decoupled_attention
+from ..core.attention import Attend
+from ..core.attention_hooks import Hook, Layer
+from ..core.face_injection import FaceInjection, InjectedPerson
+from ..core.injector import Injector, ReferenceFeatures
 from ..core.layout import Layout
 from ..core.reference_assignment import deal_people
-from ..core.shapes import Float
-from ..core.shuffle import deal_tokens
 from ..core.story import Story
-from .unet_attention import Layer, layer_names
+from .unet_attention import layer_names
 
 
-@dataclass(frozen=True)
-class InjectedPerson:
-    """One character in the rows of a batch.
+def cross_attention_hook(injection: FaceInjection, frames: int) -> Hook:
+    """The hook of a UNet that is called with n rows per prompt: the conditional one last, as `Denoiser` has them."""
 
-    Args:
-        tokens: Identity tokens, a row per conditional row.
-        masks: Where the face acts, in [0, 1], one per conditional row, of any sizes; None: everywhere.
-        blank: Tokens of no reference, for the unconditional rows before them; None where there are none.
-    """
+    def hook(q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer, attend: Attend) -> Tensor:
+        unconditional = [True] * (len(q) // frames - 1) + [False]
+        return injection.inject(unconditional, range(frames), q, k, v, heads, layer, attend)
 
-    tokens: Float[Tensor, "n k c"]
-    masks: Sequence[Float[Tensor, "_ _"]] | None = None
-    blank: Float[Tensor, "1 k c"] | None = None
-
-
-@dataclass(frozen=True)
-class Injection:
-    """What the injector adds to one sampling, or to one call in training; `inject` is a cross-attention hook.
-
-    Args:
-        injector: The adapter.
-        people: Everybody whose face is known.
-        weight: 1 is as trained, 0 leaves the prompt's attention as it is.
-    """
-
-    injector: Injector
-    people: Sequence[InjectedPerson]
-    weight: float | int = 1.0
-    _masks: dict[tuple[int, int], list[Tensor | None]] = field(default_factory=dict, init=False)
-
-    def inject(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
-        """The cross-attention hook (equation 13): unconditional rows first, as many as come before the others."""
-        text = plain_attention(q, k, v, heads)
-        if layer.grid not in self._masks:
-            self._masks[layer.grid] = [_pooled(person.masks, layer.grid) for person in self.people]
-        project, people = self.injector.layer(layer.number), []
-        for person, mask in zip(self.people, self._masks[layer.grid], strict=True):
-            before, tokens = len(q) - len(person.tokens), person.tokens
-            if before:
-                assert person.blank is not None
-                tokens = torch.cat([person.blank.expand(before, -1, -1), tokens])
-            id_k, id_v = project(tokens.to(q.device, project.to_k_ip.weight.dtype))
-            if mask is not None:
-                mask = mask.to(q).repeat(len(q) // len(mask), 1)
-            people.append((id_k.to(q.dtype), id_v.to(q.dtype), mask))
-        return decoupled_attention(text, q, people, heads, self.weight)
+    return hook
 
 
 def load_injector(path: Path, pipe: Any) -> Injector:
@@ -100,8 +58,8 @@ def inject_story(
     seed: int = 0,
     weight: float | int = 1.0,
     layouts: Sequence[Layout] = (),
-) -> Injection:
-    """What the injector adds while all frames of a story are drawn as one batch, as the node Shuffled ID Injector does.
+) -> Hook:
+    """The cross-attention hook with which all frames of a story are drawn as one batch (the node Shuffled ID Injector).
 
     Args:
         injector: On the pipeline's device.
@@ -120,23 +78,9 @@ def inject_story(
         raise ValueError(f"There are {len(layouts)} layouts for {len(story.frames)} frames; give one for each frame.")
     weights = next(injector.parameters())
     seen = [(name, _moved(features, weights)) for name, features in faces.items()]
-    people = []
-    for person in deal_people(injector, seen, story, mode, seed, f"the {injector.config.kind} adapter"):
-        if person.dealt:
-            dealt = [person.references(frame) for frame in story.frames]
-            masks = [
-                person.mask(frame, layouts[number] if layouts else None) for number, frame in enumerate(story.frames)
-            ]
-            tokens = deal_tokens(person.tokens, dealt, mode)
-            blank = person.blank.repeat(1, tokens.shape[1] // person.blank.shape[1], 1)  # repeated keys change nothing
-            people.append(InjectedPerson(tokens.to(weights), masks, blank.to(weights)))
-    return Injection(injector, people, weight)
-
-
-def _pooled(masks: Sequence[Tensor] | None, grid: tuple[int, int]) -> Float[Tensor, "n l"] | None:
-    if masks is None:
-        return None
-    return torch.stack([torch.nn.functional.adaptive_avg_pool2d(mask.unsqueeze(0), grid).flatten() for mask in masks])
+    assigned = deal_people(injector, seen, story, mode, seed, f"the {injector.config.kind} adapter")
+    people = [InjectedPerson.of(person, story.frames, layouts) for person in assigned if person.dealt]
+    return cross_attention_hook(FaceInjection(injector, people, mode, weight), len(story.frames))
 
 
 def _moved(features: ReferenceFeatures, weights: Tensor) -> ReferenceFeatures:

@@ -17,6 +17,9 @@ from .schedules import nearest_timestep, schedule, training_levels
 from .solvers import Solver
 
 Predict = Callable[[Tensor, float], Tensor]
+CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
+"""What hooks are told of the prompts of a model call."""
+
 OnStep = Callable[[int], None]
 
 
@@ -71,6 +74,11 @@ class Denoiser:
         self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
         self._cfg = cfg
         self._pipe = pipe
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts of a model call, in the order of its rows."""
+        return (CONDITIONAL,) if len(self._prompts) == 1 else (UNCONDITIONAL, CONDITIONAL)
 
     @torch.no_grad()
     def __call__(self, latent: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:

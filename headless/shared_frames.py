@@ -1,96 +1,29 @@
 """The frames of a story drawn together under diffusers: auto-mask self-attention (Storynizor, equations 4 to 6)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..core.attention import SubjectPositions, attend_across_frames, plain_attention
-from ..core.automask import TokenMaps, token_maps
+from ..core.attention_hooks import Hook, chained, unchanged
+from ..core.frame_sharing import FrameSharing, Sharing
+from ..core.map_reader import MapReader, Positions
 from ..core.shapes import Float
 from ..core.story import Frame, Story
 from .prompts import Prompt, encode_prompt, word_positions
-from .sampling import OnStep, SamplingPlan, from_model_scale, sample
+from .sampling import CONDITIONAL, OnStep, SamplingPlan, from_model_scale, sample
 from .solvers import Solver
-from .unet_attention import Hook, Layer, hooked_attention
-from .unet_attention import plain as plain_hook
-
-Positions = Sequence[Sequence[Sequence[int]]]
-"""Per character and frame, the tokens of the words that say who it is; none where the character is not."""
+from .unet_attention import hooked_attention
 
 
-@dataclass(frozen=True)
-class Sharing:
-    """How frames see each other; the defaults are those of the node AMSA Model Patch.
-
-    Args:
-        strength: 0 (plain attention) to 1.
-        threshold: "otsu", or the height at which normalised maps are cut.
-        decay: Weight of the maps of earlier steps, 0 to under 1.
-        same_character: Let a character's places see that character only.
-    """
-
-    strength: float | int = 1.0
-    threshold: str | float = "otsu"
-    decay: float | int = 0.5
-    same_character: bool = True
+def new_reader(positions: Positions, frames: int, decay: float | int) -> MapReader:
+    """A reader of the conditional rows of n frames, for one sampling; it reads nothing where nobody is named."""
+    return MapReader(frames, {CONDITIONAL: lambda tokens: positions} if positions else {}, decay)
 
 
-class SharedFrames:
-    """Attention of one sampling in which n frames are a batch, as `Denoiser` lays it out: unconditional rows first.
-
-    The masks of a step come from the maps of the steps before; the first step is plain.
-
-    Args:
-        sharing: How frames see each other.
-        positions: Where the prompts name the characters.
-        frames: n.
-        beside: What cross-attention does to its result; the maps are read beside it.
-    """
-
-    def __init__(self, sharing: Sharing, positions: Positions, frames: int, beside: Hook = plain_hook) -> None:
-        self.sharing, self.positions, self.frames, self.beside = sharing, positions, frames, beside
-        self.maps: TokenMaps | None = None
-        self._grids: set[tuple[int, int]] = set()
-        self._subjects: dict[tuple[int, int], SubjectPositions] = {}
-
-    def begin_step(self) -> None:
-        """A model call begins: masks are made of what was read so far, for every grid that has self-attention."""
-        self._subjects = {}
-        if self.maps is None:
-            return
-        self.maps.next_step()
-        for grid in self._grids if self.sharing.strength else ():
-            labels = self.maps.labels(grid, self.sharing.threshold)
-            assert labels is not None
-            labels = labels.flatten(1)
-            characters = labels if self.sharing.same_character else None
-            self._subjects[grid] = SubjectPositions.of(labels >= 0, characters)
-
-    def share(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
-        """The self-attention hook."""
-        self._grids.add(layer.grid)
-        subjects = self._subjects.get(layer.grid)
-        return plain_attention(q, k, v, heads) if subjects is None else self._attend(q, k, v, heads, subjects)
-
-    def read(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
-        """The cross-attention hook."""
-        if self.positions:
-            if self.maps is None:
-                self.maps = TokenMaps(layer.grid, self.sharing.decay)  # a UNet's first layers are its finest
-            conditional = slice(len(q) - self.frames, None)
-            self.maps.add(token_maps(q[conditional], k[conditional], self.positions, heads), layer.grid)
-        return self.beside(q, k, v, heads, layer)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, subjects: SubjectPositions) -> Tensor:
-        rows = zip(*(each.split(self.frames) for each in (q, k, v)), strict=True)
-        strength = self.sharing.strength
-        return torch.cat([
-            attend_across_frames(q_row, k_row, v_row, heads, subjects, subjects.gather(k_row, v_row), strength)
-            for q_row, k_row, v_row in rows
-        ])  # fmt: skip
+def new_sharing(sharing: Sharing, positions: Positions, frames: int) -> FrameSharing:
+    """How n frames share, for one sampling."""
+    return FrameSharing(sharing, new_reader(positions, frames, sharing.decay))
 
 
 def encode_together(pipe: Any, frames: Sequence[Frame]) -> tuple[Prompt, Prompt]:
@@ -115,29 +48,33 @@ def sample_together(
     prompts: tuple[Prompt, Prompt],
     noise: Float[Tensor, "n c h w"],
     seed: int,
-    together: SharedFrames,
+    sharing: FrameSharing,
+    cross_attention: Hook = unchanged,
     on_step: OnStep = lambda step: None,
 ) -> Float[Tensor, "n c h w"]:
     """Sample all frames of a story as one batch.
 
     Args:
-        plan: How.
+        plan: The sampler, its schedule and the guidance.
         prompts: Positive and negative, a row per frame.
         noise: A row per frame.
-        seed: Of the noise that a sampler draws on its way.
-        together: The frames' attention, made for this sampling.
-        on_step: Hears how many steps are done.
+        seed: Seed of the noise that a sampler draws on its way.
+        sharing: How the frames see each other, made for this sampling.
+        cross_attention: What cross-attention is, such as the ID injector's; the maps are read before it.
+        on_step: Called with the number of steps done.
 
     Returns:
         Latents in the VAE's scale, on the CPU.
     """
-    denoiser = plan.denoiser(*prompts)
+    denoiser, device = plan.denoiser(*prompts), plan.pipe.unet.device
 
     def predict(latent: Tensor, sigma: float) -> Tensor:
-        together.begin_step()
-        return denoiser(latent, sigma)
+        sharing.begin_call(denoiser.prompts, sigma, device)
+        predicted = denoiser(latent, sigma)
+        sharing.end_call()
+        return predicted
 
     solver = Solver(plan.sampler, plan.sigmas(), seed)
-    with hooked_attention(plan.pipe.unet, together.share, together.read):
-        latents = sample(solver, predict, noise.to(plan.pipe.unet.device), plan.levels(), on_step)
+    with hooked_attention(plan.pipe.unet, sharing.share, chained(sharing.reader.read, cross_attention)):
+        latents = sample(solver, predict, noise.to(device), plan.levels(), on_step)
     return from_model_scale(plan.pipe, latents).cpu()

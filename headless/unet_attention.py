@@ -1,8 +1,7 @@
 """Seeing and changing the attention layers of a diffusers UNet."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
@@ -10,34 +9,14 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor
 
 from ..core.attention import plain_attention
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Which attention layer of the UNet it is, in a call.
-
-    Args:
-        number: Counted from 0 in diffusers' order (down, up, middle): even for self-, odd for cross-attention, as in
-            IP-Adapter files.
-        grid: Height and width of the layer's picture tokens.
-    """
-
-    number: int
-    grid: tuple[int, int]
-
-
-Hook = Callable[[Tensor, Tensor, Tensor, int, Layer], Tensor]
-"""(q, k, v, heads, layer) -> out, between the projections of q, k and v and that of the result."""
-
-
-def plain(q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
-    """The hook that changes nothing."""
-    return plain_attention(q, k, v, heads)
+from ..core.attention_hooks import Hook, Layer, unchanged
 
 
 @contextmanager
-def hooked_attention(unet: Any, self_attention: Hook = plain, cross_attention: Hook = plain) -> Iterator[None]:
-    """Inside, every attention layer of a UNet asks the hooks; what was there before comes back in the end.
+def hooked_attention(unet: Any, self_attention: Hook = unchanged, cross_attention: Hook = unchanged) -> Iterator[None]:
+    """Inside, every attention layer of a UNet calls the hooks; afterwards its own processors are back.
+
+    A layer is named by its number (see `layer_names`).
 
     Gradients pass, LoRA adapters count. With gradient checkpointing the backward pass asks the hooks again: stay
     inside until it is done, and let the hooks give the same answers.
@@ -63,7 +42,10 @@ def hooked_attention(unet: Any, self_attention: Hook = plain, cross_attention: H
 
 
 def layer_names(unet: Any) -> list[str]:
-    """The attention modules of a UNet by number (see `Layer`)."""
+    """The attention modules of a UNet by number, counted from 0 in diffusers' order (down, up, middle).
+
+    Self-attention has even numbers, cross-attention odd ones, as in IP-Adapter files.
+    """
     return [name.removesuffix(".processor") for name in unet.attn_processors]
 
 
@@ -94,7 +76,7 @@ class _HookedProcessor:
             raise ValueError("Attention masks are not supported here; encode prompts without one.")
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
-        out = self.hook(q, k, v, attn.heads, Layer(self.number, self.grid.size))
+        out = self.hook(q, k, v, attn.heads, Layer(self.number, self.grid.size), plain_attention)
         for module in attn.to_out:
             out = module(out)
         return out

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from ...core.attention_layout import attention_layout
 from ...core.automask import TokenMaps, character_labels, subject_masks
 from ...core.layout import Layout
+from ...core.map_reader import STEADY
 from ...core.shapes import Bool, Float
 from ...core.story import Frame, Story
 from ...core.toyworld.detector import mask_overlap
 from ...core.toyworld.models import PICTURE_SIDE
-from ...headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of
+from ...headless.shared_frames import encode_together, new_reader, positions_of
 from ...headless.studio import Studio
 from ...headless.unet_attention import hooked_attention
 from .drawing_modes import frames_noise, plan_of
@@ -24,7 +25,6 @@ LOOKED_AT_NOISE = (1, 5, 10, 15, 20, 24)
 """After how many of 25 steps a sampling is as noisy as the drawings that are looked at."""
 LOOKED_AT_STEPS = (2, 5, 10, 15, 20, 25)
 """After how many steps the running masks of a sampling are looked at."""
-STEADY = 0.9
 """Decay of the maps that a layout is made of, as the node Layout from Attention has it."""
 
 Masks = Mapping[str, Bool[Tensor, "h w"]]
@@ -46,7 +46,7 @@ def maps_of_noised(
         The maps after 1, 2, ... steps' levels, each by itself; and their running average, as a layout has it.
     """
     plan, count = plan_of(studio, cfg=1), len(story.frames)
-    reader = SharedFrames(Sharing(strength=0.0, decay=0.0), positions_of(studio.pipe, story), count)
+    reader = new_reader(positions_of(studio.pipe, story), count, decay=0.0)
     denoiser, noise = (
         plan.denoiser(*encode_together(studio.pipe, story.frames)),
         frames_noise(studio, story, first_seed),
@@ -55,7 +55,7 @@ def maps_of_noised(
     found, steady = {}, None
     with hooked_attention(studio.pipe.unet, cross_attention=reader.read):
         for done, sigma in enumerate(plan.sigmas()[1:-1].tolist(), start=1):
-            reader.begin_step()
+            reader.begin_call(denoiser.prompts, sigma)
             denoiser(latents + sigma * noise, sigma)
             assert reader.maps is not None
             grid = reader.maps.grid

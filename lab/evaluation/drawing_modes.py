@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...core.attention_hooks import Hook, unchanged
+from ...core.frame_sharing import Sharing
 from ...core.shapes import Float
 from ...core.story import Story
 from ...headless.sampling import SamplingPlan, decode, starting_noise
-from ...headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
+from ...headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
 from ...headless.studio import Studio
-from ...headless.unet_attention import Hook
-from ...headless.unet_attention import plain as plain_hook
 
 OFF, ON, MIXED, HALF = "off", "on", "mixed", "half"
 
@@ -75,7 +75,7 @@ def draw_story(
     way: Way,
     first_seed: int,
     keep: Collection[int] = (),
-    beside: Hook = plain_hook,
+    cross_attention: Hook = unchanged,
 ) -> DrawnStory:
     """Draw all frames as one batch.
 
@@ -85,15 +85,16 @@ def draw_story(
         way: How frames see each other.
         first_seed: Of the first frame's noise; the next has the next.
         keep: After how many steps to keep the maps.
-        beside: What cross-attention does to its result: the way's references, as the injector tells of them.
+        cross_attention: What cross-attention is: the ID injector's, for a mode with references.
     """
-    together = SharedFrames(way.sharing, positions_of(studio.pipe, story), len(story.frames), beside)
+    sharing = new_sharing(way.sharing, positions_of(studio.pipe, story), len(story.frames))
     maps = {}
 
     def note(step: int) -> None:
-        if step in keep and together.maps is not None and (now := together.maps.maps(together.maps.grid)) is not None:
+        read = sharing.reader.maps
+        if step in keep and read is not None and (now := read.maps(read.grid)) is not None:
             maps[step] = now
 
     prompts, noise = encode_together(studio.pipe, story.frames), frames_noise(studio, story, first_seed)
-    latents = sample_together(plan_of(studio), prompts, noise, first_seed, together, note)
+    latents = sample_together(plan_of(studio), prompts, noise, first_seed, sharing, cross_attention, note)
     return DrawnStory(list(decode(studio.pipe, latents)), maps)

@@ -9,14 +9,16 @@ from torch import Tensor
 from ...core.identity import Identity
 from ...core.latent_cache import NoisyLatentCache
 from ...core.layout import Layout
+from ...core.map_reader import STEADY
 from ...core.redenoise import scaled_kernel
 from ...core.shapes import Float
 from ...core.story import Frame, Story
 from ...core.toyworld.detector import mask_overlap
-from ...headless.shared_frames import SharedFrames, Sharing, positions_of
+from ...headless.sampling import CONDITIONAL, UNCONDITIONAL
+from ...headless.shared_frames import new_reader, positions_of
 from ...headless.studio import Studio
 from ...headless.unet_attention import hooked_attention
-from .auto_masks import STEADY, layout_of
+from .auto_masks import layout_of
 from .identitystory import (
     Instruments,
     Picture,
@@ -41,9 +43,15 @@ def template_and_maps(
     """A frame's template, and its characters' maps as Noisy Latent Cache keeps them, by name."""
     place = story.frames.index(frame)
     positions = [[of_frames[place]] for of_frames in positions_of(studio.pipe, story)]
-    reader = SharedFrames(Sharing(strength=0.0, decay=STEADY), positions, frames=1)
+    reader = new_reader(positions, 1, STEADY)
+    prompts = (CONDITIONAL,) if studio.settings.cfg == 1 else (UNCONDITIONAL, CONDITIONAL)
+    reader.begin_call(prompts, level=0.0)
+
+    def begin(what: str, done: int, total: int) -> None:
+        reader.begin_call(prompts, done)
+
     with hooked_attention(studio.pipe.unet, cross_attention=reader.read):
-        cache = studio.sample_frame(frame, seed, lambda what, done, total: reader.begin_step())
+        cache = studio.sample_frame(frame, seed, begin)
     maps = None if reader.maps is None else reader.maps.maps(reader.maps.grid)
     assert maps is not None
     names = [character.name for character in story.characters]

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.attention_hooks import unchanged
+from ...core.frame_sharing import Sharing
 from ...core.injector import Injector, ReferenceFeatures
 from ...core.layout import Layout
 from ...core.shapes import Float
@@ -21,9 +23,7 @@ from ...headless.option_values import TOYWORLD
 from ...headless.reference_faces import FeatureReader, load_reader
 from ...headless.reference_injection import inject_story, load_injector
 from ...headless.run_files import mark_of
-from ...headless.shared_frames import Sharing
 from ...headless.studio import Studio, open_studio
-from ...headless.unet_attention import plain
 from ..toyworld.people import Person
 from ..toyworld.plan import Plan
 from ..toyworld.probe import Probe
@@ -185,15 +185,12 @@ def draw_ways(
     story, features = toy.story, {name: own.features for name, own in references.items()}
     drawn: dict[str, DrawnStory] = {}
     for way in WAYS:
-        studio, beside = trained.studios[way.lora], plain
+        studio, hook = trained.studios[way.lora], unchanged
         last = studio.settings.steps
         if way.references:
             layouts = layouts_of(toy, drawn[ON_WITH].maps[last]) if len(toy.people) > 1 else ()
-            injection = inject_story(
-                trained.injector, story, features, way.references, seed=first_seed, layouts=layouts
-            )
-            beside = injection.inject
-        drawn[way.name] = draw_story(studio, story, way, first_seed, (last,), beside)
+            hook = inject_story(trained.injector, story, features, way.references, seed=first_seed, layouts=layouts)
+        drawn[way.name] = draw_story(studio, story, way, first_seed, (last,), hook)
     return drawn
 
 

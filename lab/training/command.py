@@ -17,7 +17,7 @@ from ..storydb.reader import StoryDBReader
 from ..toyworld.training.toy_groups import ToyGroups
 from .groups import GroupSource
 from .loop import Loop, OnStep, check_tracker, dry_run
-from .sample_pictures import nothing_beside, story_drawer
+from .sample_pictures import plain_cross_attention, story_drawer
 from .settings import TrainingSettings, read_settings
 from .train_synchronizer import Synchronizer, SynchronizerSettings
 
@@ -53,7 +53,8 @@ def train(what: str, file: Path, dry: bool, changes: Mapping[str, Any]) -> str:
             cost = dry_run(trainee, source, settings)
             said = f"{cost.parameters:,} parameters, {cost.seconds_per_step:.2f} s a step, {cost.peak_gib:.1f} GiB"
         else:
-            draw = story_drawer(pipe, settings, getattr(trainee, "beside", nothing_beside)) if share.is_main else None
+            hook = getattr(trainee, "cross_attention", plain_cross_attention)
+            draw = story_drawer(pipe, settings, hook) if share.is_main else None
             with _progress(settings.steps, share.is_main) as on_step:
                 said = f"What was learned is in {Loop(trainee, source, settings).run(draw, on_step)}"
         if isinstance(source, StoryDBReader) and any(source.skipped.values()):

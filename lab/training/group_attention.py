@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.attention import SubjectPositions, attend_across_frames, plain_attention
+from ...core.attention import Attend, SubjectPositions
+from ...core.attention_hooks import Hook, Layer, unchanged
 from ...core.automask import TokenMaps, token_maps
+from ...core.frame_sharing import attend_in_groups, subject_positions
 from ...core.shapes import Float
-from ...headless.unet_attention import Hook, Layer
-from ...headless.unet_attention import plain as plain_hook
 from .batch import Batch, Places
 from .denoising_task import Question
 
@@ -24,7 +24,7 @@ class TrainingAttention:
     """
 
     def __init__(self) -> None:
-        self.beside: Hook = plain_hook
+        self.cross_attention: Hook = unchanged
         self.begin()
 
     def begin(self, places: Places = (), seen: TokenMaps | None = None, shares: Sequence[bool] = ()) -> None:
@@ -64,34 +64,25 @@ class TrainingAttention:
             seen.add(each.flatten(2), (each.shape[2], each.shape[3]))
         return seen
 
-    def share(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
+    def share(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer, attend: Attend) -> Tensor:
         """The self-attention hook."""
         if self._seen is None or not any(self._shares):
-            return plain_attention(q, k, v, heads)
+            return attend(q, k, v, heads)
         if layer.grid not in self._subjects:
             self._subjects[layer.grid] = self._found(self._seen, layer.grid, q.device)
-        groups = zip(*(each.chunk(len(self._shares)) for each in (q, k, v)), self._subjects[layer.grid], strict=True)
-        return torch.cat([
-            plain_attention(q_group, k_group, v_group, heads)
-            if subjects is None
-            else attend_across_frames(q_group, k_group, v_group, heads, subjects, subjects.gather(k_group, v_group))
-            for q_group, k_group, v_group, subjects in groups
-        ])  # fmt: skip
+        return attend_in_groups(q, k, v, heads, self._subjects[layer.grid], 1.0, lambda number, found: None, attend)
 
-    def read(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer) -> Tensor:
+    def read(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer, attend: Attend) -> Tensor:
         """The cross-attention hook."""
         if self._places:
             with torch.autocast(q.device.type, enabled=False):
                 maps = token_maps(q, k, self._places, heads).unflatten(2, layer.grid)
             if self._collects:
                 self._maps.append(maps)
-        return self.beside(q, k, v, heads, layer)
+        return self.cross_attention(q, k, v, heads, layer, attend)
 
     def _found(self, seen: TokenMaps, grid: tuple[int, int], device: torch.device) -> list[SubjectPositions | None]:
         labels = seen.labels(grid)
         assert labels is not None
-        groups = labels.flatten(1).chunk(len(self._shares))
-        return [
-            SubjectPositions.of(own >= 0, own, device) if shares else None
-            for own, shares in zip(groups, self._shares, strict=True)
-        ]
+        groups = zip(labels.chunk(len(self._shares)), self._shares, strict=True)
+        return [subject_positions(own, True, device) if shares else None for own, shares in groups]

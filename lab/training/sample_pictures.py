@@ -8,32 +8,32 @@ import torch
 from PIL import Image
 
 from ...core.atomic_files import replacing
+from ...core.attention_hooks import Hook, unchanged
+from ...core.frame_sharing import Sharing
 from ...core.story import Story
 from ...headless.sampling import SamplingPlan, decode, starting_noise
-from ...headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
+from ...headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
 from ...headless.toyworld_pipeline import PipelineVAE
-from ...headless.unet_attention import Hook
-from ...headless.unet_attention import plain as plain_hook
 from .settings import TrainingSettings
 
 _PAPER = ("ddim", "ddim_uniform", 30, 7.0)  # Storynizor, section 5: sampler, scheduler, steps, guidance
 _TOYWORLD = ("euler", "simple", 20, 4.0)
 
 
-def nothing_beside(story: Story) -> Hook:
+def plain_cross_attention(story: Story) -> Hook:
     """Cross-attention as it is."""
-    return plain_hook
+    return unchanged
 
 
 def story_drawer(
-    pipe: Any, settings: TrainingSettings, beside: Callable[[Story], Hook] = nothing_beside
+    pipe: Any, settings: TrainingSettings, cross_attention: Callable[[Story], Hook] = plain_cross_attention
 ) -> Callable[[Path], None] | None:
     """What draws the settings' story to a path, all frames side by side and from the same noise each time.
 
     Args:
         pipe: Draws, as it is at that moment.
         settings: Name the story; without one there is nothing to draw, and the result is None.
-        beside: Says what cross-attention does to its result; asked at each drawing.
+        cross_attention: Gives the hook of cross-attention; called at each drawing.
 
     Raises:
         ValueError, FileNotFoundError: If the story file is not what it should be.
@@ -48,8 +48,9 @@ def story_drawer(
     plan = SamplingPlan(pipe, *(_TOYWORLD if isinstance(pipe.vae, PipelineVAE) else _PAPER))
 
     def draw(path: Path) -> None:
-        together = SharedFrames(Sharing(), positions, len(story.frames), beside(story))
-        pictures = decode(pipe, sample_together(plan, prompts, noise, settings.seed, together))
+        sharing = new_sharing(Sharing(), positions, len(story.frames))
+        hook = cross_attention(story)
+        pictures = decode(pipe, sample_together(plan, prompts, noise, settings.seed, sharing, hook))
         strip = torch.cat(list(pictures), dim=1).mul(255).round().byte().numpy()
         with replacing(path) as temporary:
             Image.fromarray(strip).save(temporary, format="PNG")

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ...core.adapter_file import read_adapter, write_adapter
+from ...core.attention_hooks import Hook
+from ...core.face_injection import FaceInjection, InjectedPerson
 from ...core.injector import AdapterConfig, Injector, ResamplerConfig
 from ...core.shapes import Float
 from ...core.shuffle import derangement
 from ...core.story import Story
 from ...headless.checkpoint import merge_lora
 from ...headless.reference_faces import FeatureReader, load_reader
-from ...headless.reference_injection import InjectedPerson, Injection, cross_attention_widths, inject_story
-from ...headless.unet_attention import Hook
+from ...headless.reference_injection import cross_attention_hook, cross_attention_widths, inject_story
 from ..storydb.group_filter import read_float
 from .batch import Batch, batch_of
 from .denoising_task import Dice, ask
@@ -111,7 +112,8 @@ class InjectorTraining(FrozenPipeline):
         batch = batch_of(groups, settings, dice)
         question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)
         people, faces = self._people(batch, dice)
-        self.attention.beside = Injection(self.injector, people).inject
+        injection = FaceInjection(self.injector, people, keep_projections=False)
+        self.attention.cross_attention = cross_attention_hook(injection, len(batch.pictures))
         shares = dice.chosen(len(groups), 1 - settings.plain) if settings.stage == 2 else []
         seen = self.attention.look(self.pipe, question, batch) if any(shares) else None
         self.attention.begin(seen=seen, shares=shares)
@@ -143,7 +145,7 @@ class InjectorTraining(FrozenPipeline):
                 for picture, out in enumerate(left_out)
             ]
             masks = None if batch.most == 1 else list(self._masks(batch, character).to(device))
-            people.append(InjectedPerson(tokens[chosen], masks))
+            people.append(InjectedPerson(tokens, [(row,) for row in chosen], masks))
         return people, len(shown) / max(1, len(pairs))
 
     def _masks(self, batch: Batch, character: int) -> Float[Tensor, "n h w"]:
@@ -151,14 +153,14 @@ class InjectorTraining(FrozenPipeline):
         alone = torch.tensor([len(group.names) == 1 for group in batch.groups for _ in group.captions])
         return torch.where(alone.view(-1, 1, 1), float(character == 0), batch.masks[:, character])
 
-    def beside(self, story: Story) -> Hook:
-        """What the adapter adds while a story is drawn; its characters' reference pictures lie beside its file."""
+    def cross_attention(self, story: Story) -> Hook:
+        """The cross-attention hook with which a story is drawn; paths of reference pictures start from its file."""
         folder, faces = Path(self.settings.story).parent, {}
         for character in story.characters:
             pictures = [read_float(folder / path) for path in character.reference_images]
             if pictures:
                 faces[character.name], _ = self.reader.read(pictures, [None] * len(pictures))
-        return inject_story(self.injector, story, faces, seed=self.settings.seed).inject
+        return inject_story(self.injector, story, faces, seed=self.settings.seed)
 
     def save(self, folder: Path) -> Path:
         """Write the adapter in the public layout; its path."""

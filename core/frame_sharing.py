@@ -1,0 +1,171 @@
+"""Auto-mask self-attention during a sampling, in any host (Storynizor, section 3.1, equations 4 to 6).
+
+All frames are one batch. The cross-attention of the prompts that name characters is read, and self-attention lets
+every frame see the others' characters. The masks of a step come from the maps of the steps before it; the first step
+is plain. (The paper also uses the layers of the same step that were run before. We do not, so that the masks of a step
+do not depend on how the host divides it into calls, and are made once.) Conditional and unconditional rows use the
+same masks and never see each other.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor
+
+from .attention import Attend, SubjectBank, SubjectPositions, SubjectTokens, attend_across_frames
+from .attention_hooks import Layer
+from .map_reader import MapReader
+from .shapes import Int
+
+LAYERS = {"all": slice(None), "without the largest": slice(1, None), "smallest two": slice(-2, None)}
+"""Which of a model's grids share, counted from the largest."""
+
+Further = Callable[[int, SubjectTokens], SubjectTokens | None]
+"""(number of the group, what it gathered) -> tokens from outside the batch that the group sees too."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How frames see each other.
+
+    Args:
+        strength: 0 (plain attention) to 1.
+        threshold: "otsu", or the height at which normalised maps are cut.
+        decay: Weight of the maps of earlier steps, 0 to under 1.
+        same_character: Let a character's places see that character only.
+        layers: A key of `LAYERS`. A model whose attention has one grid shares on that.
+    """
+
+    strength: float | int = 1.0
+    threshold: str | float = "otsu"
+    decay: float | int = 0.5
+    same_character: bool = True
+    layers: str = "all"
+
+
+class FrameSharing:
+    """One sampling of n frames that see each other.
+
+    Args:
+        settings: How they do.
+        reader: Reads the maps; made for this sampling.
+        levels: The noise levels from which and to which they share, the larger one first.
+        report: Called once, with the reason, when a call gets plain attention though it should share.
+        record: Where the anchor frames leave what they gather.
+        see: Where later frames find it.
+    """
+
+    def __init__(
+        self,
+        settings: Sharing,
+        reader: MapReader,
+        levels: tuple[float, float] = (inf, 0.0),
+        report: Callable[[str], None] = lambda reason: None,
+        record: SubjectBank | None = None,
+        see: SubjectBank | None = None,
+    ) -> None:
+        self.settings, self.reader, self.levels = settings, reader, levels
+        self.record, self.see = record, see
+        self._report, self._reported = report, False
+        self._grids: set[tuple[int, int]] = set()
+        self._subjects: dict[tuple[int, int], SubjectPositions] = {}
+
+    def begin_call(self, prompts: Sequence[Hashable], level: float, device: torch.device | str | None = None) -> None:
+        """A call of the model begins, as in `MapReader.begin_call`.
+
+        With a new step, masks are made of what was read so far, for every grid that shares.
+        """
+        if not self.reader.begin_call(prompts, level):
+            return
+        self._subjects = {}
+        maps = self.reader.maps
+        if maps is None and self._grids and self.reader.positions:
+            self.report("no attention maps could be read, since another patch changes the tokens of the text")
+        if maps is None or not self.settings.strength or not self.levels[1] <= level <= self.levels[0]:
+            return
+        grids = sorted(self._grids, key=lambda grid: -grid[0] * grid[1])
+        for grid in grids[LAYERS[self.settings.layers]] or grids:
+            labels = maps.labels(grid, self.settings.threshold)
+            if labels is not None:
+                self._subjects[grid] = subject_positions(labels, self.settings.same_character, device)
+
+    def end_call(self) -> None:
+        """The call is over."""
+        self.reader.end_call()
+
+    def share(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer, attend: Attend) -> Tensor:
+        """The self-attention hook."""
+        self._grids.add(layer.grid)
+        subjects, prompts = self._subjects.get(layer.grid), self.reader.prompts
+        if subjects is None:
+            return attend(q, k, v, heads)
+        if tuple(q.shape[:2]) != (len(prompts) * self.reader.frames, subjects.tokens) or k.shape != q.shape:
+            self.report(f"another patch changes the tokens of block {layer.name} (token merging, tiling)")
+            return attend(q, k, v, heads)
+
+        def further(place: int, found: SubjectTokens) -> SubjectTokens | None:
+            return self._exchange(prompts[place], layer, found)
+
+        return attend_in_groups(q, k, v, heads, [subjects] * len(prompts), self.settings.strength, further, attend)
+
+    def report(self, reason: str) -> None:
+        """Say once why a call gets plain attention."""
+        if not self._reported:
+            self._report(reason)
+        self._reported = True
+
+    def _exchange(self, prompt: Hashable, layer: Layer, found: SubjectTokens) -> SubjectTokens | None:
+        """Give the bank what a prompt's frames have here, or take from it what the anchor frames had."""
+        call, layer_key = self.reader.call_of(prompt), (prompt, layer.name)
+        if self.record is not None:
+            self.record.put(call, layer_key, found)
+        if self.see is None:
+            return None
+        if (call, layer_key) not in self.see:
+            self.report("the anchor frames skipped a call of the model that these frames make (EasyCache, LazyCache)")
+            return None
+        return self.see.get(call, layer_key, found.k.device, found.k.dtype)
+
+
+def subject_positions(
+    labels: Int[Tensor, "n h w"], same_character: bool, device: torch.device | str | None = None
+) -> SubjectPositions:
+    """Where the characters are on a grid, from each token's character or -1 (`automask.character_labels`)."""
+    flat = labels.flatten(1)
+    return SubjectPositions.of(flat >= 0, flat if same_character else None, device)
+
+
+def attend_in_groups(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    groups: Sequence[SubjectPositions | None],
+    strength: float | int,
+    further: Further,
+    attend: Attend,
+) -> Tensor:
+    """`attend_across_frames` for a batch of several groups of frames that do not see each other.
+
+    Args:
+        q: `(groups * frames, tokens, heads * width)`.
+        k: Like q.
+        v: Like q.
+        heads: Heads in the last axis.
+        groups: Where each group's subjects are; plain attention for a group of None.
+        strength: As in `attend_across_frames`.
+        further: What a group sees from outside the batch.
+        attend: The attention to use.
+    """
+    parts = zip(*(each.chunk(len(groups)) for each in (q, k, v)), groups, strict=True)
+    shared = []
+    for number, (q_rows, k_rows, v_rows, subjects) in enumerate(parts):
+        if subjects is None:
+            shared.append(attend(q_rows, k_rows, v_rows, heads))
+            continue
+        found = subjects.gather(k_rows, v_rows)
+        seen = further(number, found)
+        shared.append(attend_across_frames(q_rows, k_rows, v_rows, heads, subjects, found, strength, seen, attend))
+    return torch.cat(shared)
