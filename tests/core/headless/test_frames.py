@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from diffusers import Transformer2DModel
 from story_identity.core.attention import plain_attention
 from story_identity.core.headless.attention import Layer, hooked_attention, layer_names, plain
 from story_identity.core.headless.frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
 from story_identity.core.headless.prompts import Prompt, encode_prompt
 from story_identity.core.headless.sampling import SamplingPlan, sample_template, starting_noise
 from story_identity.core.story import Story
+
+from tests.closeness import assert_close, largest_difference
 
 STEPS = 3
 PEOPLE = [
@@ -20,6 +23,8 @@ STORY = Story.parse({
 })  # fmt: skip
 N = len(STORY.frames)
 GRID = (8, 8)
+SAME = 1e-5
+"""Largest difference between equal frames, as a share of the largest value."""
 
 
 @pytest.fixture
@@ -40,8 +45,11 @@ def drawn(pipe, noise, sharing, order=tuple(range(N)), **changes):
     return sample_together(plan, encode_together(pipe, frames), noise[list(order)], 5, together), together
 
 
-def close(one, other):
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+def changed(one, other):
+    """Which frames are another picture: apart by 100 times what frames that are the same may be by rounding."""
+    differences = [largest_difference(*pair) for pair in zip(one, other, strict=True)]
+    assert all(each <= SAME or each > 100 * SAME for each in differences), differences
+    return [each > SAME for each in differences]
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
@@ -50,7 +58,7 @@ def test_without_strength_every_frame_is_drawn_as_by_itself(pipe, noise, cfg):
     for frame, start, latent in zip(STORY.frames, noise, found, strict=True):
         prompts = (encode_prompt(pipe, text, frame.label) for text in (frame.prompt, frame.negative))
         alone = sample_template(plan_of(pipe, cfg), *prompts, start[None], 5).final
-        assert close(latent[None], alone)
+        assert_close(latent[None], alone, SAME)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
@@ -58,9 +66,9 @@ def test_with_strength_the_frames_of_people_change_and_nobodys_does_not(pipe, no
     """A character's places see that character only, so a frame without people sees nothing elsewhere."""
     plain_frames, _ = drawn(pipe, noise, Sharing(strength=0.0), cfg=cfg)
     shared, _ = drawn(pipe, noise, Sharing(), cfg=cfg)
-    assert [close(a, b) for a, b in zip(plain_frames, shared, strict=True)] == [False, False, True, False]
+    assert changed(plain_frames, shared) == [True, True, False, True]
     mixed, _ = drawn(pipe, noise, Sharing(same_character=False), cfg=cfg)
-    assert not close(mixed[2], plain_frames[2])
+    assert changed(mixed, plain_frames)[2]
 
 
 def test_the_first_step_is_plain(pipe, noise):
@@ -71,17 +79,17 @@ def test_the_first_step_is_plain(pipe, noise):
 def test_frames_in_another_order_come_out_in_that_order(pipe, noise):
     order = (2, 0, 3, 1)
     found, _ = drawn(pipe, noise, Sharing())
-    assert close(drawn(pipe, noise, Sharing(), order)[0], found[list(order)])
+    assert_close(drawn(pipe, noise, Sharing(), order)[0], found[list(order)], SAME)
 
 
 def test_a_frame_sees_what_the_others_show(pipe, noise):
     """And not the frame in which nobody is."""
     found, _ = drawn(pipe, noise, Sharing())
-    for changed, sees in ((0, [True, True, False, True]), (2, [False, False, True, False])):
+    for frame, sees in ((0, [True, True, False, True]), (2, [False, False, True, False])):
         other = noise.clone()
-        other[changed] = starting_noise([99], 8, 16, 16)[0]
+        other[frame] = starting_noise([99], 8, 16, 16)[0]
         again, _ = drawn(pipe, other, Sharing())
-        assert [not close(a, b) for a, b in zip(again, found, strict=True)] == sees
+        assert changed(again, found) == sees
 
 
 def test_the_masks_come_of_the_prompts_and_not_of_the_negatives(pipe, noise):
@@ -96,7 +104,7 @@ def test_the_masks_come_of_the_prompts_and_not_of_the_negatives(pipe, noise):
         assert together.maps is not None
         read.append(together.maps.maps(GRID))
     assert torch.equal(read[0], read[1])
-    assert not torch.allclose(read[0], read[2])
+    assert largest_difference(read[0], read[2]) > 1e-3
 
 
 def test_conditional_and_unconditional_rows_do_not_see_each_other():
@@ -111,13 +119,13 @@ def test_conditional_and_unconditional_rows_do_not_see_each_other():
     together.read(q, text, text, heads, Layer(1, (2, 3)))
     together.begin_step()
     found = together.share(q, k, v, heads, layer)
-    assert not torch.allclose(found, plain_attention(q, k, v, heads))
-    for changed, kept in ((slice(0, frames), slice(frames, None)), (slice(frames, None), slice(0, frames))):
+    assert largest_difference(found, plain_attention(q, k, v, heads)) > 1e-3
+    for other, kept in ((slice(0, frames), slice(frames, None)), (slice(frames, None), slice(0, frames))):
         other_k, other_v = k.clone(), v.clone()
-        other_k[changed], other_v[changed] = -k[changed], 2 * v[changed]
+        other_k[other], other_v[other] = -k[other], 2 * v[other]
         again = together.share(q, other_k, other_v, heads, layer)
         assert torch.equal(again[kept], found[kept])
-        assert not torch.allclose(again[changed], found[changed])
+        assert largest_difference(again[other], found[other]) > 1e-3
 
 
 def test_nobody_is_nowhere_and_masks_do_not_overlap(pipe, noise):
@@ -155,7 +163,7 @@ def test_plain_hooks_change_nothing(pipe):
         assert pipe.unet.attn_processors.keys() == processors.keys()
         assert not set(pipe.unet.attn_processors.values()) & set(processors.values())
         inside = unet_of(pipe)
-    assert torch.allclose(inside, before, rtol=1e-5, atol=1e-6)
+    assert_close(inside, before)
     assert dict(pipe.unet.attn_processors) == processors
     assert torch.equal(unet_of(pipe), before)
 
@@ -169,7 +177,9 @@ def test_an_error_leaves_the_unet_as_it_was(pipe):
     with pytest.raises(RuntimeError, match="layer 0"), hooked_attention(pipe.unet, self_attention=breaks):
         unet_of(pipe)
     assert dict(pipe.unet.attn_processors) == processors
-    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+    transformer = next(each for each in pipe.unet.modules() if isinstance(each, Transformer2DModel))
+    arguments = {"hidden_states": torch.zeros(1, transformer.config.in_channels, *GRID), "return_dict": False}
+    transformer(**arguments, encoder_hidden_states=torch.zeros(1, 7, 128))  # a hook left behind wants it without a name
     assert torch.equal(unet_of(pipe), before)
 
 
