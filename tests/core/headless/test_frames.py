@@ -23,7 +23,7 @@ STORY = Story.parse({
 })  # fmt: skip
 N = len(STORY.frames)
 GRID = (8, 8)
-SAME = 1e-5
+SAME = 2e-5
 """Largest difference between equal frames, as a share of the largest value."""
 
 
