@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers.loaders import UNet2DConditionLoadersMixin
+from diffusers import UNet2DConditionModel as UNet
 from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from story_identity.core.adapter_file import adapter_of
 from story_identity.core.attention import plain_attention
@@ -18,7 +18,8 @@ from story_identity.core.injector import (
 )
 
 from tests.closeness import assert_close, largest_difference
-from tests.stand_ins.ip_adapters import CLIP, CROSS, FACE, image_side, nested
+from tests.stand_ins.diffusers_models import UNET, with_ip_adapter
+from tests.stand_ins.ip_adapters import CLIP, CROSS, FACE, image_side, layer_side, nested
 
 KINDS = ["plus-face", "FaceID", "FaceID-Plus", "FaceID-Plus v2"]
 HEADS = {"plus-face": 2, "FaceID-Plus": 1}
@@ -110,9 +111,10 @@ def test_tokens_are_what_the_formulas_give(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_what_diffusers_makes_of_the_same_weights(kind):
     seen = features()
-    theirs = UNet2DConditionLoadersMixin._convert_ip_adapter_image_proj_to_diffusers(
-        None, image_side(layout(kind)), low_cpu_mem_usage=False
-    ).double()
+    unet = UNet(**UNET, cross_attention_dim=CROSS)
+    widths = [module.out_features for name, module in unet.named_modules() if name.endswith("attn2.to_k")]
+    content = {"image_proj": image_side(layout(kind)), "ip_adapter": layer_side(widths)}
+    (theirs,) = with_ip_adapter(unet, content).double().encoder_hid_proj.image_projection_layers
     if kind.startswith("FaceID-Plus"):
         theirs.clip_embeds = seen.clip.unsqueeze(1)
         theirs.shortcut, theirs.shortcut_scale = kind.endswith("v2"), 0.7
