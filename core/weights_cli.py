@@ -10,14 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if __package__:
-    from . import weights
+    from . import weights, weights_download
+    from .quoting import printable, quote
 else:
     import weights
+    import weights_download
+    from quoting import printable, quote
 
 
 def models_folder(chosen: str | Path | None = None) -> Path:
     """The models folder: the chosen one, COMFYUI_PATH's, the one beside custom_nodes, or a usual place under home."""
     pack = Path(__file__).absolute().parents[1]
+    if chosen == "":
+        raise ValueError("The models folder is empty text; name a folder or leave out --models-dir")
     if chosen is not None:
         candidates = [Path(chosen)]
     elif os.environ.get("COMFYUI_PATH"):
@@ -28,9 +33,9 @@ def models_folder(chosen: str | Path | None = None) -> Path:
         else:
             candidates = [Path.home() / "comfy" / "ComfyUI" / "models", Path.home() / "ComfyUI" / "models"]
     for candidate in candidates:
-        if candidate.is_dir():
+        if os.path.isdir(candidate):  # unlike Path.is_dir, False for a name that is too long
             return candidate
-    tried = ", ".join(map(str, candidates))
+    tried = ", ".join(printable(str(candidate)) for candidate in candidates)
     raise FileNotFoundError(f"No models folder (looked for {tried}); name it with --models-dir")
 
 
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "weights.py") ->
             return _download(models, chosen.id, chosen.accept_licence)
         return _list(models) if chosen.command == "list" else _check(models)
     except (ValueError, RuntimeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error), 1400)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. What was fetched is kept; the same command continues.\n")
@@ -64,7 +69,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _list(models: Path) -> int:
-    _say(f"in {models}; nothing in this version reads the ones marked planned")
+    _say(f"in {printable(str(models))}; nothing in this version reads the ones marked planned")
     for weight in weights.load_manifest().values():
         state = "present" if weights.find(weight, [models / weight.folder]) else "missing"
         use = ", not for commercial use" if weight.non_commercial else ""
@@ -78,29 +83,29 @@ def _check(models: Path) -> int:
     for weight in weights.load_manifest().values():
         path = weights.find(weight, [models / weight.folder])
         if path is None:
-            _say(f"missing  {weight.id}: {models / weight.folder / weight.name}")
+            _say(f"missing  {weight.id}: {printable(str(models / weight.folder / weight.name))}")
             continue
         try:
             checked = weights.verify(weight, path)
-        except weights.WeightError as error:
+        except (weights.WeightError, OSError) as error:
             corrupt += 1
-            _say(f"CORRUPT  {weight.id}: {error}")
+            _say(f"CORRUPT  {weight.id}: {printable(str(error))}")
             continue
-        unknown = [what for what in ("size", "sha256") if what not in checked]
-        agree = f"{' and '.join(checked)} as expected" if checked else "not checked"
-        _say(f"present  {weight.id}: {agree}" + (f" (no {' and no '.join(unknown)} known)" if unknown else ""))
+        unknown = " and no ".join(what for what in ("size", "sha256") if what not in checked)
+        known = f"{' and '.join(checked)} as expected" + (f" (no {unknown} known)" if unknown else "")
+        _say(f"present  {weight.id}: {known}")
     return 1 if corrupt else 0
 
 
 def _download(models: Path, weight_id: str, accept_licence: bool) -> int:
     manifest = weights.load_manifest()
     if weight_id not in manifest:
-        raise ValueError(f"No file has the id {weight_id!r}; the ids are: {', '.join(manifest)}")
+        raise ValueError(f"No file has the id {quote(weight_id)}; the ids are: {', '.join(manifest)}")
     weight = manifest[weight_id]
     found = weights.find(weight, [models / weight.folder])
     folder = found.parent if found else models / weight.folder
-    target = weights.download(weight, folder, accept_licence=accept_licence, progress=_show_progress())
-    _say(f"{target} is in place")
+    target = weights_download.download(weight, folder, accept_licence=accept_licence, progress=_show_progress())
+    _say(f"{printable(str(target))} is in place")
     return 0
 
 
@@ -118,4 +123,5 @@ def _show_progress() -> Callable[[int, int | None], None]:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -14,6 +14,8 @@ from story_identity.core.automask import (
     token_maps,
 )
 
+from tests.closeness import assert_close
+
 N, H, W, T, HEADS, D = 3, 7, 11, 13, 5, 2
 L, E = H * W, HEADS * D
 
@@ -79,7 +81,7 @@ def test_a_map_is_the_softmax_averaged_over_heads_and_tokens():
                 columns = slice(head * D, head * D + D)
                 attention = (q[f, :, columns] @ k[f, :, columns].T / math.sqrt(D)).softmax(dim=1)
                 expected += attention[:, indices].sum(dim=1) / len(indices) / HEADS
-            assert torch.allclose(result[f], expected, atol=1e-6)
+            assert_close(result[f], expected)
 
 
 def test_a_map_by_hand():
@@ -95,7 +97,7 @@ def test_the_maps_of_all_tokens_add_up_to_one():
     maps = token_maps(q, k, [[position] for position in range(T)], HEADS)
     assert maps.shape == (N, T, L)
     assert maps.min() >= 0
-    assert torch.allclose(maps.sum(dim=1), torch.ones(N, L), atol=1e-6)
+    assert_close(maps.sum(dim=1), torch.ones(N, L))
 
 
 def test_frames_may_name_a_character_elsewhere_or_not_at_all():
@@ -111,7 +113,7 @@ def test_half_precision_and_large_scores_stay_finite():
     q, k = random(N, L, E), random(N, T, E, seed=1)
     result = token_map(q.half(), k.half(), [3], HEADS)
     assert result.dtype == torch.float32
-    assert torch.allclose(result, token_map(q, k, [3], HEADS), atol=2e-3)
+    assert_close(result, token_map(q, k, [3], HEADS), 2e-3)
     assert token_map(1e3 * q, 1e3 * k, [3], HEADS).isfinite().all()
 
 
@@ -120,7 +122,8 @@ def test_gradients_of_a_map_are_the_softmaxs():
     ours = torch.autograd.grad(token_map(q, k, [3], 1).double().square().sum(), (q, k))
     plain = (q @ k.transpose(1, 2) / math.sqrt(3)).softmax(dim=2)[:, :, 3]
     theirs = torch.autograd.grad(plain.square().sum(), (q, k))
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
+    for found, expected in zip(ours, theirs, strict=True):
+        assert_close(found, expected)
     assert theirs[0].abs().max() > 1e-3
 
 
@@ -282,7 +285,7 @@ def test_resizing_keeps_the_level_and_skips_nothing():
     small = running.maps((2, 3))
     assert small.shape == (2, 1, 2, 3)
     assert (small[0] > 0).any()
-    assert torch.allclose(small[1], torch.full((1, 2, 3), 0.3))
+    assert_close(small[1], torch.full((1, 2, 3), 0.3))
 
 
 def test_maps_that_do_not_fit_are_refused():

@@ -15,6 +15,8 @@ from story_identity.core.identity import (
     safe_file_name,
 )
 
+from tests.closeness import assert_close
+
 
 def crowd(seed: int = 0, m: int = 64, d: int = 101) -> torch.Tensor:
     return torch.randn(m, d, generator=torch.Generator().manual_seed(seed))
@@ -55,7 +57,7 @@ def test_row_order_does_not_matter():
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
     found, shuffled = discover_identity(rows), discover_identity(rows[order])
     assert sorted(order[shuffled.kept].tolist()) == found.kept
-    assert torch.allclose(found.embedding, shuffled.embedding, atol=1e-6)
+    assert_close(found.embedding, shuffled.embedding)
 
 
 def test_a_rotation_of_the_space_does_not_matter():
@@ -63,7 +65,7 @@ def test_a_rotation_of_the_space_does_not_matter():
     rotation = torch.linalg.qr(torch.randn(101, 101, generator=torch.Generator().manual_seed(2)).double()).Q
     found, rotated = discover_identity(rows), discover_identity(rows @ rotation)
     assert rotated.kept == found.kept
-    assert torch.allclose(rotated.embedding, found.embedding @ rotation.float(), atol=1e-4)
+    assert_close(rotated.embedding, found.embedding @ rotation.float(), 1e-4)
 
 
 def test_a_planted_identity_is_found_among_outliers():

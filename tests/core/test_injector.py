@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers.loaders import UNet2DConditionLoadersMixin
+from diffusers import UNet2DConditionModel as UNet
 from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from story_identity.core.adapter_file import adapter_of
 from story_identity.core.attention import plain_attention
@@ -17,7 +17,9 @@ from story_identity.core.injector import (
     decoupled_attention,
 )
 
-from tests.stand_ins.ip_adapters import CLIP, CROSS, FACE, image_side, nested
+from tests.closeness import assert_close, largest_difference
+from tests.stand_ins.diffusers_models import UNET, with_ip_adapter
+from tests.stand_ins.ip_adapters import CLIP, CROSS, FACE, image_side, layer_side, nested
 
 KINDS = ["plus-face", "FaceID", "FaceID-Plus", "FaceID-Plus v2"]
 HEADS = {"plus-face": 2, "FaceID-Plus": 1}
@@ -100,31 +102,32 @@ def test_tokens_are_what_the_formulas_give(kind):
     tokens, blank = injector(kind).identity_tokens(seen, 0.7)
     expected = [tokens_of(kind, *one, 0.7) for one in zip(seen.clip, seen.face, strict=True)]
     assert tokens.shape == (3, 5 if kind == "plus-face" else 4, CROSS)
-    assert torch.allclose(tokens, torch.stack(expected), atol=1e-10)
+    assert_close(tokens, torch.stack(expected), 1e-10)
     nothing = tokens_of(kind, seen.blank_clip[0], torch.zeros(FACE, dtype=torch.float64), 0.7)
-    assert torch.allclose(blank, nothing.expand(3, -1, -1), atol=1e-10)
-    assert not torch.allclose(tokens, blank, atol=1e-2)
+    assert_close(blank, nothing.expand(3, -1, -1), 1e-10)
+    assert largest_difference(tokens, blank) > 1e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_what_diffusers_makes_of_the_same_weights(kind):
     seen = features()
-    theirs = UNet2DConditionLoadersMixin._convert_ip_adapter_image_proj_to_diffusers(
-        None, image_side(layout(kind)), low_cpu_mem_usage=False
-    ).double()
+    unet = UNet(**UNET, cross_attention_dim=CROSS)
+    widths = [module.out_features for name, module in unet.named_modules() if name.endswith("attn2.to_k")]
+    content = {"image_proj": image_side(layout(kind)), "ip_adapter": layer_side(widths)}
+    (theirs,) = with_ip_adapter(unet, content).double().encoder_hid_proj.image_projection_layers
     if kind.startswith("FaceID-Plus"):
         theirs.clip_embeds = seen.clip.unsqueeze(1)
         theirs.shortcut, theirs.shortcut_scale = kind.endswith("v2"), 0.7
     with torch.no_grad():
         expected = theirs(seen.clip if kind == "plus-face" else seen.face)
-        assert torch.allclose(injector(kind).identity_tokens(seen, 0.7)[0], expected, atol=1e-10)
+        assert_close(injector(kind).identity_tokens(seen, 0.7)[0], expected, 1e-10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reference_does_not_change_its_neighbours(kind):
     one, seen = injector(kind), features()
     alone = ReferenceFeatures(seen.clip[1:2], seen.blank_clip, seen.face[1:2])
-    assert torch.allclose(one.identity_tokens(seen)[0][1:2], one.identity_tokens(alone)[0], atol=1e-12)
+    assert_close(one.identity_tokens(seen)[0][1:2], one.identity_tokens(alone)[0], 1e-12)
 
 
 def test_only_version_2_scales_the_picture_and_at_0_it_is_faceid():
@@ -133,7 +136,7 @@ def test_only_version_2_scales_the_picture_and_at_0_it_is_faceid():
     assert torch.equal(v1.identity_tokens(seen, 0.0)[0], v1.identity_tokens(seen, 1.0)[0])
     face_only = torch.stack([tokens_of("FaceID-Plus v2", *one, 0.0) for one in zip(seen.clip, seen.face, strict=True)])
     other = ReferenceFeatures(seen.clip.flip(0), seen.blank_clip, seen.face)
-    assert torch.allclose(v2.identity_tokens(seen, 0.0)[0], face_only, atol=1e-12)
+    assert_close(v2.identity_tokens(seen, 0.0)[0], face_only, 1e-12)
     assert torch.equal(v2.identity_tokens(seen, 0.0)[0], v2.identity_tokens(other, 0.0)[0])
 
 
@@ -141,7 +144,7 @@ def test_picture_tokens_have_no_order():
     """A resampler has no positions: CLIP's patches may come in any order."""
     one, seen = injector("plus-face"), features()
     shuffled = ReferenceFeatures(seen.clip[:, torch.randperm(11)], seen.blank_clip)
-    assert torch.allclose(one.identity_tokens(seen)[0], one.identity_tokens(shuffled)[0], atol=1e-10)
+    assert_close(one.identity_tokens(seen)[0], one.identity_tokens(shuffled)[0], 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +202,8 @@ def case():
 def test_keys_and_values_are_the_weights_times_the_tokens():
     one, tokens = layer(), random(2, 3, 6)
     k, v = one(tokens)
-    assert torch.allclose(k, tokens @ one.to_k_ip.weight.T, atol=1e-12)
-    assert torch.allclose(v, tokens @ one.to_v_ip.weight.T, atol=1e-12)
+    assert_close(k, tokens @ one.to_k_ip.weight.T, 1e-12)
+    assert_close(v, tokens @ one.to_v_ip.weight.T, 1e-12)
 
 
 def test_weight_0_and_nobody_leave_the_very_same_tensor():
@@ -217,7 +220,7 @@ def test_the_sum_is_equation_13_with_masks():
         expected = text[row].clone()
         for (k, v), mask in zip(people, masks, strict=True):
             expected += 0.7 * mask[row, :, None] * all_heads(q[row], k[row], v[row], 2)
-        assert torch.allclose(result[row], expected, atol=1e-12)
+        assert_close(result[row], expected, 1e-12)
 
 
 def test_a_face_stays_in_its_mask():
@@ -236,7 +239,7 @@ def test_a_single_token_adds_its_value_by_hand():
     """Softmax over one key is 1: what is added is scale times the value."""
     key, value = torch.randn(1, 1, 2), torch.tensor([[[3.0, -1.0]]])
     result = decoupled_attention(torch.ones(1, 4, 2), torch.randn(1, 4, 2), [(key, value, None)], 1, 0.5)
-    assert torch.allclose(result, torch.tensor([2.5, 0.5]).expand(1, 4, 2))
+    assert_close(result, torch.tensor([2.5, 0.5]).expand(1, 4, 2))
 
 
 def test_repeated_and_reordered_tokens_change_nothing():
@@ -247,8 +250,8 @@ def test_repeated_and_reordered_tokens_change_nothing():
         decoupled_attention(text, q, [(*each, None)], 2, 1.0)
         for each in ((k, v), (torch.cat([k, k], dim=1), torch.cat([v, v], dim=1)), (k.flip(1), v.flip(1)))
     )
-    assert torch.allclose(plain, twice, atol=1e-12)
-    assert torch.allclose(plain, turned, atol=1e-12)
+    assert_close(plain, twice, 1e-12)
+    assert_close(plain, turned, 1e-12)
 
 
 def test_the_hosts_attention_is_the_one_that_is_called():
@@ -286,4 +289,4 @@ def test_a_layer_does_what_diffusers_processor_does():
         q = module.to_q(hidden)
         text = plain_attention(q, module.to_k(prompt), module.to_v(prompt), 2)
         found = module.to_out[0](decoupled_attention(text, q, [(*one(tokens), None)], 2, 0.8))
-    assert torch.allclose(found, expected, atol=1e-12)
+    assert_close(found, expected, 1e-12)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from story_identity.core import weights
 from story_identity.core.weights import WeightError, WeightFile
+from story_identity.core.weights_format import TORCH_MAGIC
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = (
@@ -21,7 +22,7 @@ WORKFLOWS = (
     "storynizor_sd15_reference_two_characters.json",
     "storynizor_sdxl.json",
 )
-CONTENT = bytes(range(251)) * 4 + b"end"
+CONTENT = TORCH_MAGIC + (bytes(range(251)) * 4 + b"end")[len(TORCH_MAGIC) :]
 ENTRY = {
     "id": "toy",
     "name": "toy.bin",
@@ -29,6 +30,7 @@ ENTRY = {
     "url": "https://example.org/toy.bin",
     "size": len(CONTENT),
     "size_about": None,
+    "min_size": None,
     "sha256": hashlib.sha256(CONTENT).hexdigest(),
     "sha256_source": "publisher",
     "licence": "Apache-2.0",
@@ -36,6 +38,9 @@ ENTRY = {
     "non_commercial": False,
     "used_by": ["a workflow"],
 }
+
+
+UNHASHED = {"sha256": None, "sha256_source": None}
 
 
 def toy(**changes) -> WeightFile:
@@ -56,6 +61,7 @@ def test_the_shipped_manifest_is_sound_and_written_the_one_way():
         assert weight.sha256 is None or len(bytes.fromhex(weight.sha256)) == 32
         assert (weight.sha256 is None) == (weight.sha256_source is None)
         assert not (weight.size and weight.size_about)
+        assert (weight.min_size is None) == bool(weight.size or weight.sha256)
 
 
 def test_every_workflow_has_its_weights_and_none_of_them_is_non_commercial():
@@ -110,26 +116,34 @@ def test_a_manifest_keeps_every_field(tmp_path: Path):
         ({"non_commercial": "no"}, "non_commercial must be bool"),
         ({"used_by": []}, "used_by must be a list"),
         ({"used_by": "all"}, "used_by must be list"),
-        ({"licens": "MIT"}, r"missing fields \[\], unknown fields \['licens'\]"),
+        ({"licens": "MIT"}, 'unknown fields: "licens"'),
+        ({"min_size": 0}, "min_size must be positive, not 0"),
+        ({"min_size": "2 MB"}, 'min_size must be int or NoneType, not "2 MB"'),
+        (UNHASHED | {"name": "toy.tar"}, 'sha256 must be there, since the format of "toy.tar" is none'),
+        (UNHASHED | {"size": None}, "without sha256 and size, min_size must be there"),
+        ({"id": "toy\x1b[31m" + "x" * 10_000}, r"id must be plain .*not \"toy\\x1b"),
     ],
 )
 def test_a_malformed_entry_is_named(tmp_path: Path, changes: dict, complaint: str):
     path = write_manifest(tmp_path / "models.json", ENTRY | {"id": "other", "name": "other.bin"}, ENTRY | changes)
-    with pytest.raises(ValueError, match=rf"models\.json: files\[1\] \(toy\): {complaint}"):
+    with pytest.raises(ValueError, match=rf"models\.json: files\[1\] \(\"toy.*\"\): {complaint}") as refusal:
         weights.load_manifest(path)
+    assert len(str(refusal.value)) < 1500
+    assert str(refusal.value).isprintable()
 
 
 def test_other_malformed_manifests(tmp_path: Path):
     path = tmp_path / "models.json"
     for text, complaint in (
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "expected an object"),
         ('{"files": [3]}', r"files\[0\]: expected"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=complaint):
             weights.load_manifest(path)
-    with pytest.raises(ValueError, match=r"files\[0\] \(toy\): missing fields \['url'\]"):
+    with pytest.raises(ValueError, match=r'files\[0\] \("toy"\): missing fields: "url"'):
         weights.load_manifest(write_manifest(path, {name: value for name, value in ENTRY.items() if name != "url"}))
     for twin in (ENTRY | {"name": "b.bin"}, ENTRY | {"id": "b"}):
         with pytest.raises(ValueError, match="same id or same folder and name as toy"):
@@ -181,11 +195,12 @@ def test_a_missing_file_is_described_with_all_it_takes_to_get_it(tmp_path: Path)
 def test_verify_says_what_it_compared_and_what_differs(tmp_path: Path):
     path = tmp_path / "toy.bin"
     path.write_bytes(CONTENT)
-    unhashed = {"sha256": None, "sha256_source": None}
     assert weights.verify(toy(), path) == ("size", "sha256")
     assert weights.verify(toy(size=None), path) == ("sha256",)
-    assert weights.verify(toy(**unhashed), path) == ("size",)
-    assert weights.verify(toy(size=None, **unhashed), path) == ()
+    assert weights.verify(toy(**UNHASHED), path) == ("size", "format")
+    assert weights.verify(toy(size=None, min_size=len(CONTENT), **UNHASHED), path) == ("least size", "format")
+    with pytest.raises(WeightError, match="too small: expected at least 1008 bytes, found 1007"):
+        weights.verify(toy(size=None, min_size=len(CONTENT) + 1, **UNHASHED), path)
     path.write_bytes(CONTENT[:-1] + b"!")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(WeightError, match=rf"sha256 differs: expected {ENTRY['sha256']}, found {found}"):

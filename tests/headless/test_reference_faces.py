@@ -9,6 +9,8 @@ from story_identity.headless.reference_faces import ReferenceReader, _upper_squa
 from story_identity.lab.toyworld.world import sample_scene
 from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
+from tests.closeness import assert_close
+
 SIZES = {"hidden_size": 20, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
 SIZES |= {"patch_size": 7, "image_size": 28}
 
@@ -48,22 +50,17 @@ def test_the_image_encoder_sees_the_found_face_or_the_middle_of_the_picture(towe
     seen, found = ReferenceReader(tower).read(images, [None, None])
     assert found == [True, True]
     assert seen.face is None
-    assert all(
-        torch.allclose(row, hidden(tower, image), atol=1e-5) for row, image in zip(seen.clip, images, strict=True)
-    )
+    assert_close(seen.clip, torch.stack([hidden(tower, image) for image in images]))
     seen, _ = ReferenceReader(tower, Light()).read(images, [None, None])
-    assert all(
-        torch.allclose(row, hidden(tower, image[:9, :9]), atol=1e-5)
-        for row, image in zip(seen.clip, images, strict=True)
-    )
-    assert torch.allclose(seen.face.norm(dim=1), torch.ones(2))
+    assert_close(seen.clip, torch.stack([hidden(tower, image[:9, :9]) for image in images]))
+    assert_close(seen.face.norm(dim=1), torch.ones(2))
 
 
 def test_the_blank_picture_is_0_after_normalisation(tower):
     seen, _ = ReferenceReader(tower).read([], [])
     with torch.no_grad():
         expected = tower(torch.zeros(1, 3, 28, 28), output_hidden_states=True).hidden_states[-2]
-    assert torch.allclose(seen.blank_clip, expected, atol=1e-6)
+    assert_close(seen.blank_clip, expected)
     assert seen.clip.shape == (0, 17, 20)
 
 
@@ -75,8 +72,8 @@ def test_who_is_not_found_has_the_features_of_no_reference(tower):
     assert not seen.face[1].any()
     for row in (0, 2):
         alone, _ = ReferenceReader(tower, Light()).read([images[row]], [None])
-        assert torch.allclose(alone.clip[0], seen.clip[row], atol=1e-5)
-        assert torch.allclose(alone.face[0], seen.face[row])
+        assert_close(alone.clip[0], seen.clip[row])
+        assert_close(alone.face[0], seen.face[row])
     seen, found = ReferenceReader(tower).read([images[0]], [torch.zeros(28, 28, dtype=torch.bool)])
     assert found == [False]
     assert torch.equal(seen.clip, seen.blank_clip)
@@ -102,7 +99,7 @@ def test_the_toy_worlds_reader_tells_people_apart_in_one_picture():
     assert seen.clip.shape == (2, 65, 128)
     assert seen.face[0] @ seen.face[1] < 0.9
     swapped, _ = reader.read([image, image], masks[::-1])
-    assert torch.allclose(swapped.face, seen.face.flip(0), atol=1e-5)
+    assert_close(swapped.face, seen.face.flip(0))
 
 
 def test_an_image_encoder_in_a_folder(tower, tmp_path):
@@ -112,7 +109,7 @@ def test_an_image_encoder_in_a_folder(tower, tmp_path):
     reader = load_reader(str(tmp_path / "clip"))
     assert (reader.clip_width, reader.face_width) == (20, None)
     image = picture(28, 28)
-    assert torch.allclose(reader.read([image], [None])[0].clip[0], hidden(model, image), atol=1e-5)
+    assert_close(reader.read([image], [None])[0].clip[0], hidden(model, image))
     with pytest.raises(FileNotFoundError, match="no image encoder in .*nowhere: expected config.json"):
         load_reader(str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="no .onnx files"):

@@ -8,6 +8,8 @@ import torch
 from story_identity.headless.option_values import SCHEDULES
 from story_identity.headless.schedules import nearest_timestep, schedule, training_levels
 
+from tests.closeness import assert_close
+
 
 class Config(SimpleNamespace):
     def get(self, key):
@@ -54,7 +56,7 @@ def test_normal_has_both_ends_and_the_geometric_mean_between_two_levels():
 
 def test_karras_is_linear_in_the_seventh_root():
     roots = schedule("karras", 5, LEVELS)[:-1] ** (1 / 7)
-    assert torch.allclose(roots.diff(), roots.diff().mean().expand(4), rtol=1e-4)
+    assert_close(roots.diff(), roots.diff().mean().expand(4), 1e-4)
 
 
 @pytest.mark.parametrize("timestep", [0, 1, 500, 999])

@@ -2,12 +2,17 @@
 
 import pytest
 import torch
+from diffusers import Transformer2DModel
 from story_identity.core.attention import plain_attention
+from story_identity.core.attention_hooks import Layer, unchanged
+from story_identity.core.frame_sharing import Sharing
 from story_identity.core.story import Story
 from story_identity.headless.prompts import Prompt, encode_prompt
-from story_identity.headless.sampling import SamplingPlan, sample_template, starting_noise
-from story_identity.headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
-from story_identity.headless.unet_attention import Layer, hooked_attention, layer_names, plain
+from story_identity.headless.sampling import CONDITIONAL, UNCONDITIONAL, SamplingPlan, sample_template, starting_noise
+from story_identity.headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
+from story_identity.headless.unet_attention import hooked_attention, layer_names
+
+from tests.closeness import assert_close, largest_difference
 
 STEPS = 3
 PEOPLE = [
@@ -20,6 +25,8 @@ STORY = Story.parse({
 })  # fmt: skip
 N = len(STORY.frames)
 GRID = (8, 8)
+SAME = 2e-5
+"""Largest difference between equal frames, as a share of the largest value."""
 
 
 @pytest.fixture
@@ -35,13 +42,16 @@ def drawn(pipe, noise, sharing, order=tuple(range(N)), **changes):
     """The frames in an order, drawn together; and the attention they were drawn with."""
     frames = [STORY.frames[number] for number in order]
     positions = [[of_frame[number] for number in order] for of_frame in positions_of(pipe, STORY)]
-    together = SharedFrames(sharing, positions, len(frames))
+    together = new_sharing(sharing, positions, len(frames))
     plan = plan_of(pipe, **changes)
     return sample_together(plan, encode_together(pipe, frames), noise[list(order)], 5, together), together
 
 
-def close(one, other):
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+def changed(one, other):
+    """Which frames are another picture: apart by 100 times what frames that are the same may be by rounding."""
+    differences = [largest_difference(*pair) for pair in zip(one, other, strict=True)]
+    assert all(each <= SAME or each > 100 * SAME for each in differences), differences
+    return [each > SAME for each in differences]
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
@@ -50,7 +60,7 @@ def test_without_strength_every_frame_is_drawn_as_by_itself(pipe, noise, cfg):
     for frame, start, latent in zip(STORY.frames, noise, found, strict=True):
         prompts = (encode_prompt(pipe, text, frame.label) for text in (frame.prompt, frame.negative))
         alone = sample_template(plan_of(pipe, cfg), *prompts, start[None], 5).final
-        assert close(latent[None], alone)
+        assert_close(latent[None], alone, SAME)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
@@ -58,9 +68,9 @@ def test_with_strength_the_frames_of_people_change_and_nobodys_does_not(pipe, no
     """A character's places see that character only, so a frame without people sees nothing elsewhere."""
     plain_frames, _ = drawn(pipe, noise, Sharing(strength=0.0), cfg=cfg)
     shared, _ = drawn(pipe, noise, Sharing(), cfg=cfg)
-    assert [close(a, b) for a, b in zip(plain_frames, shared, strict=True)] == [False, False, True, False]
+    assert changed(plain_frames, shared) == [True, True, False, True]
     mixed, _ = drawn(pipe, noise, Sharing(same_character=False), cfg=cfg)
-    assert not close(mixed[2], plain_frames[2])
+    assert changed(mixed, plain_frames)[2]
 
 
 def test_the_first_step_is_plain(pipe, noise):
@@ -71,17 +81,17 @@ def test_the_first_step_is_plain(pipe, noise):
 def test_frames_in_another_order_come_out_in_that_order(pipe, noise):
     order = (2, 0, 3, 1)
     found, _ = drawn(pipe, noise, Sharing())
-    assert close(drawn(pipe, noise, Sharing(), order)[0], found[list(order)])
+    assert_close(drawn(pipe, noise, Sharing(), order)[0], found[list(order)], SAME)
 
 
 def test_a_frame_sees_what_the_others_show(pipe, noise):
     """And not the frame in which nobody is."""
     found, _ = drawn(pipe, noise, Sharing())
-    for changed, sees in ((0, [True, True, False, True]), (2, [False, False, True, False])):
+    for frame, sees in ((0, [True, True, False, True]), (2, [False, False, True, False])):
         other = noise.clone()
-        other[changed] = starting_noise([99], 8, 16, 16)[0]
+        other[frame] = starting_noise([99], 8, 16, 16)[0]
         again, _ = drawn(pipe, other, Sharing())
-        assert [not close(a, b) for a, b in zip(again, found, strict=True)] == sees
+        assert changed(again, found) == sees
 
 
 def test_the_masks_come_of_the_prompts_and_not_of_the_negatives(pipe, noise):
@@ -91,12 +101,12 @@ def test_the_masks_come_of_the_prompts_and_not_of_the_negatives(pipe, noise):
     other = Prompt(negative.embeddings.flip(1))
     read = []
     for prompts in ((positive, negative), (positive, other), (other, positive)):
-        together = SharedFrames(Sharing(), positions_of(pipe, STORY), N)
+        together = new_sharing(Sharing(), positions_of(pipe, STORY), N)
         sample_together(plan_of(pipe, steps=1), prompts, noise, 5, together)
-        assert together.maps is not None
-        read.append(together.maps.maps(GRID))
+        assert together.reader.maps is not None
+        read.append(together.reader.maps.maps(GRID))
     assert torch.equal(read[0], read[1])
-    assert not torch.allclose(read[0], read[2])
+    assert largest_difference(read[0], read[2]) > 1e-3
 
 
 def test_conditional_and_unconditional_rows_do_not_see_each_other():
@@ -105,27 +115,27 @@ def test_conditional_and_unconditional_rows_do_not_see_each_other():
     frames, tokens, width, heads = 2, 6, 8, 2
     q, k, v = (torch.randn(2 * frames, tokens, width, generator=random) for _ in range(3))
     layer, text = Layer(0, (2, 3)), torch.randn(2 * frames, 5, width, generator=random)
-    together = SharedFrames(Sharing(), [[[1], [2]]], frames)
-    together.begin_step()
-    together.share(q, k, v, heads, layer)
-    together.read(q, text, text, heads, Layer(1, (2, 3)))
-    together.begin_step()
-    found = together.share(q, k, v, heads, layer)
-    assert not torch.allclose(found, plain_attention(q, k, v, heads))
-    for changed, kept in ((slice(0, frames), slice(frames, None)), (slice(frames, None), slice(0, frames))):
+    together, prompts = new_sharing(Sharing(), [[[1], [2]]], frames), (UNCONDITIONAL, CONDITIONAL)
+    together.begin_call(prompts, 2.0)
+    together.share(q, k, v, heads, layer, plain_attention)
+    together.reader.read(q, text, text, heads, Layer(1, (2, 3)), plain_attention)
+    together.begin_call(prompts, 1.0)
+    found = together.share(q, k, v, heads, layer, plain_attention)
+    assert largest_difference(found, plain_attention(q, k, v, heads)) > 1e-3
+    for other, kept in ((slice(0, frames), slice(frames, None)), (slice(frames, None), slice(0, frames))):
         other_k, other_v = k.clone(), v.clone()
-        other_k[changed], other_v[changed] = -k[changed], 2 * v[changed]
-        again = together.share(q, other_k, other_v, heads, layer)
+        other_k[other], other_v[other] = -k[other], 2 * v[other]
+        again = together.share(q, other_k, other_v, heads, layer, plain_attention)
         assert torch.equal(again[kept], found[kept])
-        assert not torch.allclose(again[changed], found[changed])
+        assert largest_difference(again[other], found[other]) > 1e-3
 
 
 def test_nobody_is_nowhere_and_masks_do_not_overlap(pipe, noise):
     _, together = drawn(pipe, noise, Sharing())
-    assert together.maps is not None
-    masks = together.maps.masks(GRID)
+    assert together.reader.maps is not None
+    masks = together.reader.maps.masks(GRID)
     assert masks.flatten(2).any(dim=2).tolist() == [[True, True], [False, True], [False, False], [True, False]]
-    assert set(together.maps.labels(GRID).unique().tolist()) == {-1, 0, 1}
+    assert set(together.reader.maps.labels(GRID).unique().tolist()) == {-1, 0, 1}
 
 
 def test_the_words_that_tell_who_it_is_are_found(pipe):
@@ -155,7 +165,7 @@ def test_plain_hooks_change_nothing(pipe):
         assert pipe.unet.attn_processors.keys() == processors.keys()
         assert not set(pipe.unet.attn_processors.values()) & set(processors.values())
         inside = unet_of(pipe)
-    assert torch.allclose(inside, before, rtol=1e-5, atol=1e-6)
+    assert_close(inside, before)
     assert dict(pipe.unet.attn_processors) == processors
     assert torch.equal(unet_of(pipe), before)
 
@@ -163,22 +173,24 @@ def test_plain_hooks_change_nothing(pipe):
 def test_an_error_leaves_the_unet_as_it_was(pipe):
     before, processors = unet_of(pipe), dict(pipe.unet.attn_processors)
 
-    def breaks(q, k, v, heads, layer):
-        raise RuntimeError(f"layer {layer.number}")
+    def breaks(q, k, v, heads, layer, attend):
+        raise RuntimeError(f"layer {layer.name}")
 
     with pytest.raises(RuntimeError, match="layer 0"), hooked_attention(pipe.unet, self_attention=breaks):
         unet_of(pipe)
     assert dict(pipe.unet.attn_processors) == processors
-    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+    transformer = next(each for each in pipe.unet.modules() if isinstance(each, Transformer2DModel))
+    arguments = {"hidden_states": torch.zeros(1, transformer.config.in_channels, *GRID), "return_dict": False}
+    transformer(**arguments, encoder_hidden_states=torch.zeros(1, 7, 128))  # a hook left behind wants it without a name
     assert torch.equal(unet_of(pipe), before)
 
 
 def test_the_hooks_hear_which_layer_asks(pipe):
     asked = []
 
-    def note(q, k, v, heads, layer):
-        asked.append((layer.number, layer.grid, k.shape[1]))
-        return plain(q, k, v, heads, layer)
+    def note(q, k, v, heads, layer, attend):
+        asked.append((layer.name, layer.grid, k.shape[1]))
+        return unchanged(q, k, v, heads, layer, attend)
 
     names = layer_names(pipe.unet)
     with hooked_attention(pipe.unet, self_attention=note):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,22 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # The repository as it was reached and past symbolic links: either may lie in a ComfyUI's custom_nodes.
 PLACES = (Path(__file__).absolute().parents[2], REPOSITORY)
 
+NOTHING_TESTED = "nothing was tested inside the real host"
 NOT_FOUND = (
-    "no ComfyUI found, so nothing was tested inside the real host. "
+    f"no ComfyUI found, so {NOTHING_TESTED}. "
     "To do that: git clone https://github.com/Comfy-Org/ComfyUI ~/comfy/ComfyUI, install its requirements.txt and this "
     "pack's into a .venv inside it, or set COMFYUI_PATH to one you have"
 )
+DISTRIBUTIONS = "from importlib.metadata import distributions as d; print(*{x.name.lower() for x in d()}, sep='\\n')"
+IMPORTS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.argv[1:] = ["--cpu", "--base-directory", sys.argv[2]]
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes, server
+"""
+TIMEOUT_S = 180
 
 
 @dataclass(frozen=True)
@@ -23,13 +35,40 @@ class ComfyUI:
     root: Path
     python: Path
 
-    def missing_requirements(self) -> list[str]:
-        """What the pack's requirements.txt asks for and ComfyUI's Python does not have."""
-        lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
+    def problem(self) -> str | None:
+        """One line on what keeps tests from running in it and on how to mend that; None if nothing does."""
+        found, mend = self._fault()
+        return f"{found}, so {NOTHING_TESTED}. To mend that: {mend}" if found else None
+
+    def _fault(self) -> tuple[str, str]:
+        listed, reason = self._run(DISTRIBUTIONS)
+        if reason:
+            anew = f"make the virtual environment of {self.root} anew, or set COMFYUI_PATH to another ComfyUI"
+            return f"the Python of {self.root} does not start ({reason})", anew
+        lines = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
         names = [re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0] for line in lines if re.match(r"\s*\w", line)]
-        have = "from importlib.metadata import distributions as d; print(*{x.name.lower() for x in d()}, sep='\\n')"
-        listed = subprocess.run([self.python, "-c", have], check=True, capture_output=True, text=True).stdout.split()
-        return [name for name in names if name.lower() not in listed]
+        install = f"{self.python} -m pip install -r"
+        if missing := [name for name in names if name.lower() not in listed.split()]:
+            needed = f"{install} {REPOSITORY / 'requirements.txt'}"
+            return f"the Python of {self.root} lacks {', '.join(missing)}, which the pack needs", needed
+        with tempfile.TemporaryDirectory() as folder:
+            _, reason = self._run(IMPORTS, str(self.root), folder)
+        if reason:
+            return (
+                f"the ComfyUI in {self.root} cannot be imported ({reason})",
+                f"{install} {self.root}/requirements.txt",
+            )
+        return "", ""
+
+    def _run(self, code: str, *arguments: str) -> tuple[str, str]:
+        """What the code prints, and why it failed if it did, both of ComfyUI's Python."""
+        command = [self.python, "-E", "-B", "-c", code, *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S)
+        except (OSError, subprocess.SubprocessError) as error:
+            return "", str(error).splitlines()[0]
+        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        return done.stdout, said[-1].strip() if done.returncode else ""
 
 
 def find_comfyui() -> ComfyUI | None:
@@ -55,6 +94,6 @@ def _is_comfyui(root: Path) -> bool:
 def _with_python(root: Path) -> ComfyUI:
     inside = "Scripts/python.exe" if os.name == "nt" else "bin/python"
     own = [root / venv / inside for venv in (".venv", "venv")]
-    return ComfyUI(
-        root.absolute(), next((python.absolute() for python in own if python.exists()), Path(sys.executable))
-    )
+    # A link whose Python is gone counts too: the user is told so, rather than that some other Python lacks torch.
+    there = (python.absolute() for python in own if os.path.lexists(python))
+    return ComfyUI(root.absolute(), next(there, Path(sys.executable)))

@@ -8,15 +8,24 @@ import pytest
 from tests.stand_ins.folder import write_all
 from tests.stand_ins.pictures import write_pictures
 
-from .comfyui import NOT_FOUND, ComfyUI, find_comfyui
+from .comfyui import NOT_FOUND, NOTHING_TESTED, ComfyUI, find_comfyui
 from .server import Host
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End at once where COMFYUI_PATH is wrong, with one line in place of an error for each test."""
+    if any("comfyui" in getattr(item, "fixturenames", ()) for item in items):
+        try:
+            find_comfyui()
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Give all tests skipped for want of a ComfyUI one place, since pytest prints a line for each place."""
     report = yield
-    if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].endswith(NOT_FOUND):
+    if report.skipped and isinstance(report.longrepr, tuple) and NOTHING_TESTED in report.longrepr[2]:
         report.longrepr = (str(Path(__file__).parent), 0, report.longrepr[2])
     return report
 
@@ -26,12 +35,8 @@ def comfyui() -> ComfyUI:
     found = find_comfyui()
     if found is None:
         pytest.skip(NOT_FOUND)
-    if missing := found.missing_requirements():
-        pytest.fail(
-            f"the Python of {found.root} lacks {', '.join(missing)}, which the pack needs: "
-            f"{found.python} -m pip install -r requirements.txt",
-            pytrace=False,
-        )
+    if problem := found.problem():
+        pytest.skip(problem)
     return found
 
 

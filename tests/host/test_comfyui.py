@@ -1,6 +1,8 @@
 """Which ComfyUI the host tests take; none is needed for this."""
 
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -61,10 +63,87 @@ def test_a_wrong_path_is_an_error_even_if_another_one_is_around(tmp_path, monkey
         find_comfyui()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in for a Python is a shell script")
-@pytest.mark.parametrize(("installed", "missing"), [("torch Jaxtyping", []), ("torch", ["jaxtyping"])])
-def test_what_its_python_lacks_is_named(tmp_path, installed, missing):
+def test_a_link_to_a_python_that_is_gone_is_not_replaced_by_another(tmp_path, monkeypatch):
+    python = install(tmp_path / "told", ".venv")
+    python.unlink()
+    python.symlink_to(tmp_path / "gone")
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "told"))
+    assert find_comfyui().python == python
+    assert "does not start" in find_comfyui().problem()
+
+
+# --- what is said of one that cannot run the tests
+
+unix = pytest.mark.skipif(os.name == "nt", reason="the stand-in for a Python is a shell script")
+PACK_LACKS = "the Python of {root} lacks jaxtyping, which the pack needs, so nothing was tested"
+NO_TORCH = r"the ComfyUI in {root} cannot be imported \(ModuleNotFoundError: No module named 'torch'\), so nothing was"
+
+
+def stand_in(tmp_path, *lines):
+    """A ComfyUI whose Python is a shell script: it is called to list the packages, then to import the host."""
+    install(tmp_path / "ComfyUI")
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nfor name in {installed.lower()}; do echo $name; done\n")
+    python.write_text("\n".join(["#!/bin/sh", *lines, ""]))
     python.chmod(0o755)
-    assert ComfyUI(tmp_path, python).missing_requirements() == missing
+    return ComfyUI(tmp_path / "ComfyUI", python)
+
+
+@unix
+@pytest.mark.parametrize(
+    ("lines", "said", "mend"),
+    [
+        (["exit 3"], r"the Python of {root} does not start \(it ended with 3\), so nothing was tested", "anew"),
+        (["echo torch"], PACK_LACKS, "{python} -m pip install -r {pack}/requirements.txt"),
+        (
+            ["echo jaxtyping", 'case "$*" in *nodes*)']
+            + ["printf \"Traceback\\nModuleNotFoundError: No module named 'torch'\\n\" >&2; exit 1;; esac"],
+            NO_TORCH,
+            "{python} -m pip install -r {root}/requirements.txt",
+        ),
+    ],
+)
+def test_what_keeps_it_from_running_is_said_in_one_line_with_the_mend(tmp_path, lines, said, mend):
+    found = stand_in(tmp_path, *lines)
+    problem = found.problem()
+    names = {"root": found.root, "python": found.python, "pack": comfyui.REPOSITORY}
+    assert re.match(said.format(**names), problem)
+    assert mend.format(**names) in problem
+    assert "\n" not in problem
+
+
+@unix
+def test_one_that_lacks_nothing_has_no_problem(tmp_path):
+    assert stand_in(tmp_path, "echo torch", "echo jaxtyping").problem() is None
+
+
+def test_a_file_that_is_no_program_does_not_start(tmp_path):
+    install(tmp_path / "ComfyUI")
+    found = ComfyUI(tmp_path / "ComfyUI", tmp_path / "ComfyUI" / "main.py")
+    assert "does not start" in found.problem()
+
+
+def run_host_tests(tmp_path, path, *names):
+    """Run some host tests in a process of their own, with the ComfyUI at `path`."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tests = [f"{Path(__file__).parent}/{name}" for name in names]
+    own = os.environ | {"COMFYUI_PATH": str(path), "HOME": str(tmp_path)}
+    return subprocess.run([*command, *tests], cwd=comfyui.REPOSITORY, env=own, capture_output=True, text=True)
+
+
+@unix
+def test_all_tests_are_skipped_with_one_line(tmp_path):
+    found = stand_in(tmp_path, "echo torch")
+    (found.root / "venv" / "bin").mkdir(parents=True)
+    found.python.rename(found.root / "venv" / "bin" / "python")
+    done = run_host_tests(tmp_path, found.root, "test_inside.py", "test_toyworld_parity.py", "test_pack_loads.py")
+    assert done.returncode == 0, done.stdout
+    reasons = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert len(reasons) == 1
+    assert re.search(r"^SKIPPED \[\d{3}\].* lacks jaxtyping, which the pack needs, so nothing was tested", reasons[0])
+
+
+def test_a_wrong_path_ends_the_run_with_one_line(tmp_path):
+    done = run_host_tests(tmp_path, tmp_path / "none", "test_inside.py")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "none, which has no main.py beside a folder comfy; correct or unset it" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

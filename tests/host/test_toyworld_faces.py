@@ -9,20 +9,23 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import LATENT_CHANNELS, PICTURE_SIDE, WEIGHTS
 from story_identity.headless.reference_faces import load_reader
 from story_identity.headless.reference_injection import inject_story, load_injector
 from story_identity.headless.sampling import SamplingPlan
-from story_identity.headless.shared_frames import SharedFrames, Sharing, encode_together, sample_together
+from story_identity.headless.shared_frames import encode_together, new_sharing, sample_together
 from story_identity.headless.toyworld_pipeline import load_toyworld
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw, portrait_plan
 from torch import Tensor
 
+from tests.closeness import largest_difference
+
 from .server import environment
-from .test_toyworld_parity import CLOSE, INSIDE, LONG_STORY, difference
+from .test_toyworld_parity import CLOSE, INSIDE, LONG_STORY
 
 SETTINGS = {"seed": 11, "steps": 6}
 WAYS: dict[str, dict[str, Any]] = {
@@ -71,7 +74,7 @@ def test_the_references_are_seen_the_same(comfy, features):
     for name, seen in features.items():
         for kind, value in vars(seen).items():
             # A crop's pixel that is halfway between two 8-bit levels may go to either.
-            assert difference(comfy[f"{kind} {name}"], value) < 10 * CLOSE, (kind, name)
+            assert largest_difference(comfy[f"{kind} {name}"], value) < 10 * CLOSE, (kind, name)
 
 
 def test_a_story_with_faces_comes_out_the_same_from_the_same_noise(comfy, questions, features):
@@ -87,6 +90,8 @@ def test_a_story_with_faces_comes_out_the_same_from_the_same_noise(comfy, questi
         masks = layouts if chosen["masked"] else ()
         injection = inject_story(injector, story, features, chosen["mode"], seed, chosen["weight"], masks)
         plan = SamplingPlan(pipe, "euler", "simple", SETTINGS["steps"], chosen["cfg"])
-        alone = SharedFrames(Sharing(strength=0.0), (), count, injection.inject)
-        assert difference(comfy[way], sample_together(plan, prompts, noise, seed, alone)) < CLOSE, way
-    assert difference(comfy["plain"], comfy["shuffled"]) > 100 * CLOSE
+        alone = new_sharing(Sharing(strength=0.0), (), count)
+        assert largest_difference(comfy[way], sample_together(plan, prompts, noise, seed, alone, injection)) < CLOSE, (
+            way
+        )
+    assert largest_difference(comfy["plain"], comfy["shuffled"]) > 100 * CLOSE

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld import models
 from story_identity.headless import sampling
 from story_identity.headless.identity_generator import identity_generator, load_photomaker
 from story_identity.headless.prompts import encode_prompt, word_position
-from story_identity.headless.shared_frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
+from story_identity.headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
 from story_identity.headless.toyworld_pipeline import load_toyworld
 from story_identity.lab.training.train_synchronizer import Synchronizer, SynchronizerSettings
 from torch import Tensor
+
+from tests.closeness import largest_difference
 
 from .server import environment
 
@@ -104,35 +107,35 @@ def photomaker(pipe) -> Any:
 @torch.no_grad()
 def test_the_unet_predicts_the_same(comfy, questions, pipe):
     ours = pipe.unet(questions["latents"], questions["timesteps"], questions["context"]).sample
-    assert difference(comfy["prediction"], ours) < CLOSE
+    assert largest_difference(comfy["prediction"], ours) < CLOSE
 
 
 def test_a_synchronizer_changes_the_unet_the_same_through_the_stock_lora_loader(comfy, synchronizer, questions, pipe):
     """The host's script fails if the loader leaves a key of the file unused."""
     path, predicted = synchronizer
-    assert difference(comfy["synchronized"], predicted) < CLOSE
-    assert difference(predicted, comfy["prediction"]) > 100 * CLOSE
+    assert largest_difference(comfy["synchronized"], predicted) < CLOSE
+    assert largest_difference(predicted, comfy["prediction"]) > 100 * CLOSE
     assert int(comfy["patches"]) == len(load_file(path)) // 3  # down, up and alpha of each layer
 
 
 @torch.no_grad()
 def test_the_vae_decodes_and_encodes_the_same(comfy, questions, pipe):
     latents = pipe.vae.network.encode(2 * questions["pictures"].movedim(-1, 1) - 1)
-    assert difference(comfy["pictures"], sampling.decode(pipe, questions["latents"])) < CLOSE
-    assert difference(comfy["encoded"], latents) < CLOSE
+    assert largest_difference(comfy["pictures"], sampling.decode(pipe, questions["latents"])) < CLOSE
+    assert largest_difference(comfy["encoded"], latents) < CLOSE
 
 
 def test_the_text_encoder_reads_the_same(comfy, pipe):
     ours = torch.cat([encode_prompt(pipe, prompt, "frame 1").embeddings for prompt in PROMPTS])
-    assert difference(comfy["text"], ours) < CLOSE
+    assert largest_difference(comfy["text"], ours) < CLOSE
 
 
 def test_the_identity_encoder_sees_the_same(comfy, questions, photomaker):
-    assert difference(comfy["embedded"], photomaker.embed(questions["pictures"])) < CLOSE
+    assert largest_difference(comfy["embedded"], photomaker.embed(questions["pictures"])) < CLOSE
 
 
 def test_the_noise_levels_are_the_same(comfy):
-    assert difference(comfy["sigmas"], models.noise_levels()) < 1e-6
+    assert largest_difference(comfy["sigmas"], models.noise_levels()) < 1e-6
 
 
 @pytest.mark.parametrize(("sampler", "scheduler"), WAYS)
@@ -142,7 +145,7 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, 
     positive, negative = (encode_prompt(pipe, text, frame.label) for text in (frame.prompt, frame.negative))
     noise = sampling.starting_noise([SETTINGS["seed"]], models.LATENT_CHANNELS, 16, 16)
     cache = sampling.sample_template(plan, positive, negative, noise, SETTINGS["seed"])
-    assert difference(comfy[f"template {sampler} {scheduler}"], cache.final) < CLOSE
+    assert largest_difference(comfy[f"template {sampler} {scheduler}"], cache.final) < CLOSE
     layout = Layout(tuple(person.name for person in frame.cast), questions["masks"].bool(), frame.label)
     prompts = {}
     for person, span, identity in zip(frame.cast, frame.word_spans, questions["identities"], strict=True):
@@ -151,9 +154,9 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, 
     passes = {key: SETTINGS[key] for key in ("start", "max_kernel")}
     with identity_generator(pipe):
         again = sampling.redenoise(plan, cache, layout, prompts, **passes)
-    assert difference(comfy[f"frame {sampler} {scheduler}"], again) < CLOSE
-    assert difference(again, cache.final) > 100 * CLOSE
-    assert difference(comfy[f"picture {sampler} {scheduler}"], sampling.decode(pipe, again)) < CLOSE
+    assert largest_difference(comfy[f"frame {sampler} {scheduler}"], again) < CLOSE
+    assert largest_difference(again, cache.final) > 100 * CLOSE
+    assert largest_difference(comfy[f"picture {sampler} {scheduler}"], sampling.decode(pipe, again)) < CLOSE
 
 
 def test_frames_drawn_together_come_out_the_same_from_the_same_noise(comfy, pipe):
@@ -163,12 +166,7 @@ def test_frames_drawn_together_come_out_the_same_from_the_same_noise(comfy, pipe
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))  # the host draws a batch as one
     prompts, positions = encode_together(pipe, story.frames), positions_of(pipe, story)
     for name, strength in (("apart", 0.0), ("together", 1.0)):
-        shared = SharedFrames(Sharing(strength=strength), positions, len(story.frames))
+        shared = new_sharing(Sharing(strength=strength), positions, len(story.frames))
         ours = sample_together(plan, prompts, noise, seed, shared)
-        assert difference(comfy[name], ours) < CLOSE
-    assert difference(comfy["apart"], comfy["together"]) > 100 * CLOSE
-
-
-def difference(one: Tensor, other: Tensor) -> float:
-    assert one.shape == other.shape
-    return float((one - other).abs().max() / other.abs().max())
+        assert largest_difference(comfy[name], ours) < CLOSE
+    assert largest_difference(comfy["apart"], comfy["together"]) > 100 * CLOSE

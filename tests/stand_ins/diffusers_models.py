@@ -111,6 +111,20 @@ def write_lora(path, unet, seed=0, rank=2):
     return path
 
 
+def with_ip_adapter(unet, content):
+    """A UNet with an IP-Adapter on it, loaded the way users of diffusers load one; returns the UNet.
+
+    Args:
+        unet: Whose layers have the widths of the adapter's.
+        content: What a .bin file of an IP-Adapter holds, a LoRA included.
+    """
+    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    scheduler = EulerDiscreteScheduler(**SCHEDULER)
+    pipe = StableDiffusionPipeline(**nothing, unet=unet, scheduler=scheduler, requires_safety_checker=False)
+    pipe.load_ip_adapter(content, subfolder="", weight_name="", image_encoder_folder=None)
+    return pipe.unet
+
+
 def _vae_to_ldm(state):
     """Two levels, one layer each; the decoder's levels are counted the other way round."""
     renamed = {}

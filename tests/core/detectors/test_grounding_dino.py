@@ -7,6 +7,7 @@ from story_identity.core.detectors import BoxDetector, Detections, load_box_dete
 from story_identity.core.detectors import grounding_dino as gd
 from story_identity.core.detectors.grounding_dino_keys import architecture_of
 
+from tests.closeness import assert_close
 from tests.stand_ins import detectors as stand_ins
 
 
@@ -143,9 +144,9 @@ def test_ranking_by_hand() -> None:
     logits = torch.tensor([[0.0, -1.0, 2.0, 3.0], [5.0, 1.0, 0.0, -9.0]])
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.1, 0.2, 0.2, 0.2]])
     found = gd.rank(logits, boxes, torch.tensor([False, True, True, False]), height=100, width=200)
-    torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 10.0, 40.0, 30.0], [80.0, 30.0, 120.0, 70.0]]))
-    torch.testing.assert_close(found.scores, torch.tensor([5.0, 3.0]).sigmoid())
-    torch.testing.assert_close(found.text_scores, torch.tensor([1.0, 2.0]).sigmoid())
+    assert_close(found.boxes, torch.tensor([[0.0, 10.0, 40.0, 30.0], [80.0, 30.0, 120.0, 70.0]]))
+    assert_close(found.scores, torch.tensor([5.0, 3.0]).sigmoid())
+    assert_close(found.text_scores, torch.tensor([1.0, 2.0]).sigmoid())
 
 
 def test_the_prompt_is_the_word_and_a_full_stop(files: Path) -> None:

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from story_identity.core.detectors import MaskSegmenter, load_segmenter, sam
 from story_identity.core.detectors.sam_keys import architecture_of
 
+from tests.closeness import assert_close
 from tests.stand_ins import detectors as stand_ins
 
 BOXES = torch.tensor([[3.0, 5.0, 40.0, 60.0], [50.0, 2.0, 99.0, 31.0], [0.0, 0.0, 101.0, 67.0]])
@@ -87,7 +88,7 @@ def test_resizing_by_hand() -> None:
 def test_pixels_are_normalised_and_padded_with_zeros() -> None:
     grey = torch.tensor(sam.MEAN) / 255 + torch.tensor([58.395, 0.0, 0.0]) / 255
     pixels = sam.pixels_of(grey.expand(30, 60, 3), 64)
-    torch.testing.assert_close(pixels[:, :32].mean(dim=(1, 2)), torch.tensor([1.0, 0.0, 0.0]), atol=0.01, rtol=0)
+    assert_close(pixels[:, :32].mean(dim=(1, 2)), torch.tensor([1.0, 0.0, 0.0]), 0.01)
     assert not pixels[:, 32:].any()
 
 

@@ -28,6 +28,8 @@ from story_identity.lab.toyworld.training.train_detector import (
 from story_identity.lab.toyworld.world import Scene, sample_scene
 from torch import Tensor
 
+from tests.closeness import assert_close
+
 
 def picture_of(scene: Scene) -> Tensor:
     return torch.tensor(scene.image).float() / 255
@@ -77,7 +79,7 @@ def test_true_maps_give_the_scene_back(seed: int, people: int):
     scene = sample_scene(seed, people=people)
     masks, heads = read_maps(true_maps(scene))
     assert torch.equal(masks, torch.tensor(scene.masks))
-    torch.testing.assert_close(heads, torch.tensor(scene.face_boxes), atol=1e-4, rtol=0)
+    assert_close(heads, torch.tensor(scene.face_boxes))
     found = ToyDetector(Planted(scene)).people(picture_of(scene))
     for one, person, mask, head in zip(found, scene.plan.people, masks, heads, strict=True):
         assert torch.equal(one.mask, mask)
@@ -123,7 +125,7 @@ def test_a_picture_of_another_size_gets_its_own_pixels():
     large = picture_of(scene).repeat_interleave(2, dim=0).repeat_interleave(5, dim=1)
     for one, other in zip(planted.people(picture_of(scene)), planted.people(large), strict=True):
         assert other.mask.shape == (128, 320)
-        torch.testing.assert_close(other.head, one.head * torch.tensor([5.0, 2, 5, 2]))
+        assert_close(other.head, one.head * torch.tensor([5.0, 2, 5, 2]))
         assert float(box_overlap(other.box[None], one.box[None] * torch.tensor([5.0, 2, 5, 2]))) > 0.9
 
 
@@ -162,14 +164,14 @@ def test_heads_of_masks():
     planted = ToyDetector(Planted(scene))
     image = picture_of(scene)
     for mask, head in zip(scene.masks, scene.face_boxes, strict=True):
-        torch.testing.assert_close(planted.head_of(image, torch.tensor(mask)), torch.tensor(head), atol=1e-4, rtol=0)
+        assert_close(planted.head_of(image, torch.tensor(mask)), torch.tensor(head))
     assert planted.head_of(image, torch.zeros(64, 64, dtype=torch.bool)) is None
 
 
 def test_overlaps_by_hand():
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [8.0, 8.0, 9.0, 9.0]])
     overlap = box_overlap(boxes, torch.tensor([[2.0, 2.0, 6.0, 6.0], [0.0, 0.0, 4.0, 4.0]]))
-    torch.testing.assert_close(overlap, torch.tensor([[4 / 28, 1.0], [0.0, 0.0]]))
+    assert_close(overlap, torch.tensor([[4 / 28, 1.0], [0.0, 0.0]]))
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     assert mask_overlap(masks[0], masks[1]) == 0
     masks[0, :2], masks[1, 1:] = True, True

@@ -18,6 +18,8 @@ from story_identity.lab.toyworld.training.train_identity_encoder import measure_
 from story_identity.lab.toyworld.world import draw, portrait_plan, sample_scene
 from torch import Tensor
 
+from tests.closeness import assert_close
+
 
 @pytest.fixture(scope="module")
 def encoder() -> IdentityEncoder:
@@ -37,19 +39,19 @@ def test_a_crop_by_hand():
     ramp = ((torch.arange(64) + 0.5) / 64).expand(3, 64, 64).permute(1, 2, 0)  # every colour says how far right it is
     crop = face_crops(ramp, torch.tensor([[16.0, 20.0, 48.0, 44.0]]))  # 32 wide, so a square of 35.2 around x = 32
     expected = (32 + 17.6 * ((torch.arange(CROP_SIDE) + 0.5) / 16 - 1)) / 64
-    torch.testing.assert_close(crop, expected.expand(1, 3, CROP_SIDE, CROP_SIDE))
+    assert_close(crop, expected.expand(1, 3, CROP_SIDE, CROP_SIDE))
 
 
 def test_crops_move_with_the_picture():
     image, boxes = three_people()
     moved = face_crops(image.roll(-3, dims=1), boxes[1:2] - torch.tensor([3.0, 0.0, 3.0, 0.0]))
-    torch.testing.assert_close(moved, face_crops(image, boxes[1:2]), atol=1e-5, rtol=0)
+    assert_close(moved, face_crops(image, boxes[1:2]))
 
 
 def test_crops_reach_past_the_edge():
     image = torch.rand(8, 12, 3, generator=torch.Generator().manual_seed(0))
     crops = face_crops(image, torch.tensor([[-30.0, -30.0, -10.0, -10.0]]))
-    torch.testing.assert_close(crops, image[0, 0].view(1, 3, 1, 1).expand_as(crops))  # the corner goes on
+    assert_close(crops, image[0, 0].view(1, 3, 1, 1).expand_as(crops))  # the corner goes on
 
 
 @pytest.mark.parametrize("box", [[4.0, 4.0, 4.0, 9.0], [4.0, 9.0, 8.0, 5.0]])
@@ -63,10 +65,10 @@ def test_vectors_are_units_and_follow_their_boxes(encoder: IdentityEncoder):
     image, boxes = three_people()
     images = image.expand(3, -1, -1, -1)
     vectors = encoder.embed(images, boxes)
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+    assert_close(vectors.norm(dim=1), torch.ones(3))
     order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(encoder.embed(images, boxes[order]), vectors[order], atol=1e-5, rtol=0)
-    torch.testing.assert_close(encoder(face_crops(image, boxes)), vectors, atol=1e-5, rtol=0)
+    assert_close(encoder.embed(images, boxes[order]), vectors[order])
+    assert_close(encoder(face_crops(image, boxes)), vectors)
 
 
 def test_light_and_size_and_clothes_hardly_matter(encoder: IdentityEncoder):
@@ -100,7 +102,7 @@ def test_the_loss_by_hand():
 def test_the_loss_does_not_depend_on_the_order_of_faces():
     views = torch.nn.functional.normalize(torch.randn(10, 4, generator=torch.Generator().manual_seed(1)), dim=1)
     order = torch.tensor([3, 1, 0, 4, 2])
-    torch.testing.assert_close(nt_xent(views[torch.cat([order, order + 5])]), nt_xent(views))
+    assert_close(nt_xent(views[torch.cat([order, order + 5])]), nt_xent(views))
     assert float(nt_xent(views[:5].repeat(2, 1))) < float(nt_xent(views))
 
 

@@ -8,6 +8,8 @@ from story_identity.core.toyworld.recogniser import MARGIN, load_recogniser
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw, portrait_plan, sample_scene
 
+from tests.closeness import assert_close
+
 
 @pytest.fixture(scope="module")
 def recogniser():
@@ -43,7 +45,7 @@ def test_the_crop_is_a_square_around_the_head(recogniser):
     middle = of(scene)[int((y0 + y1) / 2) - 8 : int((y0 + y1) / 2) + 8, int((x0 + x1) / 2) - 8 : int((x0 + x1) / 2) + 8]
     reach = round(8 * 64 / side)
     shown = face.crop[32 - reach : 32 + reach, 32 - reach : 32 + reach]
-    assert torch.allclose(middle.mean(dim=(0, 1)), shown.mean(dim=(0, 1)), atol=0.06)
+    assert_close(middle.mean(dim=(0, 1)), shown.mean(dim=(0, 1)), 0.06)
 
 
 def test_the_mask_says_who_and_many_pictures_at_once_are_as_one_by_one(recogniser):
@@ -53,8 +55,8 @@ def test_the_mask_says_who_and_many_pictures_at_once_are_as_one_by_one(recognise
     together = recogniser.find_all(images, masks)
     for image, mask, face in zip(images, masks, together, strict=True):
         (alone,) = recogniser.find_all([image], [mask])
-        assert torch.allclose(alone.embedding, face.embedding, atol=1e-4)
-        assert torch.allclose(alone.crop, face.crop, atol=1e-4)
+        assert_close(alone.embedding, face.embedding, 1e-4)
+        assert_close(alone.crop, face.crop, 1e-4)
     assert together[0].embedding @ together[1].embedding < 0.9
     large = torch.nn.functional.interpolate(images[0].movedim(-1, 0)[None], (128, 128), mode="nearest")[0]
     (big,) = recogniser.find_all([large.movedim(0, -1)], [masks[0].repeat_interleave(2, 0).repeat_interleave(2, 1)])

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from story_identity.core.automask import TokenMaps
-from story_identity.headless.shared_frames import SharedFrames, Sharing
+from story_identity.core.frame_sharing import Sharing
+from story_identity.headless.sampling import CONDITIONAL
+from story_identity.headless.shared_frames import new_sharing
 from story_identity.headless.unet_attention import hooked_attention
 from story_identity.lab.training.batch import batch_of
 from story_identity.lab.training.denoising_task import Dice, ask
@@ -86,19 +88,19 @@ def test_single_groups_can_be_plain(two_grids, question, masks):
 
 @torch.no_grad()
 def test_looking_finds_what_sampling_knows_after_its_first_step(pipe_and_batch):
-    """`SharedFrames`, called once on the same question, makes the same masks for the next call."""
+    """`FrameSharing`, called once on the same question, makes the same masks for the next call."""
     pipe, batch, question = pipe_and_batch
     attention, places = TrainingAttention(), batch.places(pipe, batch.whole_captions)
-    together = SharedFrames(Sharing(), places, 4)
-    with hooked_attention(pipe.unet, together.share, together.read):
-        together.begin_step()
+    together = new_sharing(Sharing(), places, 4)
+    with hooked_attention(pipe.unet, together.share, together.reader.read):
+        together.begin_call((CONDITIONAL,), 2.0)
         question.answered_by(pipe)
-        together.begin_step()
+        together.begin_call((CONDITIONAL,), 1.0)
     blank = question.with_captions(pipe, [""] * 4, batch.labels)
     with hooked_attention(pipe.unet, attention.share, attention.read):
         seen = attention.look(pipe, blank, replace(batch, captions=[""] * 4))
     for grid in ((8, 8), (4, 4)):
-        assert torch.equal(seen.labels(grid), together.maps.labels(grid))
+        assert torch.equal(seen.labels(grid), together.reader.maps.labels(grid))
     assert seen.labels((8, 8)).unique().tolist() == [-1, 0, 1]
 
 
@@ -111,19 +113,20 @@ def pipe_and_batch(two_grids):
 
 @torch.no_grad()
 def test_maps_are_those_that_sampling_reads_layer_by_layer(two_grids, question, masks):
-    """`SharedFrames` averages them over layers on its finest grid; so does this."""
+    """`FrameSharing` averages them over layers on its finest grid; so does this."""
     attention = of(masks, False, PLACES)
     answered(two_grids.unet, question, attention)
     maps = attention.take_maps()
     cross_layers = len(two_grids.unet.attn_processors) // 2
     assert [tuple(each.shape) for each in maps].count((4, 2, 8, 8)) == 3
     assert [tuple(each.shape) for each in maps].count((4, 2, 4, 4)) == cross_layers - 3
-    together = SharedFrames(Sharing(), PLACES, 4)
-    together.begin_step()
-    answered(two_grids.unet, question, together)
-    together.maps.next_step()
+    together = new_sharing(Sharing(), PLACES, 4)
+    together.begin_call((CONDITIONAL,), 1.0)
+    with hooked_attention(two_grids.unet, cross_attention=together.reader.read):
+        two_grids.unet(*question)
+    together.reader.maps.next_step()
     fine = [torch.nn.functional.interpolate(each, (8, 8), mode="bilinear", align_corners=False) for each in maps]
-    ours, theirs = torch.stack(fine).mean(dim=0), together.maps.maps((8, 8))
+    ours, theirs = torch.stack(fine).mean(dim=0), together.reader.maps.maps((8, 8))
     assert torch.allclose(stretched(ours), stretched(theirs), atol=1e-4)
 
 
