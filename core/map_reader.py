@@ -36,12 +36,12 @@ class MapReader:
         self.positions = positions
         self.decay = decay
         self.maps: TokenMaps | None = None
-        self.level: float | None = None
+        self.level: float | int | None = None
         self.prompts: Sequence[Hashable] = ()
-        self._visits: Counter[float] = Counter()
+        self._visits: Counter[float | int] = Counter()
         self._calls: Counter[Hashable] = Counter()
 
-    def begin_call(self, prompts: Sequence[Hashable], level: float) -> bool:
+    def begin_call(self, prompts: Sequence[Hashable], level: float | int) -> bool:
         """A call of the model begins.
 
         Args:
