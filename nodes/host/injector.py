@@ -26,7 +26,17 @@ from ...core.shuffle import deal_tokens
 from ...core.story import Frame
 from . import photomaker as pm
 from .adapters import IDAdapter, cross_attention_widths
-from .attention import Attend, Layer, Options, refuse_other_than_unet, with_hooks
+from .attention import (
+    Attend,
+    Layer,
+    Options,
+    Participant,
+    refuse_other_than_unet,
+    refuse_several_gpus,
+    tell_of_compiled,
+    with_hooks,
+    with_participant,
+)
 from .frame_groups import ROWS
 
 _WHO = "Shuffled ID Injector"
@@ -102,7 +112,6 @@ class IDInjection:
             patched = pm.apply_lora(model, lora, self.lora_strength, file.name, file.config.cross_width)
         patched.set_additional_models(_KEY, [self.adapter.patcher])
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, partial(self._sample, numbers))
-        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, _KEY, _evaluate)
         return patched
 
     def _warn_of_mixing(self) -> None:
@@ -118,15 +127,17 @@ class IDInjection:
     ) -> Tensor:
         """The OUTER_SAMPLE wrapper: check, then sample with what this sampling is about to know."""
         guider = executor.class_obj
-        options = guider.model_options.setdefault("transformer_options", {})
+        options = guider.model_options.get("transformer_options", {})
         self._check(guider, noise, options.get(ROWS))
+        tell_of_compiled(guider.model_patcher, _WHO, "the steps between start_percent and end_percent")
         sampling = guider.model_patcher.get_model_object("model_sampling")
         first, last = (float(sampling.percent_to_sigma(each)) for each in (self.start, self.end))
-        options[_KEY] = _Run(self, numbers, _Prompts.of(guider.conds), first, last, tuple(noise.shape[2:]))
+        run = _Run(self, numbers, _Prompts.of(guider.conds), first, last, tuple(noise.shape[2:]))
+        guider.model_options["transformer_options"] = with_participant(options, _KEY, run)
         try:
             return executor(noise, *args, **more)
         finally:
-            del options[_KEY]
+            guider.model_options["transformer_options"] = options
 
     def _check(self, guider: Any, noise: Tensor, rows: slice | None) -> None:
         """Everything that can be seen before the first UNet call."""
@@ -137,8 +148,7 @@ class IDInjection:
                 "frames output of Encode Story to the batch_size of Empty Latent Image; or connect a frame of Story "
                 "Frames to this node, to make one at a time."
             )
-        if guider.model_patcher.get_additional_models_with_key("multigpu"):
-            raise ValueError(f"{_WHO} works on one GPU; take MultiGPU CFG Split out of the MODEL's way.")
+        refuse_several_gpus(guider.model_patcher, _WHO)
         for layout in self.layouts:
             height, width = layout.size
             if height * noise.shape[3] != width * noise.shape[2]:
@@ -152,24 +162,6 @@ class IDInjection:
         """Where a face acts in the frame at this position, `(h * w,)` in [0, 1]."""
         pixels = person.mask(self.frames[position], self.layouts[position] if self.layouts else None)
         return torch.nn.functional.adaptive_avg_pool2d(pixels.unsqueeze(0), grid).flatten()
-
-
-def _evaluate(
-    executor: Any,
-    x: Tensor,
-    timesteps: Tensor,
-    context: Tensor,
-    y: Tensor | None,
-    control: Any,
-    transformer_options: Options,
-    **more: Any,
-) -> Tensor:
-    """The DIFFUSION_MODEL wrapper; it finds the run in the call's options."""
-    run: _Run | None = transformer_options.get(_KEY)
-    if run is not None and run.serves(x, transformer_options):
-        hook = partial(run.inject, run.kinds(transformer_options), run.positions(x, transformer_options))
-        transformer_options = with_hooks(transformer_options, cross_attention=hook)
-    return executor(x, timesteps, context, y, control, transformer_options, **more)
 
 
 @dataclass(frozen=True)
@@ -196,7 +188,7 @@ class _Prompts:
 
 
 @dataclass
-class _Run:
+class _Run(Participant):
     """One sampling.
 
     Args:
@@ -218,10 +210,29 @@ class _Run:
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     warned: bool = False
 
+    def wants(self, options: Options) -> bool:
+        """Whether a call's noise level is in range."""
+        return self.last <= float(options["sigmas"].max()) <= self.first
+
+    def evaluate(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: Any,
+        transformer_options: Options,
+        **more: Any,
+    ) -> Tensor:
+        """The DIFFUSION_MODEL wrapper."""
+        if self.serves(x, transformer_options):
+            hook = partial(self.inject, self.kinds(transformer_options), self.positions(x, transformer_options))
+            transformer_options = with_hooks(transformer_options, cross_attention=hook)
+        return executor(x, timesteps, context, y, control, transformer_options, **more)
+
     def serves(self, x: Tensor, options: Options) -> bool:
-        """Whether faces are injected into a call: its noise level is in range, and it has all rows, whole."""
-        if not self.last <= float(options["sigmas"].max()) <= self.first:
-            return False
+        """Whether faces are injected into a call: it has all rows, whole."""
         if tuple(x.shape[2:]) != self.size:
             return self._plain(_AREA)
         rows = len(options["uuids"]) * len(self.positions(x, options))

@@ -23,7 +23,17 @@ from torch import Tensor
 
 from ...core.attention import SubjectBank, SubjectPositions, SubjectTokens, attend_across_frames
 from ...core.story import Story
-from .attention import Attend, Layer, Options, refuse_other_than_unet, with_hooks
+from .attention import (
+    Attend,
+    Layer,
+    Options,
+    Participant,
+    refuse_other_than_unet,
+    refuse_several_gpus,
+    tell_of_compiled,
+    with_hooks,
+    with_participant,
+)
 from .frame_groups import ROWS, WholeBatch, groups_of, of_group
 from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
@@ -78,7 +88,6 @@ class SharedAttention:
         patched = model.clone()
         if self.strength > 0:
             patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, self.sample)
-            patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, _KEY, _evaluate)
         return patched
 
     def sample(
@@ -98,6 +107,7 @@ class SharedAttention:
         guider = executor.class_obj
         self._check(guider, noise, sampler)
         self._warn(len(sigmas) - 1)
+        tell_of_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
         frames, conds, bank, results = len(noise), guider.conds, SubjectBank(), []
         groups = groups_of(frames, self.anchors)
         shown = WholeBatch(callback, groups, noise) if callback is not None and len(groups) > 1 else None
@@ -145,8 +155,7 @@ class SharedAttention:
             )
         for each in named.values():
             self._check_prompts(each)
-        if guider.model_patcher.get_additional_models_with_key("multigpu"):
-            raise ValueError("AMSA works on one GPU; take MultiGPU CFG Split out of the MODEL's way.")
+        refuse_several_gpus(guider.model_patcher, "AMSA")
         if 0 < self.anchors < count and sampler_name_of(sampler) == "dpm_adaptive":
             raise ValueError(
                 'AMSA: the sampler "dpm_adaptive" chooses its steps from the picture, so later frames cannot follow '
@@ -179,45 +188,24 @@ class SharedAttention:
                 )
 
 
-def _evaluate(
-    executor: Any,
-    x: Tensor,
-    timesteps: Tensor,
-    context: Tensor,
-    y: Tensor | None,
-    control: Any,
-    transformer_options: Options,
-    **more: Any,
-) -> Tensor:
-    """The DIFFUSION_MODEL wrapper; it finds the run in the call's options."""
-    run: _Run | None = transformer_options.get(_KEY)
-    if run is None or not run.serves(x, transformer_options):
-        return executor(x, timesteps, context, y, control, transformer_options, **more)
-    run.begin(x.device, transformer_options)
-    hooked = with_hooks(transformer_options, self_attention=run.share, cross_attention=run.reader.read)
-    result = executor(x, timesteps, context, y, control, hooked, **more)
-    run.reader.end()
-    return result
-
-
 @contextmanager
 def _known_to(guider: Any, run: "_Run", rows: slice) -> Iterator[None]:
     """Keep the run, and which frames it has, in the guider's options, which are this sampling's own, while it lasts.
 
     Wrappers outside ours that remember calls (EasyCache) begin anew with every group.
     """
-    options = guider.model_options.setdefault("transformer_options", {})
-    before = {key: options[key] for key in WRAPPER_STATE if key in options}
-    options |= {_KEY: run, ROWS: rows, **copy.deepcopy(before)}
+    own = guider.model_options
+    options = own.get("transformer_options", {})
+    fresh = copy.deepcopy({key: options[key] for key in WRAPPER_STATE if key in options})
+    own["transformer_options"] = with_participant({**options, ROWS: rows, **fresh}, _KEY, run)
     try:
         yield
     finally:
-        options |= before
-        del options[_KEY], options[ROWS]
+        own["transformer_options"] = options
 
 
 @dataclass
-class _Run:
+class _Run(Participant):
     """One group of frames while it is sampled.
 
     Args:
@@ -240,6 +228,30 @@ class _Run:
     grids: set[tuple[int, int]] = field(default_factory=set)
     subjects: dict[tuple[int, int], SubjectPositions] = field(default_factory=dict)
     warned: bool = False
+
+    def wants(self, options: Options) -> bool:
+        """Whether a call is not past the end; before the start it is read."""
+        return float(options["sigmas"].max()) >= self.last
+
+    def evaluate(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: Any,
+        transformer_options: Options,
+        **more: Any,
+    ) -> Tensor:
+        """The DIFFUSION_MODEL wrapper."""
+        if not self.serves(x, transformer_options):
+            return executor(x, timesteps, context, y, control, transformer_options, **more)
+        self.begin(x.device, transformer_options)
+        hooked = with_hooks(transformer_options, self_attention=self.share, cross_attention=self.reader.read)
+        result = executor(x, timesteps, context, y, control, hooked, **more)
+        self.reader.end()
+        return result
 
     def serves(self, x: Tensor, options: Options) -> bool:
         """Whether a call has all frames, whole; says once per run why not."""

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-import comfy.model_patcher
-import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import torch
@@ -14,15 +12,26 @@ from torch import Tensor
 
 from ...core.automask import TokenMaps, token_maps
 from ..types import Conditioning
-from .attention import Attend, Layer, Options, refuse_other_than_unet, with_hooks
+from .attention import (
+    Attend,
+    Layer,
+    Options,
+    Participant,
+    refuse_other_than_unet,
+    refuse_several_gpus,
+    tell_of_compiled,
+    with_hooks,
+    with_participant,
+)
 from .story_prompts import Named, named_in
 
+_WHO = "Reading attention maps"
 _KEY = "story_identity_token_maps"
 _STEADY = 0.9
 """Decay of the maps of a whole sampling: about the last ten steps count, in which people no longer move."""
 
 
-class MapReader:
+class MapReader(Participant):
     """Collects the token maps of the prompts that name people (Storynizor, equation 5).
 
     One sampling has one reader. A prompt is read once per step: the further calls of two-stage samplers and of
@@ -77,6 +86,10 @@ class MapReader:
             self.maps = TokenMaps(grid, self.decay)  # a UNet's first layers are its finest
         self.maps.add(token_maps(q, k, positions, heads), grid)
 
+    def wants(self, options: Options) -> bool:
+        """A reader that works alone reads every call."""
+        return True
+
     def evaluate(
         self,
         executor: Any,
@@ -124,7 +137,8 @@ def attach_reader(guider: Any, frames: int, decay: float = _STEADY) -> MapReader
     Raises:
         ValueError: If the MODEL is no UNet, no prompt names people, or a prompt is of another number of frames.
     """
-    refuse_other_than_unet(guider.model_patcher, "Reading attention maps")
+    refuse_other_than_unet(guider.model_patcher, _WHO)
+    refuse_several_gpus(guider.model_patcher, _WHO)
     named = named_in(guider.original_conds)
     if not named:
         raise ValueError(
@@ -137,15 +151,10 @@ def attach_reader(guider: Any, frames: int, decay: float = _STEADY) -> MapReader
                 f"The positive prompt is of {len(each.prompts)} frames, the LATENT holds {frames}. Use Encode Frame "
                 "for a single picture, and Encode Story with a batch of all frames."
             )
+    tell_of_compiled(guider.model_patcher, _WHO, "all steps")
     reader = MapReader(named, decay)
-    guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
-    comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
-        _KEY,
-        reader.evaluate,
-        guider.model_options,
-        is_model_options=True,
-    )
+    options = guider.model_options.get("transformer_options", {})
+    guider.model_options = {**guider.model_options, "transformer_options": with_participant(options, _KEY, reader)}
     return reader
 
 
