@@ -72,7 +72,9 @@ class FrameSharing:
         self._grids: set[tuple[int, int]] = set()
         self._subjects: dict[tuple[int, int], SubjectPositions] = {}
 
-    def begin_call(self, prompts: Sequence[Hashable], level: float | int, device: torch.device | str | None = None) -> None:
+    def begin_call(
+        self, prompts: Sequence[Hashable], level: float | int, device: torch.device | str | None = None
+    ) -> None:
         """A call of the model begins, as in `MapReader.begin_call`.
 
         With a new step, masks are made of what was read so far, for every grid that shares.

@@ -7,10 +7,11 @@ from comfy_api.latest import io, ui
 
 from ..core.attention_layout import attention_layout
 from ..core.automask import normalised
+from ..core.frame_sharing import LAYERS, Sharing
 from ..core.latent_cache import NoisyLatentCache
 from ..core.sheet import draw_layout, draw_maps
 from ..core.story import Frame, Story
-from .host.shared_attention import LAYERS, SharedAttention
+from .host.shared_attention import SharedAttention
 from .host.token_maps import look_at_latents
 from .layout import one_picture
 from .types import Conditioning, LayoutSocket, NoisyLatentCacheSocket, StoryFrameSocket, StorySocket
@@ -115,13 +116,9 @@ class AMSANode(io.ComfyNode):
     ) -> io.NodeOutput:
         sharing = SharedAttention(
             story=story,
-            layers=layers,
+            sharing=Sharing(strength, threshold or "otsu", decay, same_character, layers),
             start=start_percent,
             end=end_percent,
-            strength=strength,
-            threshold=threshold or "otsu",
-            decay=decay,
-            same_character=same_character,
             anchors=anchors,
         )
         return io.NodeOutput(sharing.added_to(model))

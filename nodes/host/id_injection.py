@@ -1,41 +1,43 @@
-"""The ID injector on the host's UNets (Storynizor, section 3.2, equations 9 to 13).
+"""The ID injector on the host's UNets (Storynizor, section 3.2, equations 9 to 13; `core.face_injection`).
 
-While the host samples, every cross-attention layer adds what the identity tokens say to what the prompt says: each
-frame asks the tokens of the references it was dealt, and the unconditional rows those of no reference. Keys and values
-are made once per sampling and layer. They lie in the sampling's own options, which the host makes for it and throws
-away; nothing lies on the MODEL.
+Here is what the host adds: the checks before a sampling, and which rows of a model call are which. Keys and values are
+made once per sampling and layer; they lie in the sampling's own options, which the host makes for it and throws away.
+Nothing lies on the MODEL.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...core import adapter_file
-from ...core.injector import decoupled_attention
+from ...core.face_injection import FaceInjection, InjectedPerson
 from ...core.layout import Layout
 from ...core.reference_assignment import Person
-from ...core.shuffle import deal_tokens
 from ...core.story import Frame
 from . import photomaker as pm
 from .adapters import IDAdapter, cross_attention_widths
 from .frame_groups import ROWS
-from .unet_hooks import Attend, Layer, Options, refuse_other_than_unet, with_hooks
+from .unet_hooks import (
+    Options,
+    Participant,
+    refuse_other_than_unet,
+    refuse_several_gpus,
+    tell_of_compiled,
+    with_hooks,
+    with_participant,
+)
 
 _WHO = "Shuffled ID Injector"
 _KEY = "story_identity_injector"
 
 _AREA = "a prompt has an area of its own"
-
-_Projected = tuple[Tensor, Tensor]
-"""Keys and values of one layer, a row per reference."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,6 @@ class IDInjection:
             patched = pm.apply_lora(model, lora, self.lora_strength, file.name, file.config.cross_width)
         patched.set_additional_models(_KEY, [self.adapter.patcher])
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, partial(self._sample, numbers))
-        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, _KEY, _evaluate)
         return patched
 
     def _warn_of_mixing(self) -> None:
@@ -118,15 +119,29 @@ class IDInjection:
     ) -> Tensor:
         """The OUTER_SAMPLE wrapper: check, then sample with what this sampling is about to know."""
         guider = executor.class_obj
-        options = guider.model_options.setdefault("transformer_options", {})
+        options = guider.model_options.get("transformer_options", {})
         self._check(guider, noise, options.get(ROWS))
+        tell_of_compiled(guider.model_patcher, _WHO, "the steps between start_percent and end_percent")
         sampling = guider.model_patcher.get_model_object("model_sampling")
         first, last = (float(sampling.percent_to_sigma(each)) for each in (self.start, self.end))
-        options[_KEY] = _Run(self, numbers, _Prompts.of(guider.conds), first, last, tuple(noise.shape[2:]))
+        prompts, size = _Prompts.of(guider.conds), tuple(noise.shape[2:])
+        run = _Run(self._injection(numbers), len(self.frames), prompts, first, last, size)
+        guider.model_options["transformer_options"] = with_participant(options, _KEY, run)
         try:
             return executor(noise, *args, **more)
         finally:
-            del options[_KEY]
+            guider.model_options["transformer_options"] = options
+
+    def _injection(self, numbers: Mapping[adapter_file.Layer, int]) -> FaceInjection:
+        return FaceInjection(
+            self.adapter.network,
+            [InjectedPerson.of(person, self.frames, self.layouts) for person in self.people],
+            self.mode,
+            self.weight,
+            number_of=numbers.__getitem__,
+            attend=optimized_attention,
+            report=_log_without,
+        )
 
     def _check(self, guider: Any, noise: Tensor, rows: slice | None) -> None:
         """Everything that can be seen before the first UNet call."""
@@ -137,8 +152,7 @@ class IDInjection:
                 "frames output of Encode Story to the batch_size of Empty Latent Image; or connect a frame of Story "
                 "Frames to this node, to make one at a time."
             )
-        if guider.model_patcher.get_additional_models_with_key("multigpu"):
-            raise ValueError(f"{_WHO} works on one GPU; take MultiGPU CFG Split out of the MODEL's way.")
+        refuse_several_gpus(guider.model_patcher, _WHO)
         for layout in self.layouts:
             height, width = layout.size
             if height * noise.shape[3] != width * noise.shape[2]:
@@ -147,29 +161,6 @@ class IDInjection:
                     f"{noise.shape[3]}x{noise.shape[2]} cells; the proportions differ. Use the size with which the "
                     "layout was made."
                 )
-
-    def mask(self, person: Person, position: int, grid: tuple[int, int]) -> Tensor:
-        """Where a face acts in the frame at this position, `(h * w,)` in [0, 1]."""
-        pixels = person.mask(self.frames[position], self.layouts[position] if self.layouts else None)
-        return torch.nn.functional.adaptive_avg_pool2d(pixels.unsqueeze(0), grid).flatten()
-
-
-def _evaluate(
-    executor: Any,
-    x: Tensor,
-    timesteps: Tensor,
-    context: Tensor,
-    y: Tensor | None,
-    control: Any,
-    transformer_options: Options,
-    **more: Any,
-) -> Tensor:
-    """The DIFFUSION_MODEL wrapper; it finds the run in the call's options."""
-    run: _Run | None = transformer_options.get(_KEY)
-    if run is not None and run.serves(x, transformer_options):
-        hook = partial(run.inject, run.kinds(transformer_options), run.positions(x, transformer_options))
-        transformer_options = with_hooks(transformer_options, cross_attention=hook)
-    return executor(x, timesteps, context, y, control, transformer_options, **more)
 
 
 @dataclass(frozen=True)
@@ -195,130 +186,79 @@ class _Prompts:
         return uuid in self.unconditional or uuid not in self.conditional and order != 0
 
 
-@dataclass
-class _Run:
+@dataclass(frozen=True)
+class _Run(Participant):
     """One sampling.
 
     Args:
-        settings: What the injector does.
-        numbers: Which of the adapter's projections belong to which layer.
+        injection: What the injector adds to it.
+        frames: How many frames the injector knows.
         prompts: The prompts.
         first: The noise level at which injection begins.
         last: The one at which it ends.
         size: Height and width of the latents.
     """
 
-    settings: IDInjection
-    numbers: Mapping[adapter_file.Layer, int]
+    injection: FaceInjection
+    frames: int
     prompts: _Prompts
     first: float
     last: float
     size: tuple[int, ...]
-    projected: dict[int, list[tuple[_Projected, _Projected]]] = field(default_factory=dict)
-    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    warned: bool = False
+
+    def wants(self, options: Options) -> bool:
+        """Whether a call's noise level is in range."""
+        return self.last <= float(options["sigmas"].max()) <= self.first
+
+    def evaluate(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: Any,
+        transformer_options: Options,
+        **more: Any,
+    ) -> Tensor:
+        """The DIFFUSION_MODEL wrapper."""
+        if self.serves(x, transformer_options):
+            hook = partial(
+                self.injection.inject, self.kinds(transformer_options), self.positions(x, transformer_options)
+            )
+            transformer_options = with_hooks(transformer_options, cross_attention=hook)
+        return executor(x, timesteps, context, y, control, transformer_options, **more)
 
     def serves(self, x: Tensor, options: Options) -> bool:
-        """Whether faces are injected into a call: its noise level is in range, and it has all rows, whole."""
-        if not self.last <= float(options["sigmas"].max()) <= self.first:
-            return False
+        """Whether faces are injected into a call: it has all rows, whole."""
         if tuple(x.shape[2:]) != self.size:
-            return self._plain(_AREA)
+            self.injection.report(_AREA)
+            return False
         rows = len(options["uuids"]) * len(self.positions(x, options))
         if len(x) != rows:
-            return self._plain(f"the model is called with {len(x)} pictures of {rows} (context windows)")
+            self.injection.report(f"the model is called with {len(x)} pictures of {rows} (context windows)")
+            return False
         return True
 
     def kinds(self, options: Options) -> list[bool | None]:
         """Per prompt of a call, whether it is unconditional; None if it has an area, be it of the whole picture."""
         if not self.prompts.areas.isdisjoint(options["uuids"]):
-            self._plain(_AREA)
+            self.injection.report(_AREA)
         pairs = zip(options["uuids"], options["cond_or_uncond"], strict=True)
         return [
             None if uuid in self.prompts.areas else self.prompts.is_unconditional(uuid, order) for uuid, order in pairs
         ]
 
     def positions(self, x: Tensor, options: Options) -> list[int]:
-        """Per row of one prompt, which of the settings' frames it is."""
-        frames = list(range(len(self.settings.frames)))
+        """Per row of one prompt, which of the injector's frames it is."""
+        frames = list(range(self.frames))
         if len(frames) == 1:
             return frames * (len(x) // len(options["uuids"]))
         return frames[options.get(ROWS, slice(None))]
 
-    def inject(
-        self,
-        kinds: list[bool | None],
-        positions: list[int],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        heads: int,
-        layer: Layer,
-        attend: Attend,
-    ) -> Tensor:
-        """The cross-attention hook (equation 13)."""
-        text = attend(q, k, v, heads)
-        if tuple(q.shape[:2]) != (len(kinds) * len(positions), layer.grid[0] * layer.grid[1]):
-            self._plain(f"another patch changes the tokens of block {layer.block} (token merging, tiling)")
-            return text
-        chunks = zip(kinds, text.chunk(len(kinds)), q.chunk(len(kinds)), strict=True)
-        return torch.cat(
-            [
-                decoupled_attention(
-                    own_text,
-                    own_q,
-                    list(self._people(unconditional, positions, layer, own_q)),
-                    heads,
-                    self.settings.weight,
-                    optimized_attention,
-                )
-                for unconditional, own_text, own_q in chunks
-            ]
-        )
 
-    def _people(
-        self, unconditional: bool | None, positions: list[int], layer: Layer, q: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Keys, values and mask of all who are in one of the frames, a row per frame; of nobody for a kind of None."""
-        if unconditional is None:
-            return
-        settings = self.settings
-        masks = self._masks(layer.grid, q)
-        for person, mask, (given, blank) in zip(settings.people, masks, self._projections(layer, q), strict=True):
-            if any(settings.frames[each].index in person.dealt for each in positions):
-                if unconditional:
-                    k, v = (each.repeat(len(positions), 1, 1) for each in blank)
-                else:
-                    dealt = [person.references(settings.frames[each]) for each in positions]
-                    k, v = (deal_tokens(each, dealt, settings.mode) for each in given)
-                yield k, v, mask[positions]
-
-    def _projections(self, layer: Layer, q: Tensor) -> list[tuple[_Projected, _Projected]]:
-        """Per person keys and values of the references and of no reference."""
-        number = self.numbers[(*layer.block, layer.index)]
-        if number not in self.projected:
-            projections = self.settings.adapter.network.layer(number)
-            self.projected[number] = [
-                (projections(person.tokens.to(q)), projections(person.blank.to(q))) for person in self.settings.people
-            ]
-        return self.projected[number]
-
-    def _masks(self, grid: tuple[int, int], q: Tensor) -> Tensor:
-        """`(people, frames, h * w)`."""
-        if grid not in self.masks:
-            settings = self.settings
-            rows = [
-                [settings.mask(person, position, grid) for position in range(len(settings.frames))]
-                for person in settings.people
-            ]
-            self.masks[grid] = torch.stack([torch.stack(each) for each in rows]).to(q)
-        return self.masks[grid]
-
-    def _plain(self, reason: str) -> bool:
-        if not self.warned:
-            logging.warning("%s: %s; no faces are injected there.", _WHO, reason)
-        self.warned = True
-        return False
+def _log_without(reason: str) -> None:
+    logging.warning("%s: %s; no faces are injected there.", _WHO, reason)
 
 
 def _together(people: Sequence[Person], frame: Frame) -> list[str]:

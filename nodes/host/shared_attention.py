@@ -1,39 +1,40 @@
-"""Auto-mask self-attention on the host's UNets (Storynizor, section 3.1, equations 4 to 6).
+"""Auto-mask self-attention on the host's UNets (Storynizor, section 3.1, equations 4 to 6; `core.frame_sharing`).
 
-All frames are one batch. While the host samples, the cross-attention of the prompts that name people is read, and
-self-attention lets every frame see the others' people. The masks of a step come from the maps of the steps before it;
-the first step is plain. (The paper also uses the layers of the same step that were run before. We do not, so that the
-masks of a step do not depend on how the host divides it into calls, and are made once.) Conditional and unconditional
-rows use the same masks and never see each other.
-
-What a sampling knows lies in its own options, which the host makes for it and throws away; nothing lies on the MODEL.
+Here is what the host adds: the checks before a sampling, groups of frames for long stories, and which rows of a model
+call are which. What a sampling knows lies in its own options, which the host makes for it and throws away; nothing lies
+on the MODEL.
 """
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.attention import SubjectBank, SubjectPositions, SubjectTokens, attend_across_frames
+from ...core.attention import SubjectBank, SubjectTokens
+from ...core.frame_sharing import FrameSharing, Sharing
 from ...core.story import Story
 from .frame_groups import ROWS, WholeBatch, groups_of, of_group
 from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
 from .story_prompts import Named, named_in
-from .token_maps import MapReader
-from .unet_hooks import Attend, Layer, Options, refuse_other_than_unet, with_hooks
+from .token_maps import level_of, new_reader
+from .unet_hooks import (
+    Options,
+    Participant,
+    refuse_other_than_unet,
+    refuse_several_gpus,
+    tell_of_compiled,
+    with_hooks,
+    with_participant,
+)
 
 _KEY = "story_identity_shared_attention"
-
-LAYERS = {"all": slice(None), "without the largest": slice(1, None), "smallest two": slice(-2, None)}
-"""Which of a UNet's grids share, counted from the largest."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,16 @@ class SharedAttention:
 
     Args:
         story: Its frames are the batch, in order.
-        layers: A key of `LAYERS`. A UNet whose attention has one grid shares on that.
+        sharing: How they see each other.
         start: Share from here on, as a share of the noise schedule, 0 to 1.
         end: Share until here.
-        strength: 0 (plain attention) to 1.
-        threshold: "otsu", or the height at which normalised maps are cut.
-        decay: Weight of the maps of earlier steps, 0 to under 1.
-        same_character: Let a character's places see that character only.
         anchors: Frames sampled at a time: the first ones together, later ones in groups that also see them. 0: all.
     """
 
     story: Story
-    layers: str = "all"
+    sharing: Sharing = Sharing()
     start: float = 0.0
     end: float = 1.0
-    strength: float = 1.0
-    threshold: str | float = "otsu"
-    decay: float = 0.5
-    same_character: bool = True
     anchors: int = 0
 
     def __post_init__(self) -> None:
@@ -76,9 +69,8 @@ class SharedAttention:
         if model.get_wrappers(WrappersMP.OUTER_SAMPLE, _KEY):
             raise ValueError("This MODEL has the AMSA patch already; remove one of the two AMSA Model Patch nodes.")
         patched = model.clone()
-        if self.strength > 0:
+        if self.sharing.strength > 0:
             patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, self.sample)
-            patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, _KEY, _evaluate)
         return patched
 
     def sample(
@@ -98,14 +90,14 @@ class SharedAttention:
         guider = executor.class_obj
         self._check(guider, noise, sampler)
         self._warn(len(sigmas) - 1)
-        frames, conds, bank, results = len(noise), guider.conds, SubjectBank(), []
+        tell_of_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
+        frames, conds, bank, results = len(noise), guider.conds, _AnchorBank(), []
         groups = groups_of(frames, self.anchors)
         shown = WholeBatch(callback, groups, noise) if callback is not None and len(groups) > 1 else None
         for number, rows in enumerate(groups):
             guider.conds = of_group(conds, rows, frames) if len(groups) > 1 else conds
-            run = self._run(guider, noise[rows].shape)
-            if len(groups) > 1:
-                run.record, run.see = (bank, None) if number == 0 else (None, bank)
+            record, see = (bank, None) if number == 0 else (None, bank)
+            run = self._run(guider, noise[rows].shape, *(record, see) if len(groups) > 1 else ())
             if "latent_shapes" in more:
                 more["latent_shapes"] = [latent_image[rows].shape]
             with _known_to(guider, run, rows):
@@ -124,10 +116,13 @@ class SharedAttention:
             results.append(result)
         return torch.cat(results)
 
-    def _run(self, guider: Any, shape: torch.Size) -> "_Run":
+    def _run(
+        self, guider: Any, shape: torch.Size, record: SubjectBank | None = None, see: SubjectBank | None = None
+    ) -> "_Run":
         sampling = guider.model_patcher.get_model_object("model_sampling")
         first, last = (float(sampling.percent_to_sigma(each)) for each in (self.start, self.end))
-        return _Run(self, MapReader(named_in(guider.conds), self.decay), first, last, shape)
+        reader = new_reader(named_in(guider.conds), shape[0], self.sharing.decay)
+        return _Run(FrameSharing(self.sharing, reader, (first, last), _log_plain, record, see), shape)
 
     def _check(self, guider: Any, noise: Tensor, sampler: Any) -> None:
         """Everything that can be seen before the first UNet call."""
@@ -145,8 +140,7 @@ class SharedAttention:
             )
         for each in named.values():
             self._check_prompts(each)
-        if guider.model_patcher.get_additional_models_with_key("multigpu"):
-            raise ValueError("AMSA works on one GPU; take MultiGPU CFG Split out of the MODEL's way.")
+        refuse_several_gpus(guider.model_patcher, "AMSA")
         if 0 < self.anchors < count and sampler_name_of(sampler) == "dpm_adaptive":
             raise ValueError(
                 'AMSA: the sampler "dpm_adaptive" chooses its steps from the picture, so later frames cannot follow '
@@ -179,133 +173,80 @@ class SharedAttention:
                 )
 
 
-def _evaluate(
-    executor: Any,
-    x: Tensor,
-    timesteps: Tensor,
-    context: Tensor,
-    y: Tensor | None,
-    control: Any,
-    transformer_options: Options,
-    **more: Any,
-) -> Tensor:
-    """The DIFFUSION_MODEL wrapper; it finds the run in the call's options."""
-    run: _Run | None = transformer_options.get(_KEY)
-    if run is None or not run.serves(x, transformer_options):
-        return executor(x, timesteps, context, y, control, transformer_options, **more)
-    run.begin(x.device, transformer_options)
-    hooked = with_hooks(transformer_options, self_attention=run.share, cross_attention=run.reader.read)
-    result = executor(x, timesteps, context, y, control, hooked, **more)
-    run.reader.end()
-    return result
-
-
 @contextmanager
 def _known_to(guider: Any, run: "_Run", rows: slice) -> Iterator[None]:
     """Keep the run, and which frames it has, in the guider's options, which are this sampling's own, while it lasts.
 
     Wrappers outside ours that remember calls (EasyCache) begin anew with every group.
     """
-    options = guider.model_options.setdefault("transformer_options", {})
-    before = {key: options[key] for key in WRAPPER_STATE if key in options}
-    options |= {_KEY: run, ROWS: rows, **copy.deepcopy(before)}
+    own = guider.model_options
+    options = own.get("transformer_options", {})
+    fresh = copy.deepcopy({key: options[key] for key in WRAPPER_STATE if key in options})
+    own["transformer_options"] = with_participant({**options, ROWS: rows, **fresh}, _KEY, run)
     try:
         yield
     finally:
-        options |= before
-        del options[_KEY], options[ROWS]
+        own["transformer_options"] = options
 
 
-@dataclass
-class _Run:
+class _AnchorBank(SubjectBank):
+    """The bank of the anchor frames; what it cannot hold is an error that says what to do."""
+
+    def put(self, step: Hashable, layer: Hashable, tokens: SubjectTokens) -> None:
+        try:
+            super().put(step, layer, tokens)
+        except ValueError as error:
+            raise ValueError(f"AMSA cannot keep the anchor frames: {error} Set anchors to 0.") from error
+
+
+@dataclass(frozen=True)
+class _Run(Participant):
     """One group of frames while it is sampled.
 
     Args:
-        settings: What AMSA does.
-        reader: Reads the maps.
-        first: The noise level at which sharing begins.
-        last: The one at which it ends.
-        shape: Of the group's latents.
-        record: Where the anchor frames leave what they find.
-        see: Where later groups find it.
+        sharing: How its frames see each other.
+        shape: The shape of the group's latents.
     """
 
-    settings: SharedAttention
-    reader: MapReader
-    first: float
-    last: float
+    sharing: FrameSharing
     shape: torch.Size
-    record: SubjectBank | None = None
-    see: SubjectBank | None = None
-    grids: set[tuple[int, int]] = field(default_factory=set)
-    subjects: dict[tuple[int, int], SubjectPositions] = field(default_factory=dict)
-    warned: bool = False
 
-    def serves(self, x: Tensor, options: Options) -> bool:
-        """Whether a call has all frames, whole; says once per run why not."""
+    def wants(self, options: Options) -> bool:
+        """Whether a call is not past the end; before the start it is read."""
+        return level_of(options) >= self.sharing.levels[1]
+
+    def evaluate(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: Any,
+        transformer_options: Options,
+        **more: Any,
+    ) -> Tensor:
+        """The DIFFUSION_MODEL wrapper."""
+        sharing = self.sharing
+        if not self._has_all_frames(x, transformer_options):
+            return executor(x, timesteps, context, y, control, transformer_options, **more)
+        sharing.begin_call(transformer_options["uuids"], level_of(transformer_options), x.device)
+        hooked = with_hooks(transformer_options, self_attention=sharing.share, cross_attention=sharing.reader.read)
+        result = executor(x, timesteps, context, y, control, hooked, **more)
+        sharing.end_call()
+        return result
+
+    def _has_all_frames(self, x: Tensor, options: Options) -> bool:
+        """Whether a call has all frames, whole; reports why not."""
         rows = len(options["uuids"]) * self.shape[0]
         if tuple(x.shape[2:]) != tuple(self.shape[2:]):
-            return self._plain(f"a prompt has an area of its own ({x.shape[3]}x{x.shape[2]} latent cells)")
-        if len(x) != rows or len(set(options["uuids"])) * self.shape[0] != rows:
-            return self._plain(f"the model is called with {len(x)} pictures of {rows} (context windows, areas)")
-        return True
-
-    def begin(self, device: torch.device, options: Options) -> None:
-        """A call begins. With a new step, masks are made of what was read so far, for every grid that shares."""
-        if not self.reader.begin(options):
-            return
-        self.subjects = {}
-        maps, sigma = self.reader.maps, self.reader.sigma
-        if maps is None and self.grids:
-            self._plain("no attention maps could be read, since another patch changes the tokens of the text")
-        if maps is None or sigma is None or not self.last <= sigma <= self.first:
-            return
-        grids = sorted(self.grids, key=lambda grid: -grid[0] * grid[1])
-        for grid in grids[LAYERS[self.settings.layers]] or grids:
-            labels = maps.labels(grid, self.settings.threshold)
-            if labels is not None:
-                labels = labels.flatten(1)
-                characters = labels if self.settings.same_character else None
-                self.subjects[grid] = SubjectPositions.of(labels >= 0, characters, device)
-
-    def share(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer, attend: Attend) -> Tensor:
-        """The self-attention hook."""
-        self.grids.add(layer.grid)
-        subjects, uuids = self.subjects.get(layer.grid), self.reader.uuids
-        if subjects is None:
-            return attend(q, k, v, heads)
-        if tuple(q.shape[:2]) != (len(uuids) * self.shape[0], subjects.tokens) or k.shape != q.shape:
-            self._plain(f"another patch changes the tokens of block {layer.block} (token merging, tiling)")
-            return attend(q, k, v, heads)
-        q_rows, k_rows, v_rows = (each.chunk(len(uuids)) for each in (q, k, v))
-        shared = []
-        for place, uuid in enumerate(uuids):
-            found = subjects.gather(k_rows[place], v_rows[place])
-            rows = (q_rows[place], k_rows[place], v_rows[place], heads, subjects, found)
-            further = self._further(uuid, layer, found)
-            shared.append(attend_across_frames(*rows, self.settings.strength, further, attend))
-        return torch.cat(shared)
-
-    def _further(self, uuid: UUID, layer: Layer, found: SubjectTokens) -> SubjectTokens | None:
-        """Give the bank what a prompt's frames have here, or take from it what the anchor frames had."""
-        sigma = self.reader.sigma
-        assert sigma is not None
-        call = (sigma, self.reader.visits[sigma], self.reader.calls[uuid])
-        layer_key = (uuid, layer.block, layer.index)
-        if self.record is not None:
-            try:
-                self.record.put(call, layer_key, found)
-            except ValueError as error:
-                raise ValueError(f"AMSA cannot keep the anchor frames: {error} Set anchors to 0.") from error
-        if self.see is None:
-            return None
-        if (call, layer_key) not in self.see:
-            self._plain("the anchor frames skipped a call of the model that these frames make (EasyCache, LazyCache)")
-            return None
-        return self.see.get(call, layer_key, found.k.device, found.k.dtype)
-
-    def _plain(self, reason: str) -> bool:
-        if not self.warned:
-            logging.warning("AMSA: %s; such calls get plain attention.", reason)
-        self.warned = True
+            self.sharing.report(f"a prompt has an area of its own ({x.shape[3]}x{x.shape[2]} latent cells)")
+        elif len(x) != rows or len(set(options["uuids"])) * self.shape[0] != rows:
+            self.sharing.report(f"the model is called with {len(x)} pictures of {rows} (context windows, areas)")
+        else:
+            return True
         return False
+
+
+def _log_plain(reason: str) -> None:
+    logging.warning("AMSA: %s; such calls get plain attention.", reason)

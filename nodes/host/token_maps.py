@@ -1,81 +1,57 @@
 """Reading, while the host samples, where in the picture the prompt's people are."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-import comfy.model_patcher
-import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...core.automask import TokenMaps, token_maps
+from ...core.map_reader import STEADY, MapReader
 from ..types import Conditioning
 from .story_prompts import Named, named_in
-from .unet_hooks import Attend, Layer, Options, refuse_other_than_unet, with_hooks
+from .unet_hooks import (
+    Options,
+    Participant,
+    refuse_other_than_unet,
+    refuse_several_gpus,
+    tell_of_compiled,
+    with_hooks,
+    with_participant,
+)
 
+_WHO = "Reading attention maps"
 _KEY = "story_identity_token_maps"
-_STEADY = 0.9
-"""Decay of the maps of a whole sampling: about the last ten steps count, in which people no longer move."""
 
 
-class MapReader:
-    """Collects the token maps of the prompts that name people (Storynizor, equation 5).
+def new_reader(named: Mapping[UUID, Named], frames: int, decay: float) -> MapReader:
+    """A reader of the prompts that name characters, for one sampling of n frames; prompts are known by their uuids."""
+    return MapReader(frames, {uuid: each.in_text_of for uuid, each in named.items()}, decay)
 
-    One sampling has one reader. A prompt is read once per step: the further calls of two-stage samplers and of
-    perturbed-attention guidance at the same noise level add nothing.
+
+def level_of(options: Options) -> float:
+    """The noise level of a model call."""
+    return float(options["sigmas"].max())
+
+
+class SamplingReader(Participant):
+    """Reads the token maps of a whole sampling and changes nothing (Storynizor, equation 5).
 
     Args:
         named: Where each prompt names whom, by its uuid.
-        decay: Weight of the earlier steps.
+        frames: How many rows every prompt has.
+        decay: Weight of the maps of earlier steps.
     """
 
-    def __init__(self, named: Mapping[UUID, Named], decay: float) -> None:
+    def __init__(self, named: Mapping[UUID, Named], frames: int, decay: float) -> None:
         self.named = named
-        self.decay = decay
-        self.maps: TokenMaps | None = None
-        self.sigma: float | None = None
-        self.visits: Counter[float] = Counter()
-        self.uuids: list[UUID] = []
-        self.calls: Counter[UUID] = Counter()
+        self.reader = new_reader(named, frames, decay)
 
-    def begin(self, options: Options) -> bool:
-        """A call of the model begins; true if a step begins with it, that is, another noise level."""
-        sigma = float(options["sigmas"].max())
-        self.uuids = options["uuids"]
-        if sigma == self.sigma:
-            return False
-        self.sigma = sigma
-        self.visits[sigma] += 1  # solvers such as heunpp2 come back to a level
-        self.calls.clear()
-        if self.maps is not None:
-            self.maps.next_step()
+    def wants(self, options: Options) -> bool:
+        """Every call is read."""
         return True
-
-    def end(self) -> None:
-        """The call is over."""
-        self.calls.update(self.uuids)
-
-    def read(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer, attend: Attend) -> Tensor:
-        """The cross-attention hook; it changes nothing."""
-        for place, uuid in enumerate(self.uuids):
-            if uuid in self.named and not self.calls[uuid]:
-                named, count = self.named[uuid], len(self.named[uuid].prompts)
-                if len(q) == count * len(self.uuids):
-                    rows = slice(place * count, (place + 1) * count)
-                    self._add(named, q[rows], k[rows], heads, layer.grid)
-        return attend(q, k, v, heads)
-
-    def _add(self, named: Named, q: Tensor, k: Tensor, heads: int, grid: tuple[int, int]) -> None:
-        positions = named.in_text_of(k.shape[1])
-        if not positions or q.shape[1] != grid[0] * grid[1]:
-            return  # nobody is named, or another pack changed the text or the tokens of this layer
-        if self.maps is None:
-            self.maps = TokenMaps(grid, self.decay)  # a UNet's first layers are its finest
-        self.maps.add(token_maps(q, k, positions, heads), grid)
 
     def evaluate(
         self,
@@ -88,11 +64,11 @@ class MapReader:
         transformer_options: Options,
         **more: Any,
     ) -> Tensor:
-        """The DIFFUSION_MODEL wrapper of a reader that works alone."""
-        self.begin(transformer_options)
-        hooked = with_hooks(transformer_options, cross_attention=self.read)
+        """The DIFFUSION_MODEL wrapper."""
+        self.reader.begin_call(transformer_options["uuids"], level_of(transformer_options))
+        hooked = with_hooks(transformer_options, cross_attention=self.reader.read)
         result = executor(x, timesteps, context, y, control, hooked, **more)
-        self.end()
+        self.reader.end_call()
         return result
 
     def result(self) -> tuple[list[str], Tensor]:
@@ -104,7 +80,8 @@ class MapReader:
         named = next(iter(self.named.values()))
         if not named.names:
             return [], torch.zeros(len(named.prompts), 0, 1, 1)
-        maps = None if self.maps is None else self.maps.maps(self.maps.grid)
+        read = self.reader.maps
+        maps = None if read is None else read.maps(read.grid)
         if maps is None:
             raise ValueError(
                 "No attention maps could be read: other patches on the MODEL change the number of its tokens in every "
@@ -118,13 +95,14 @@ class MapReader:
         return dict(zip(names, maps[0], strict=True))
 
 
-def attach_reader(guider: Any, frames: int, decay: float = _STEADY) -> MapReader:
+def attach_reader(guider: Any, frames: int, decay: float = STEADY) -> SamplingReader:
     """Let a guider whose prompts are set read maps when it samples; on its own options, not on the shared MODEL.
 
     Raises:
         ValueError: If the MODEL is no UNet, no prompt names people, or a prompt is of another number of frames.
     """
-    refuse_other_than_unet(guider.model_patcher, "Reading attention maps")
+    refuse_other_than_unet(guider.model_patcher, _WHO)
+    refuse_several_gpus(guider.model_patcher, _WHO)
     named = named_in(guider.original_conds)
     if not named:
         raise ValueError(
@@ -137,15 +115,10 @@ def attach_reader(guider: Any, frames: int, decay: float = _STEADY) -> MapReader
                 f"The positive prompt is of {len(each.prompts)} frames, the LATENT holds {frames}. Use Encode Frame "
                 "for a single picture, and Encode Story with a batch of all frames."
             )
-    reader = MapReader(named, decay)
-    guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
-    comfy.patcher_extension.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
-        _KEY,
-        reader.evaluate,
-        guider.model_options,
-        is_model_options=True,
-    )
+    tell_of_compiled(guider.model_patcher, _WHO, "all steps")
+    reader = SamplingReader(named, frames, decay)
+    options = guider.model_options.get("transformer_options", {})
+    guider.model_options = {**guider.model_options, "transformer_options": with_participant(options, _KEY, reader)}
     return reader
 
 

@@ -1,48 +1,42 @@
 """Seeing and changing the attention layers of one model call.
 
-Nothing is registered on the model. A DIFFUSION_MODEL wrapper passes `with_hooks(transformer_options, ...)` on in place
-of the options it was given, so a hook lives as long as the call does and reaches no ControlNet, text encoder or VAE.
-What other packs put into those options stays in force: their attention override makes every attention that ours asks
-for, their attn1 and attn2 patches run as before, and a layer whose attention they replaced is still theirs.
+Nothing is registered on the model. What takes part in a sampling lies in that sampling's own options
+(`with_participant`). A model call in which it has something to do gets its DIFFUSION_MODEL wrapper, which passes
+`with_hooks(transformer_options, ...)` on in place of the options it was given, so a hook lives as long as the call does
+and reaches no ControlNet, text encoder or VAE. What other packs put into those options stays in force: their attention
+override makes every attention that ours asks for, their attn1 and attn2 patches run as before, and a layer whose
+attention they replaced is still theirs.
+
+Compiled models (the host's node TorchCompileModel): code that torch.compile made of one call is run again for other
+calls without a look at the transformer options, since the host drops the guards on them. Hooks would be missed, or
+remembered where there are none. So a call with hooks runs uncompiled, and every other call runs compiled without a
+trace of ours in its options.
 """
 
+import logging
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
+
+from ...core.attention_hooks import Hook, Layer
+
+OUR_OPTIONS = "story_identity_"
+"""How the names of all transformer options of this pack begin."""
+
+_KEY = "story_identity_attention"
 
 Options = dict[str, Any]
 """The host's transformer options."""
-
-Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(q, k, v, heads) -> out, each `(rows, tokens, heads * width)`: what the layer would do without the hook."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Which attention layer of the UNet it is.
-
-    Args:
-        block: As the host names it: ("input", 4), ("middle", 0), ("output", 3).
-        index: Of the transformer layer in that block.
-        grid: Height and width of the layer's picture tokens.
-    """
-
-    block: tuple[str, int]
-    index: int
-    grid: tuple[int, int]
-
-
-Hook = Callable[[Tensor, Tensor, Tensor, int, Layer, Attend], Tensor]
-"""(q, k, v, heads, layer, attend) -> out, after the projections of q, k and v and before that of the result.
-
-A cross-attention hook calls `attend` once, with the q, k and v it was given: where IP-Adapter or the like replaces the
-layer, `attend` is that replacement. A self-attention hook may call it as often as it likes, with other keys; it is not
-asked where the layer is replaced (perturbed-attention guidance).
-"""
 
 
 def refuse_other_than_unet(model: Any, who: str) -> None:
@@ -55,10 +49,115 @@ def refuse_other_than_unet(model: Any, who: str) -> None:
         )
 
 
-def with_hooks(options: Options, self_attention: Hook | None = None, cross_attention: Hook | None = None) -> Options:
-    """A copy of a call's transformer options in which the attention layers ask the hooks.
+def refuse_several_gpus(model: Any, who: str) -> None:
+    """Raise a ValueError if the host divides a MODEL's calls over several GPUs, each in its own thread."""
+    if model.get_additional_models_with_key("multigpu"):
+        raise ValueError(f"{who} works on one GPU; take MultiGPU CFG Split out of the MODEL's way.")
 
-    Attention that comes with a mask, or already split into heads, is left alone.
+
+class Participant(ABC):
+    """What may hook the attention in the model calls of one sampling."""
+
+    @abstractmethod
+    def wants(self, options: Options) -> bool:
+        """Whether it has something to do in a model call with these transformer options."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: Any,
+        transformer_options: Options,
+        **more: Any,
+    ) -> Tensor:
+        """The DIFFUSION_MODEL wrapper of the calls that it wants."""
+
+
+def with_participant(options: Options, key: str, participant: Participant) -> Options:
+    """A copy of a sampling's transformer options in which somebody takes part.
+
+    Args:
+        options: The transformer options of a guider, before or while it samples.
+        key: The participant's name in them; it begins with `OUR_OPTIONS`.
+        participant: Lives in the options as long as they do.
+    """
+    wrappers = options.get("wrappers", {})
+    around = {**wrappers.get(WrappersMP.APPLY_MODEL, {}), _KEY: [_apply_model]}
+    return {**options, key: participant, "wrappers": {**wrappers, WrappersMP.APPLY_MODEL: around}}
+
+
+def _apply_model(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None = None,
+    c_crossattn: Tensor | None = None,
+    control: Any = None,
+    transformer_options: Options | None = None,
+    **more: Any,
+) -> Tensor:
+    """The APPLY_MODEL wrapper, which is around compiled code: a call that a participant wants runs uncompiled."""
+    given = transformer_options or {}
+    parts = {key: value for key, value in given.items() if isinstance(value, Participant)}
+    wanted = {key: [part.evaluate] for key, part in parts.items() if part.wants(given)}
+    if wanted:
+        options = {key: value for key, value in given.items() if key not in parts}
+        wrappers = given["wrappers"]
+        inside = {**wrappers.get(WrappersMP.DIFFUSION_MODEL, {}), **wanted}
+        options["wrappers"] = {**wrappers, WrappersMP.DIFFUSION_MODEL: inside}
+    else:
+        options = {key: value for key, value in given.items() if not key.startswith(OUR_OPTIONS)}
+    with _uncompiled() if wanted else nullcontext():
+        return executor(x, t, c_concat, c_crossattn, control, options, **more)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """A context in which whatever torch.compile made runs as it was before."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()  # nothing was ever compiled, and its import takes seconds
+    return torch.compiler.set_stance("force_eager")
+
+
+_told: WeakKeyDictionary[Callable[..., Any], set[str]] = WeakKeyDictionary()
+"""Who said of which compiled MODEL, known by the wrapper that the host's node made for it, what it costs."""
+
+
+def tell_of_compiled(model: Any, who: str, calls: str) -> None:
+    """Log, once for each compiled MODEL, that it is not faster where its attention is hooked.
+
+    Args:
+        model: The MODEL that is about to be sampled.
+        who: Who hooks its attention.
+        calls: Which of the model's calls are hooked.
+
+    Raises:
+        ValueError: If the MODEL is compiled, and this PyTorch cannot run it uncompiled.
+    """
+    for compiled in model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY):
+        if not hasattr(torch.compiler, "set_stance"):
+            raise ValueError(
+                f"{who}: on a MODEL from TorchCompileModel this needs PyTorch 2.6 or newer; here is "
+                f"{torch.__version__}. Update PyTorch, or take TorchCompileModel out of the MODEL's way."
+            )
+        told = _told.setdefault(compiled, set())
+        if who not in told:
+            told.add(who)
+            message = "%s: the MODEL is compiled, and compiled code cannot be hooked: %s run uncompiled."
+            logging.warning(message, who, calls)
+
+
+def with_hooks(options: Options, self_attention: Hook | None = None, cross_attention: Hook | None = None) -> Options:
+    """A copy of a call's transformer options in which the attention layers call the hooks.
+
+    A layer is named as the host does: ("input", 4, 0) is the first transformer layer of input block 4. A cross-attention
+    hook calls `attend` once, with the q, k and v it was given: where IP-Adapter or the like replaces the layer, `attend`
+    is that replacement. A self-attention hook may call it as often as it likes, with other keys; it is not called where
+    the layer is replaced (perturbed-attention guidance). Attention that comes with a mask, or already split into heads,
+    is left alone.
     """
     hooks = {"attn1": self_attention, "attn2": cross_attention}
     call = _HookedCall({kind: hook for kind, hook in hooks.items() if hook is not None}, options)
@@ -107,4 +206,4 @@ class _HookedCall:
 
 def _layer(options: Options) -> Layer:
     height, width = options["activations_shape"][2:]
-    return Layer(options["block"], options["block_index"], (height, width))
+    return Layer((*options["block"], options["block_index"]), (height, width))

@@ -13,6 +13,7 @@ from frames import (
     story,
     warnings,
 )
+from story_identity.core import frame_sharing
 from story_identity.nodes.host import shared_attention
 from story_identity.nodes.host.frame_groups import ROWS
 
@@ -40,18 +41,18 @@ def check_anchor_frames_are_sampled_as_if_there_were_no_others():
 def check_a_later_frame_sees_the_anchors_in_every_layer_of_every_step_but_the_first():
     model, told = setting.tiny_sd15(), story(3)
     noted = []
-    gather = shared_attention.attend_across_frames
+    gather = frame_sharing.attend_across_frames
 
     def noting(q, k, v, heads, positions, found, strength, further, attend):
         if further is not None:
             noted.append((len(q), len(further.k), len(found.k)))
         return gather(q, k, v, heads, positions, found, strength, further, attend)
 
-    shared_attention.attend_across_frames = noting
+    frame_sharing.attend_across_frames = noting
     try:
         sample(amsa(model, told, anchors=2), told)
     finally:
-        shared_attention.attend_across_frames = gather
+        frame_sharing.attend_across_frames = gather
     assert len(noted) == 2 * 2 * 16  # two steps, two prompts, the layers with attention
     assert all(rows == 1 and theirs > 0 for rows, theirs, _ in noted)
 
@@ -76,18 +77,18 @@ def check_the_bank_does_not_grow_with_the_story():
     model = setting.tiny_sd15()
     banks = []
 
-    class Noted(shared_attention.SubjectBank):
+    class Noted(shared_attention._AnchorBank):
         def __init__(self):
             super().__init__()
             banks.append(self)
 
-    original, shared_attention.SubjectBank = shared_attention.SubjectBank, Noted
+    original, shared_attention._AnchorBank = shared_attention._AnchorBank, Noted
     try:
         for count in (3, 6):
             told = story(count)
             sample(amsa(model, told, anchors=2), told)
     finally:
-        shared_attention.SubjectBank = original
+        shared_attention._AnchorBank = original
     short, long = (bank.nbytes for bank in banks)
     assert short == long > 0
 

@@ -19,7 +19,7 @@ class Watch:
 
     def hook(self, kind):
         def watch(q, k, v, heads, layer, attend):
-            self.seen.append((kind, layer.block, layer.index, layer.grid, tuple(q.shape), k.shape[1], heads))
+            self.seen.append((kind, layer.name[:2], layer.name[2], layer.grid, tuple(q.shape), k.shape[1], heads))
             return attend(q, k, v, heads)
 
         return watch

@@ -8,7 +8,7 @@ import folder_paths
 import torch
 from setting import refused
 from story_identity.core.detectors.faces import Face
-from story_identity.nodes.host import faces as host_faces
+from story_identity.nodes.host import reference_faces as host_faces
 from story_identity.nodes.host.folders import (
     NO_FACE_MODELS,
     TOY_FACE_MODELS,

@@ -87,14 +87,15 @@ def check_strength_zero_is_the_model_itself():
 
 
 def check_where_nothing_is_shared_every_byte_is_the_models_own():
-    """The hooks are in force, but sharing ends before there is a mask; fused and split, SD1.5 and SDXL."""
+    """Sharing ends before there is a mask, or no frame shows anybody; fused and split, SD1.5 and SDXL."""
+    nobody = Story.parse({"characters": PEOPLE, "frames": ["an empty beach", "a forest", "a road"]})
     for model in (setting.tiny_sd15(), setting.tiny_sdxl()):
-        told = story()
-        patched = amsa(model, told, end=1e-4)
-        for context in (contextlib.nullcontext, split_calls):
-            with context(), setting.counted(model) as count:
-                assert torch.equal(sample(patched, told), sample(model, told))
-            assert count.calls == (6 if context is contextlib.nullcontext else 12)
+        for told, end in ((story(), 1e-4), (nobody, 1.0)):
+            patched = amsa(model, told, end=end)
+            for context in (contextlib.nullcontext, split_calls):
+                with context(), setting.counted(model) as count:
+                    assert torch.equal(sample(patched, told), sample(model, told))
+                assert count.calls == (6 if context is contextlib.nullcontext else 12)
 
 
 def check_fused_and_split_calls_give_the_same():
@@ -272,7 +273,7 @@ def check_layers_and_percents_are_those_asked_for():
     assert 0 < sum(started) < 5
     with masks_noted() as noted:
         sample(amsa(model, told, end=0.5), told, steps=6)
-    assert [bool(each) for each in noted.values()] == [False] + [not each for each in started[1:]]
+    assert [bool(each) for each in noted.values()] == [False] + [True] * started[1:].count(False)  # then no hooks
     one_grid = setting.tiny_one_grid()
     with masks_noted() as noted:
         sample(amsa(one_grid, told, layers="without the largest"), told)

@@ -8,8 +8,8 @@ import comfy.model_patcher
 import comfy.sample
 import setting
 import torch
+from story_identity.core.frame_sharing import FrameSharing, Sharing
 from story_identity.core.story import Story
-from story_identity.nodes.host import shared_attention
 from story_identity.nodes.host.shared_attention import SharedAttention
 from story_identity.nodes.host.story_prompts import NAMED
 
@@ -60,7 +60,8 @@ def sample(model, told, *, positive=None, negative=None, steps=3, cfg=4.0, sampl
 
 
 def amsa(model, told, **settings):
-    return SharedAttention(told, **settings).added_to(model)
+    own = {name: settings.pop(name) for name in ("start", "end", "anchors") if name in settings}
+    return SharedAttention(told, Sharing(**settings), **own).added_to(model)
 
 
 @contextlib.contextmanager
@@ -92,17 +93,17 @@ def split_calls():
 def masks_noted():
     """Per noise level and grid, what AMSA shared: (subject `(n, l)`, labels `(n, l)`)."""
     noted = {}
-    begin = shared_attention._Run.begin
+    begin = FrameSharing.begin_call
 
-    def noting(run, device, options):
-        begin(run, device, options)
-        noted[run.reader.sigma] = {grid: _dense(positions) for grid, positions in run.subjects.items()}
+    def noting(sharing, prompts, level, device):
+        begin(sharing, prompts, level, device)
+        noted[level] = {grid: _dense(positions) for grid, positions in sharing._subjects.items()}
 
-    shared_attention._Run.begin = noting
+    FrameSharing.begin_call = noting
     try:
         yield noted
     finally:
-        shared_attention._Run.begin = begin
+        FrameSharing.begin_call = begin
 
 
 def _dense(positions):
