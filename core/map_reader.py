@@ -12,8 +12,8 @@ from .automask import TokenMaps, token_maps
 Positions = Sequence[Sequence[Sequence[int]]]
 """Per character and frame, the tokens of the words that say who it is; none where the character is not."""
 
-PositionsInText = Callable[[int], Positions]
-"""The length of the encoded text in tokens -> the positions in it; empty where they are not known."""
+PositionsInText = Callable[[int], Positions | None]
+"""The length of the encoded text in tokens -> the positions in it; None, or nobody's, where they are not known."""
 
 STEADY = 0.9
 """Decay of the maps of a whole sampling: about the last ten steps count, in which people no longer move."""
@@ -79,7 +79,7 @@ class MapReader:
                     self._add(self.positions[prompt](k.shape[1]), q[rows], k[rows], heads, layer.grid)
         return attend(q, k, v, heads)
 
-    def _add(self, positions: Positions, q: Tensor, k: Tensor, heads: int, grid: tuple[int, int]) -> None:
+    def _add(self, positions: Positions | None, q: Tensor, k: Tensor, heads: int, grid: tuple[int, int]) -> None:
         if not positions:
             return  # nobody is named, or the text was changed on the way
         if self.maps is None:

@@ -223,9 +223,8 @@ class _Run(Participant):
     ) -> Tensor:
         """The DIFFUSION_MODEL wrapper."""
         if self.serves(x, transformer_options):
-            hook = partial(
-                self.injection.inject, self.kinds(transformer_options), self.positions(x, transformer_options)
-            )
+            kinds, frames = self.kinds(transformer_options), self.positions(x, transformer_options)
+            hook = partial(self.injection.inject, kinds, frames)
             transformer_options = with_hooks(transformer_options, cross_attention=hook)
         return executor(x, timesteps, context, y, control, transformer_options, **more)
 

@@ -153,11 +153,12 @@ def tell_of_compiled(model: Any, who: str, calls: str) -> None:
 def with_hooks(options: Options, self_attention: Hook | None = None, cross_attention: Hook | None = None) -> Options:
     """A copy of a call's transformer options in which the attention layers call the hooks.
 
-    A layer is named as the host does: ("input", 4, 0) is the first transformer layer of input block 4. A cross-attention
-    hook calls `attend` once, with the q, k and v it was given: where IP-Adapter or the like replaces the layer, `attend`
-    is that replacement. A self-attention hook may call it as often as it likes, with other keys; it is not called where
-    the layer is replaced (perturbed-attention guidance). Attention that comes with a mask, or already split into heads,
-    is left alone.
+    A layer is named as the host does: ("input", 4, 0) is the first transformer layer of input block 4.
+
+    A cross-attention hook calls `attend` once, with the q, k and v it was given: where IP-Adapter or the like replaces
+    the layer, `attend` is that replacement. A self-attention hook may call it as often as it likes, with other keys; it
+    is not called where the layer is replaced (perturbed-attention guidance). Attention that comes with a mask, or
+    already split into heads, is left alone.
     """
     hooks = {"attn1": self_attention, "attn2": cross_attention}
     call = _HookedCall({kind: hook for kind, hook in hooks.items() if hook is not None}, options)
