@@ -81,7 +81,7 @@ class Frame:
         name = composed(name)
         if name not in map(composed, self.story_names):
             known = listed(self.story_names)
-            raise ValueError(f"{self.label}: the story has no character {quote(name)}. It has {known}.")
+            raise ValueError(f'{self.label}: the story has no character "{printable(name, 120)}". It has {known}.')
         for character, span in zip(self.cast, self.word_spans, strict=True):
             if composed(character.name) == name:
                 return span
@@ -153,7 +153,7 @@ class Story:
             if composed(character.name) == composed(name):
                 return character
         names = listed(character.name for character in self.characters)
-        raise ValueError(f"The story has no character {quote(name)}. It has {names}.")
+        raise ValueError(f'The story has no character "{printable(name, 120)}". It has {names}.')
 
 
 def _lines(text: str) -> list[str]:
