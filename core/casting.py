@@ -109,7 +109,7 @@ class CaptionReader:
         searched = SearchedText(caption)
         described = sorted(self._descriptions.find(searched), key=lambda hit: hit[1][0] - hit[1][1])  # longest first
         written = {each.name for phrase, _ in described for each in self._described.get(phrase, ())}
-        named = list(_leftmost(hit for hit in self._names.find(searched, overlapping=True) if hit[0] not in written))
+        named = list(self._names.find_leftmost(searched, without=written))
         taken = bytearray(len(caption))
         for _, span in named:
             _take(taken, span)
@@ -241,15 +241,6 @@ class _Replaced:
     def _add(self, piece: str) -> None:
         self._pieces.append(piece)
         self._length += len(piece)
-
-
-def _leftmost(hits: Iterable[tuple[str, Span]]) -> Iterator[tuple[str, Span]]:
-    """From left to right those that do not overlap, of two that begin together the longer one."""
-    done = 0
-    for phrase, span in sorted(hits, key=lambda hit: (hit[1][0], -hit[1][1])):
-        if span[0] >= done:
-            yield phrase, span
-            done = span[1]
 
 
 def _introductions(named: Sequence[tuple[str, Span]], caption: str) -> set[int]:

@@ -11,9 +11,9 @@ character who is in no frame at all, more counts: every slip, a part of the name
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from .casting import Character
 from .quoting import quote
@@ -24,6 +24,9 @@ from .text_search import PhraseIndex, SearchedText, composed, content_words
 MOST_WARNINGS = 20
 _SHORTEST, _LONGEST = 4, 40
 """Letters of a name in which slips are looked for."""
+
+_MOST_WORDS = 4
+"""Words of a name that are compared in a row."""
 
 _DETERMINERS = frozenset(
     "a an the this that these those his her its their my your our some any no every each another one two three "
@@ -39,17 +42,13 @@ _ALSO_WORDS = frozenset(
 _POSSESSIVE = re.compile("['\u2019]s?$")
 
 
-@dataclass(frozen=True)
-class _Word:
-    """A word of a caption, or several in a row.
-
-    Args:
-        text: As it is written, without a possessive ending.
-        before: The word right before it in the same sentence; empty where there is none.
-    """
+class _Word(NamedTuple):
+    """A word of a caption, or several in a row."""
 
     text: str
+    """As it is written, without a possessive ending."""
     before: str
+    """The word right before it with only spaces between; empty where there is none."""
 
     def is_ordinary(self) -> bool:
         """Whether a word that could be a name is more likely none."""
@@ -68,11 +67,11 @@ def unfound_names(story: Story) -> list[str]:
     places: dict[str, dict[str, list[int]]] = {}
     for frame in story.frames:
         here = names.spelt_in(frame)
-        for word in _words(frame.caption, names.longest):
+        for word in _words(frame.caption, names.beginnings):
             for name, is_sure in names.like(word):
-                if name in here:
-                    usual.add((name, word.text))  # "Sol" stands in the "sol": to this author it is a word
-                elif is_sure or name not in present:
+                if name in here and word.text.islower():
+                    usual.add((name, word.text))  # as in "Sol in the bright sol": here it is a word
+                elif name not in here and (is_sure or name not in present):
                     places.setdefault(name, {}).setdefault(word.text, []).append(frame.index + 1)
     absent = [_absent(each.name, places.get(each.name, {})) for each in story.characters if each.name not in present]
     slips = [
@@ -91,10 +90,10 @@ class _Names:
 
     def __init__(self, characters: Sequence[Character]) -> None:
         names = [each.name for each in characters if _plain(each.name) != _plain(each.word)]
-        self.longest = max((len(name.split()) for name in names), default=1)
+        self.beginnings = {_plain(name.split()[0]) for name in names if len(name.split()) > 1}
         self._spelt = PhraseIndex(names, ignore_case=False)
         self._all = frozenset(names)
-        self._known = {_plain(word.text) for each in characters for word in _words(each.description, 1)}
+        self._known = {_plain(word.text) for each in characters for word in _words(each.description)}
         self._same: dict[str, list[str]] = {}
         self._near: dict[str, list[str]] = {}
         self._parts: dict[str, list[str]] = {}
@@ -102,43 +101,56 @@ class _Names:
             self._same.setdefault(_plain(name), []).append(name)
             for key in _with_a_letter_less(_plain(name)) if _SHORTEST <= len(name) <= _LONGEST else ():
                 self._near.setdefault(key, []).append(name)
-            for part in {word.text for word in _words(name, 1) if len(word.text) > 2}:
+            for part in {word.text for word in _words(name) if len(word.text) > 2}:
                 self._parts.setdefault(part, []).append(name)
+        self._parts = {part: own for part, own in self._parts.items() if len(own) == 1}  # a shared one says nothing
+        self._asked: dict[str, dict[str, str]] = {}
 
     def spelt_in(self, frame: Frame) -> set[str]:
         """Who is in a frame, or is named in its caption all the same."""
-        named = {name for name, _ in self._spelt.find(SearchedText(composed(frame.caption)))}
+        named = self._spelt.those_in(SearchedText(composed(frame.caption)))
         return named | {character.name for character in frame.cast}
 
     def like(self, word: _Word) -> Iterator[tuple[str, bool]]:
         """The names a word may mean without being them, and whether that is likely."""
-        text, plain = word.text, _plain(word.text)
+        if word.text not in self._asked:
+            self._asked[word.text] = self._alike(word.text)
+        for name, how in self._asked[word.text].items():
+            is_sure = how in ("same", "swapped or doubled") or (how == "one letter" and word.before.islower())
+            yield name, is_sure and not word.is_ordinary()
+
+    def _alike(self, text: str) -> dict[str, str]:
+        """The names like a text, and what they have in common."""
+        plain = _plain(text)
         if text in self._all or plain in self._known:
-            return
-        likely = not word.is_ordinary()
-        found = dict.fromkeys(self._same.get(plain, ()), likely)
-        if not text[:1].islower():
-            near = {name for key in _with_a_letter_less(plain) for name in self._near.get(key, ())}
-            for name in sorted(near.difference(found)):
-                slip = _slip(_plain(name), plain)
-                if slip is not None:
-                    found[name] = likely and (slip == "swapped or doubled" or word.before.islower())
-            begun = (text[:length] for length in range(2, min(len(text), _LONGEST)))
-            for name in (*self._parts.get(text, ()), *(name for name in begun if name in self._all)):
-                found.setdefault(name, False)
-        yield from found.items()
+            return {}
+        found = dict.fromkeys(self._same.get(plain, ()), "same")
+        if text[:1].islower():
+            return found
+        near = {name for key in _with_a_letter_less(plain) for name in self._near.get(key, ())}
+        slips = {name: _slip(_plain(name), plain) for name in sorted(near)}
+        begun = [text[:length] for length in range(2, min(len(text), _LONGEST)) if text[:length] in self._all]
+        parts = dict.fromkeys([*self._parts.get(text, ()), *begun], "part")
+        return {**parts, **{name: slip for name, slip in slips.items() if slip}, **found}
 
 
-def _words(text: str, most: int) -> Iterator[_Word]:
-    """Every word of a text, and every row of up to so many words with only spaces between them."""
+def _words(text: str, beginnings: Container[str] = ()) -> Iterator[_Word]:
+    """Every word of a text, and the rows of words with only spaces between that begin as some name of several does."""
     spans = content_words(text)
-    joined = [text[end:start].isspace() for (_, end), (start, _) in zip(spans, spans[1:], strict=False)]
-    for first, (start, _) in enumerate(spans):
-        before = text[slice(*spans[first - 1])] if first and joined[first - 1] else ""
-        for last in range(first, min(first + most, len(spans))):
-            if last > first and not joined[last - 1]:
+    before, place = "", 0
+    for first, (start, end) in enumerate(spans):
+        before = before if text[place:start].isspace() else ""
+        word = text[start:end]
+        yield _Word(_without_ending(word), before)
+        for last in range(first + 1, min(first + _MOST_WORDS, len(spans))) if _plain(word) in beginnings else ():
+            if not text[spans[last - 1][1] : spans[last][0]].isspace():
                 break
-            yield _Word(_POSSESSIVE.sub("", text[start : spans[last][1]]), before)
+            yield _Word(_without_ending(text[start : spans[last][1]]), before)
+        before, place = word, end
+
+
+def _without_ending(word: str) -> str:
+    return _POSSESSIVE.sub("", word) if "'" in word or "\u2019" in word else word
 
 
 @lru_cache(maxsize=10_000)

@@ -13,7 +13,7 @@ from .text_search import composed
 
 MOST_CHARACTERS = 1_000
 MOST_FRAMES = 10_000
-LONGEST_PROMPTS = 5_000_000
+LONGEST_PROMPTS = 2_000_000
 """What all prompts of a story may come to, in characters of text, both as written and with the descriptions in them."""
 
 LONGEST_TEXT = 100_000

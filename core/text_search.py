@@ -19,7 +19,8 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from heapq import heappop, heappush
 
 Span = tuple[int, int]
 """Start and end of a piece of text."""
@@ -139,19 +140,26 @@ class SearchedText:
         references = [match.span() for match in _REFERENCE.finditer(text)]
         self._starts, self._ends = [start for start, _ in references], [end for _, end in references]
 
-    def find(self, phrase: str, ignore_case: bool, overlapping: bool = False) -> Iterator[Span]:
-        """Where a phrase in composed form stands as a whole word, from left to right."""
+    def find(self, phrase: str, ignore_case: bool) -> Iterator[Span]:
+        """Where a phrase in composed form stands as a whole word, from left to right, none overlapping another."""
+        span = self.next(phrase, ignore_case, 0)
+        while span is not None:
+            yield span
+            span = self.next(phrase, ignore_case, span[1])
+
+    def next(self, phrase: str, ignore_case: bool, start: int) -> Span | None:
+        """Where a phrase in composed form stands as a whole word for the first time from a place on."""
         text, phrase = (self.folded, folded(phrase)) if ignore_case else (self.text, phrase)
-        start = text.find(phrase) if phrase else -1
+        start = text.find(phrase, start) if phrase else -1
         while start >= 0:
             end, following = start + len(phrase), start + 1
             if not self._begins(start):
                 atom = _ATOM.match(text, start)
                 following = atom.end() if atom else following
             elif self._ends_at(end) and not (self._is_inside(start) or self._is_inside(end)):
-                yield start, end
-                following = following if overlapping else end
+                return start, end
             start = text.find(phrase, following)
+        return None
 
     def _is_inside(self, place: int) -> bool:
         """Whether a place lies between the letters of a file reference."""
@@ -196,13 +204,44 @@ class PhraseIndex:
         for phrase, own in atoms.items():
             self._by_atom.setdefault(min(own, key=uses.__getitem__), []).append(phrase)
 
-    def find(self, searched: SearchedText, overlapping: bool = False) -> Iterator[tuple[str, Span]]:
-        """The phrases that stand in the text as whole words, and where; in lower case if that does not count."""
+    def find(self, searched: SearchedText) -> Iterator[tuple[str, Span]]:
+        """All phrases that stand in the text as whole words, and where; in small letters if those count as capitals."""
+        for phrase in self._candidates(searched):
+            for span in searched.find(phrase, self._ignore_case):
+                yield phrase, span
+
+    def those_in(self, searched: SearchedText) -> set[str]:
+        """The phrases that stand in the text as whole words, wherever."""
+        return {each for each in self._candidates(searched) if searched.next(each, self._ignore_case, 0) is not None}
+
+    def find_leftmost(self, searched: SearchedText, without: Container[str]) -> Iterator[tuple[str, Span]]:
+        """From left to right those that do not overlap, of two that begin together the longer one.
+
+        Args:
+            searched: The text.
+            without: Phrases that do not count.
+        """
+        done = 0
+        coming: list[tuple[int, int, str]] = []
+        waiting = [phrase for phrase in self._candidates(searched) if phrase not in without]
+        while waiting or coming:
+            for phrase in waiting:
+                span = searched.next(phrase, self._ignore_case, done)
+                if span is not None:
+                    heappush(coming, (span[0], -span[1], phrase))
+            waiting = []
+            if coming:
+                start, end, phrase = heappop(coming)
+                waiting = [phrase]
+                if start >= done:
+                    done = -end
+                    yield phrase, (start, done)
+
+    def _candidates(self, searched: SearchedText) -> Iterator[str]:
+        """The phrases whose rarest word the text has."""
         text = searched.folded if self._ignore_case else searched.text
         for atom in dict.fromkeys(_ATOM.findall(text)):
-            for phrase in self._by_atom.get(atom, ()):
-                for span in searched.find(phrase, self._ignore_case, overlapping):
-                    yield phrase, span
+            yield from self._by_atom.get(atom, ())
 
 
 def _are_apart(neighbour: str, edge: str) -> bool:

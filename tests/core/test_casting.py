@@ -119,10 +119,21 @@ def test_capitals_count_where_they_should():
         assert len(folded(text)) == len(text)
 
 
-def test_overlapping_occurrences_are_given_only_when_asked_for():
-    searched = SearchedText("a a a")
-    assert list(searched.find("a a", ignore_case=False)) == [(0, 3)]
-    assert list(searched.find("a a", ignore_case=False, overlapping=True)) == [(0, 3), (2, 5)]
+def test_the_leftmost_and_then_the_longest_of_several_phrases_counts():
+    index = PhraseIndex(["a b", "b c d", "a", "c", "a b c"], ignore_case=False)
+    searched = SearchedText("a b c d, a b; b c d a")
+    found = [phrase for phrase, _ in index.find_leftmost(searched, without=())]
+    assert found == ["a b c", "a b", "b c d", "a"]
+    assert [phrase for phrase, _ in index.find_leftmost(searched, without={"a b c", "a"})] == [
+        "a b",
+        "c",
+        "a b",
+        "b c d",
+    ]
+    assert list(PhraseIndex(["a a", "a"], ignore_case=False).find_leftmost(SearchedText("a a a"), without=())) == [
+        ("a a", (0, 3)),
+        ("a", (4, 5)),
+    ]
 
 
 def test_an_index_finds_what_looking_for_one_word_after_another_finds():
@@ -263,9 +274,9 @@ def test_telling_words_of_mentions_that_others_found():
 def test_a_text_costs_what_is_in_it_and_not_what_is_in_the_story(monkeypatch):
     """Nothing is prepared per frame and character, and only phrases are looked for that can be there."""
     made, looked_for = [], []
-    find, prepare = SearchedText.find, SearchedText.__init__
+    find, prepare = SearchedText.next, SearchedText.__init__
     monkeypatch.setattr(SearchedText, "__init__", lambda self, text: (made.append(text), prepare(self, text))[1])
-    monkeypatch.setattr(SearchedText, "find", lambda self, *given: (looked_for.append(given), find(self, *given))[1])
+    monkeypatch.setattr(SearchedText, "next", lambda self, *given: (looked_for.append(given), find(self, *given))[1])
     people = [called(f"Person {i}", "woman", f"a woman with hat number {i}") for i in range(150)]
     frames = [{"prompt": f"Person {i} meets Person {i + 1}", "cast": []} for i in range(140)]
     Story.parse({"characters": people, "frames": frames})

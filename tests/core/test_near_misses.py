@@ -27,6 +27,7 @@ def warnings(names: str, *frames: str) -> list[str]:
         ("Mira\u200b", "Mira waits", "Mira"),
         ("Kim Lee", "kim lee waits", "kim lee"),
         ("Kim Lee", "Kim  Lee waits", "Kim  Lee"),
+        ("Kim\u00a0Lee", "Kim Lee waits", "Kim Lee"),
         ("Jonathan", "the end of Jonathon", "Jonathon"),
     ],
 )
