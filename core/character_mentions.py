@@ -1,16 +1,17 @@
 """Who is in a frame, and which words of its prompt say so."""
 
-import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-Span = tuple[int, int]
-"""Start and end of a piece of text."""
+from .quoting import quote
+from .text_search import PhraseIndex, SearchedText, Span, content_words, find_word, folded, needs_space
 
 _FUNCTION_WORDS = frozenset(
     "a an and any as at be by for from had has have he her his in is it its of on or she some that the their they this "
     "to was which who whose with".split()
 )
+_ARTICLE = "the "
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,19 @@ class Mention:
     describes: bool
 
 
-def find_word(word: str, text: str, ignore_case: bool = True) -> list[Span]:
-    """Start and end of every whole-word occurrence; parts of compounds such as "man-made" are no words."""
-    return [match.span() for match in re.finditer(_whole(re.escape(word)), text, re.IGNORECASE if ignore_case else 0)]
+@dataclass(frozen=True)
+class Expanded:
+    """A caption with names replaced by what a text encoder understands.
+
+    Args:
+        text: The result; the spans refer to it.
+        mentions: Who is mentioned where by name or by description, per character's name.
+        free_words: Where class words stand that belong to nobody's mention, per class word in small letters.
+    """
+
+    text: str
+    mentions: Mapping[str, Sequence[Mention]]
+    free_words: Mapping[str, Sequence[Span]]
 
 
 def cut_after_word(character: Character) -> str:
@@ -49,79 +60,124 @@ def cut_after_word(character: Character) -> str:
     return character.description[: find_word(character.word, character.description)[0][1]]
 
 
-def expand_names(caption: str, characters: Sequence[Character]) -> tuple[str, list[Mention]]:
-    """Replace names by what a text encoder understands.
+class CaptionReader:
+    """Reads the captions of one story; what is looked for is prepared once, and a caption takes one pass.
 
-    The first mention that is no possessive (or the first, if all are) becomes the description, the others become
-    "the <class word>".
-
-    Returns:
-        The text, and who is mentioned where in it, by name or by description.
+    Args:
+        characters: Of the story, in composed form, with every class word a word of its description.
     """
-    by_name = {
-        character.name: character
-        for character in characters
-        if character.name.lower() != character.word.lower() and not find_word(character.description, caption)
-    }
-    longest_first = sorted(by_name, key=len, reverse=True)
-    found = list(re.finditer(_whole("|".join(map(re.escape, longest_first))), caption)) if by_name else []
-    described = {_introduction([match for match in found if match[0] == name], caption) for name in by_name}
-    text, mentions, done = "", [], 0
-    for match in found:
-        character = by_name[match[0]]
-        describes = match.start() in described
-        text += caption[done : match.start()]
-        words = character.description if describes else f"the {character.word}"
-        mentions.append(Mention(character, (len(text), len(text) + len(words)), describes))
-        text += words
-        done = match.end()
-    text += caption[done:]
-    return text, mentions + _descriptions(text, characters, mentions)
 
+    def __init__(self, characters: Sequence[Character]) -> None:
+        self._by_name = {character.name: character for character in characters}
+        self._by_word: dict[str, list[Character]] = {}
+        self._described: dict[str, list[Character]] = {}
+        self._shown: dict[str, Character] = {}
+        self._places: dict[str, Span] = {}
+        for character in characters:
+            self._by_word.setdefault(folded(character.word), []).append(character)
+            self._described.setdefault(folded(character.description), []).append(character)
+            self._places[character.name] = find_word(character.word, character.description)[0]
+            cut = cut_after_word(character)
+            tells = len(cut.split()) > len(character.word.split()) + 1  # more than "a woman"
+            for words in (character.description, cut) if tells else (character.description,):
+                self._shown.setdefault(folded(words), character)
+        self._order = {word: number for number, word in enumerate(self._by_word)}
+        named = (each.name for each in characters if folded(each.name) != folded(each.word))
+        self._names = PhraseIndex(named, ignore_case=False)
+        self._descriptions = PhraseIndex(self._shown, ignore_case=True)
+        self._words = PhraseIndex(self._by_word, ignore_case=True)
 
-def find_cast(text: str, mentions: Sequence[Mention], characters: Sequence[Character], where: str) -> list[Character]:
-    """Everybody who is mentioned, and those whose class word stands there by itself.
+    @property
+    def names(self) -> list[str]:
+        """Everybody's."""
+        return list(self._by_name)
 
-    Raises:
-        ValueError: If a class word could be one of several characters.
-    """
-    cast = list(dict.fromkeys(mention.character for mention in mentions))
-    for word in dict.fromkeys(character.word.lower() for character in characters):
-        alike = [character for character in characters if character.word.lower() == word]
-        free = _free_words(word, text, mentions)
-        if not free or any(character in cast for character in alike):
-            continue
-        if len(alike) > len(free):
-            names = " or ".join(f'"{character.name}"' for character in alike)
-            raise ValueError(f'{where}: "{word}" could be {names}. Use a name, or give the frame a "cast".')
-        cast += alike
-    return cast
+    def character(self, name: str) -> Character | None:
+        """The one of this name, in composed form; None if there is none."""
+        return self._by_name.get(name)
 
+    def expand(self, caption: str) -> Expanded:
+        """Replace names by what a text encoder understands.
 
-def word_spans(text: str, mentions: Sequence[Mention], cast: Sequence[Character], where: str) -> list[Span]:
-    """Where each of the cast's class words stands: in their description, in another mention, or by itself.
+        The first mention that is no possessive (or the first, if all are) becomes the description, the others become
+        "the <class word>". The name of somebody whose whole description is in the caption stays. Descriptions the
+        author wrote out count, whole or cut after the class word if that says more than "a woman".
 
-    Raises:
-        ValueError: If somebody's class word is not there.
-    """
-    spans: list[Span] = []
-    for character in cast:
-        own = [mention for mention in mentions if mention.character == character]
-        own.sort(key=lambda mention: (not mention.describes, mention.span))
-        choices = [_class_word(mention, text) for mention in own]
-        choices += [span for span in _free_words(character.word, text, mentions) if span not in spans]
-        if not choices:
-            raise ValueError(
-                f'{where}: the class word "{character.word}" of "{character.name}" is not in the prompt "{text}". '
-                f'Write the name "{character.name}" or the word "{character.word}" into it, or take the character out '
-                "of the cast."
-            )
-        spans.append(choices[0])
-    return spans
+        Args:
+            caption: In composed form.
+        """
+        searched = SearchedText(caption)
+        described = sorted(self._descriptions.find(searched), key=lambda hit: hit[1][0] - hit[1][1])  # longest first
+        written = {each.name for phrase, _ in described for each in self._described.get(phrase, ())}
+        named = list(self._names.find_leftmost(searched, without=written))
+        taken = bytearray(len(caption))
+        for _, span in named:
+            _take(taken, span)
+        shown = [(phrase, span) for phrase, span in described if _take(taken, span)]
+        free = [(word, span) for word, span in self._words.find(searched) if _is_free(taken, span)]
+        result = _Replaced(caption)
+        mentions: dict[str, list[Mention]] = {}
+        introductions = _introductions(named, caption)
+        for name, span in named:
+            character, describes = self._by_name[name], span[0] in introductions
+            words = character.description if describes else f"{_ARTICLE}{character.word}"
+            mentions.setdefault(name, []).append(Mention(character, result.replace(span, words), describes))
+        for phrase, span in shown:
+            character = self._shown[phrase]
+            mentions.setdefault(character.name, []).append(Mention(character, result.shifted(span), True))
+        free_words: dict[str, list[Span]] = {}
+        for word, span in free:
+            free_words.setdefault(word, []).append(result.shifted(span))
+        return Expanded(result.text(), mentions, free_words)
+
+    def find_cast(self, expanded: Expanded, where: str) -> list[Character]:
+        """Everybody who is mentioned, and those whose class word stands there by itself.
+
+        Raises:
+            ValueError: If a class word could be one of several characters.
+        """
+        cast = [self._by_name[name] for name in expanded.mentions]
+        for word in sorted(expanded.free_words, key=self._order.__getitem__):
+            alike, free = self._by_word[word], expanded.free_words[word]
+            if any(character.name in expanded.mentions for character in alike):
+                continue
+            if len(alike) > len(free):
+                names = " or ".join(quote(character.name) for character in alike[:3])
+                names += f" or {len(alike) - 3} more" if len(alike) > 3 else ""
+                raise ValueError(f'{where}: {quote(word)} could be {names}. Use a name, or give the frame a "cast".')
+            cast += alike
+        return cast
+
+    def word_spans(self, expanded: Expanded, cast: Sequence[Character], where: str) -> list[Span]:
+        """Where each of the cast's class words stands: in their description, in another mention, or by itself.
+
+        Raises:
+            ValueError: If somebody's class word is not there.
+        """
+        spans: list[Span] = []
+        free = {word: iter(places) for word, places in expanded.free_words.items()}
+        for character in cast:
+            own = expanded.mentions.get(character.name)
+            if own:
+                first = min(own, key=lambda mention: (not mention.describes, mention.span))
+                place = (
+                    self._places[character.name] if first.describes else (len(_ARTICLE), first.span[1] - first.span[0])
+                )
+                spans.append((first.span[0] + place[0], first.span[0] + place[1]))
+                continue
+            span = next(free.get(folded(character.word), iter(())), None)
+            if span is None:
+                raise ValueError(
+                    f"{where}: the class word {quote(character.word)} of {quote(character.name)} is not in the prompt "
+                    f"{quote(expanded.text)}. Write the name {quote(character.name)} or the word "
+                    f"{quote(character.word)} into it, or take the character out of the cast."
+                )
+            spans.append(span)
+        return spans
 
 
 def telling_words(
-    text: str, mentions: Sequence[Mention], cast: Sequence[Character], class_words: Sequence[Span]
+    text: str, mentions: Iterable[Mention], cast: Sequence[Character], class_words: Sequence[Span]
 ) -> list[tuple[Span, ...]]:
     """For each of the cast, the words that say who they are: of their descriptions, and the class word elsewhere.
 
@@ -131,63 +187,80 @@ def telling_words(
 
     Args:
         text: The expanded prompt.
-        mentions: As `expand_names` gives them.
+        mentions: Of the cast, in that text.
         cast: Who is in the frame.
-        class_words: What `word_spans` gives; it stands for those whom the text mentions by their class word alone.
+        class_words: What `CaptionReader.word_spans` gives; it stands for those whom the text mentions by their class
+            word alone.
     """
-    found = []
-    for character, class_word in zip(cast, class_words, strict=True):
-        spans = {class_word}
-        for mention in mentions:
-            if mention.character == character:
-                spans.update(_content_words(mention.span, text) if mention.describes else [_class_word(mention, text)])
-        found.append(tuple(sorted(spans)))
-    return found
+    found = {character.name: {class_word} for character, class_word in zip(cast, class_words, strict=True)}
+    for mention in mentions:
+        spans = found.get(mention.character.name)
+        if spans is not None:
+            start, end = mention.span
+            spans.update(_content_words(mention.span, text) if mention.describes else [(start + len(_ARTICLE), end)])
+    return [tuple(sorted(found[character.name])) for character in cast]
 
 
-def _content_words(span: Span, text: str) -> list[Span]:
+def _content_words(span: Span, text: str) -> Iterator[Span]:
     """The words of a piece of text but function words; numbers of weights (red:1.2) and embeddings are no words."""
-    words = re.finditer(r"embedding:\S+|(?<![\w.:'\u2019-])\w[\w'\u2019-]*", text[slice(*span)])
-    found = [word for word in words if word[0].lower() not in _FUNCTION_WORDS and ":" not in word[0]]
-    return [(span[0] + word.start(), span[0] + word.end()) for word in found]
+    piece = text[slice(*span)]
+    for start, end in content_words(piece):
+        if piece[start:end].lower() not in _FUNCTION_WORDS:
+            yield span[0] + start, span[0] + end
 
 
-def _class_word(mention: Mention, text: str) -> Span:
-    start, end = find_word(mention.character.word, text[slice(*mention.span)])[0]
-    return mention.span[0] + start, mention.span[0] + end
+class _Replaced:
+    """A text in which pieces are replaced from left to right, and where the others have gone."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._done = text, 0
+        self._pieces: list[str] = []
+        self._length = 0
+        self._ends, self._shifts = [0], [0]
+
+    def replace(self, span: Span, words: str) -> Span:
+        """Put words in place of a piece, with spaces where they would else be one word with their neighbours."""
+        start, end = span
+        before, after = self._text[max(start - 1, 0) : start], self._text[end : end + 1]
+        self._add(self._text[self._done : start] + (" " if before and needs_space(before, words[0]) else ""))
+        place = (self._length, self._length + len(words))
+        self._add(words + (" " if after and needs_space(words[-1], after) else ""))
+        self._done = end
+        self._ends.append(end)
+        self._shifts.append(self._length - end)
+        return place
+
+    def shifted(self, span: Span) -> Span:
+        """Where a piece that is not replaced stands now."""
+        by = self._shifts[bisect_right(self._ends, span[0]) - 1]
+        return span[0] + by, span[1] + by
+
+    def text(self) -> str:
+        return "".join(self._pieces) + self._text[self._done :]
+
+    def _add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._length += len(piece)
 
 
-def _whole(pattern: str) -> str:
-    return rf"(?<![\w-])(?:{pattern})(?![\w-])"
+def _introductions(named: Sequence[tuple[str, Span]], caption: str) -> set[int]:
+    """Starts of the mentions that take the description, one of every name."""
+    first: dict[str, int] = {}
+    plain: dict[str, int] = {}
+    for name, (start, end) in named:
+        first.setdefault(name, start)
+        if caption[end : end + 2] not in ("'s", "\u2019s"):
+            plain.setdefault(name, start)
+    return set((first | plain).values())
 
 
-def _introduction(matches: Sequence[re.Match[str]], caption: str) -> int:
-    """Start of the mention of one name that takes the description; -1 where the name does not occur."""
-    plain = [match for match in matches if caption[match.end() : match.end() + 2] not in ("'s", "\u2019s")]
-    return min((match.start() for match in plain or matches), default=-1)
+def _is_free(taken: bytearray, span: Span) -> bool:
+    return taken.find(1, *span) < 0
 
 
-def _descriptions(text: str, characters: Sequence[Character], taken: Sequence[Mention]) -> list[Mention]:
-    """Descriptions the author wrote out, whole or cut after the class word if that says more than "a woman"."""
-    candidates = []
-    for character in characters:
-        cut = cut_after_word(character)
-        tells = len(cut.split()) > len(character.word.split()) + 1
-        for words in (character.description, cut) if tells else (character.description,):
-            candidates += [Mention(character, span, True) for span in find_word(words, text)]
-    candidates.sort(key=lambda mention: mention.span[0] - mention.span[1])  # the longest first
-    spans, found = [mention.span for mention in taken], []
-    for mention in candidates:
-        if not any(_overlap(mention.span, span) for span in spans):
-            spans.append(mention.span)
-            found.append(mention)
-    return found
-
-
-def _free_words(word: str, text: str, mentions: Sequence[Mention]) -> list[Span]:
-    """Occurrences of a word that belong to nobody's mention."""
-    return [span for span in find_word(word, text) if not any(_overlap(span, mention.span) for mention in mentions)]
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
+def _take(taken: bytearray, span: Span) -> bool:
+    """Mark a piece as spoken for; False if it was already, wholly or in part."""
+    if not _is_free(taken, span):
+        return False
+    taken[slice(*span)] = b"\1" * (span[1] - span[0])
+    return True

@@ -10,27 +10,35 @@ and the one of the ConsiStory-Human benchmark (`character`, `token`, `prompts` o
 published.
 """
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .character_mentions import (
-    Character,
-    Span,
-    cut_after_word,
-    expand_names,
-    find_cast,
-    find_word,
-    telling_words,
-    word_spans,
+from .character_mentions import CaptionReader, Character, Span, cut_after_word, find_word, telling_words
+from .quoting import printable, quote
+from .story_fields import (
+    LARGEST_FILE,
+    LONGEST_PROMPTS,
+    MOST_CHARACTERS,
+    MOST_FRAMES,
+    check_keys,
+    check_text,
+    list_of,
+    listed,
+    paths_of,
+    read_json,
+    required_text_of,
+    text_of,
 )
+from .text_search import composed
 
 _CHARACTER_KEYS = ("name", "word", "description", "reference_images")
 _FRAME_KEYS = ("prompt", "cast", "seed", "negative")
 _MAX_SEED = 2**64 - 1
+_BAR = re.compile("[|\uff5c\uffe8]")
+"""What stands between the parts of a character's line; keyboards of East Asia write it full-width."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,12 @@ class Frame:
         Raises:
             ValueError: If nobody in the story has this name.
         """
-        if name not in self.story_names:
-            known = ", ".join(f'"{known}"' for known in self.story_names)
-            raise ValueError(f'{self.label}: the story has no character "{name}". It has {known}.')
+        name = composed(name)
+        if name not in map(composed, self.story_names):
+            known = listed(self.story_names)
+            raise ValueError(f'{self.label}: the story has no character "{printable(name, 120)}". It has {known}.')
         for character, span in zip(self.cast, self.word_spans, strict=True):
-            if character.name == name:
+            if composed(character.name) == name:
                 return span
         return None
 
@@ -95,44 +104,42 @@ class Story:
     def load(cls, path: str | Path) -> "Story":
         """Read a story file (UTF-8 JSON)."""
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no story file {path}.")
-        try:
-            mapping = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path.name} is not valid JSON: {error}") from error
+        mapping = read_json(path)
         try:
             return cls.parse(mapping)
         except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from error
+            raise ValueError(f"{printable(path.name, 100)}: {error}") from error
 
     @classmethod
     def parse(cls, mapping: Any) -> "Story":
         """Build a story from parsed JSON (a mapping) in either form."""
         if not isinstance(mapping, Mapping):
             raise ValueError(f"A story is a JSON object, not a {type(mapping).__name__}.")
+        style = text_of(mapping, "style", "the story")
         if "characters" in mapping:
             characters = _parse_characters(mapping["characters"])
             raw_frames = _parse_frames(mapping)
-            style = _text(mapping, "style", "the story")
         else:
             characters = _published_characters(mapping)
-            raw_frames = _published_frames(mapping, characters)
+            raw_frames = _published_frames(mapping, characters, style)
             style = ""
-        negative = _text(mapping, "negative", "the story")
-        frames = tuple(_build_frame(i, raw, characters, style, negative) for i, raw in enumerate(raw_frames))
+        negative = text_of(mapping, "negative", "the story")
+        frames = tuple(_build_frames(raw_frames, characters, style, negative))
         known = {"characters", "frames", "prompts", "negative", "character", "token"}
         return cls(characters, frames, {key: value for key, value in mapping.items() if key not in known})
 
     @classmethod
     def from_lines(cls, characters: str, prompts: str, style: str = "", negative: str = "") -> "Story":
         """Build a story from text: `name | class word | description` per line, and one prompt per line."""
+        for name, text in (("characters", characters), ("prompts", prompts)):
+            check_text(text, name, LARGEST_FILE)
         parsed = []
-        for number, line in enumerate(_lines(characters), start=1):
-            parts = [part.strip() for part in line.split("|")]
+        lines = list_of(_lines(characters), '"characters"', MOST_CHARACTERS)
+        for number, line in enumerate(lines, start=1):
+            parts = [part.strip() for part in _BAR.split(line)]
             if len(parts) != 3:
                 raise ValueError(
-                    f'Character line {number} is "{line}"; write "name | class word | description", '
+                    f'Character line {number} is {quote(line)}; write "name | class word | description", '
                     'such as "Mira | woman | a young woman with short red hair".'
                 )
             parsed.append(dict(zip(("name", "word", "description"), parts, strict=True)))
@@ -143,49 +150,21 @@ class Story:
         if not name and len(self.characters) == 1:
             return self.characters[0]
         for character in self.characters:
-            if character.name == name:
+            if composed(character.name) == composed(name):
                 return character
-        names = ", ".join(f'"{character.name}"' for character in self.characters)
-        raise ValueError(f'The story has no character "{name}". It has {names}.')
+        names = listed(character.name for character in self.characters)
+        raise ValueError(f'The story has no character "{printable(name, 120)}". It has {names}.')
 
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _text(mapping: Mapping[str, Any], key: str, where: str) -> str:
-    value = mapping.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f'{where}: "{key}" must be text, not {value!r}.')
-    return value.strip()
-
-
-def _required_text(mapping: Mapping[str, Any], key: str, where: str) -> str:
-    value = _text(mapping, key, where)
-    if not value:
-        raise ValueError(f'{where}: "{key}" is missing or empty.')
-    return value
-
-
-def _list(value: object, what: str) -> list[Any]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError(f"{what} must be a list, not {value!r}.")
-    return list(value)
-
-
-def _check_keys(mapping: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
-    unknown = sorted(set(mapping) - set(allowed))
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}. Known are {', '.join(allowed)}.")
-
-
 def _make_character(name: str, word: str, description: str, references: Sequence[str] = ()) -> Character:
     if not find_word(word, description):
         raise ValueError(
-            f'Character "{name}": the class word "{word}" is not a word of the description "{description}". '
-            "Add it to the description or change the word."
+            f"Character {quote(name, 60)}: the class word {quote(word, 60)} is not a word of the description "
+            f"{quote(description)}. Add it to the description or change the word."
         )
     return Character(name, word, description, tuple(references))
 
@@ -196,22 +175,20 @@ def _check_unique(characters: Sequence[Character]) -> tuple[Character, ...]:
     seen = set()
     for character in characters:
         if character.name in seen:
-            raise ValueError(f'Two characters are called "{character.name}"; names must be unique.')
+            raise ValueError(f"Two characters are called {quote(character.name)}; names must be unique.")
         seen.add(character.name)
     return tuple(characters)
 
 
 def _parse_characters(value: object) -> tuple[Character, ...]:
     characters = []
-    for number, raw in enumerate(_list(value, '"characters"'), start=1):
+    for number, raw in enumerate(list_of(value, '"characters"', MOST_CHARACTERS), start=1):
         where = f"Character {number}"
         if not isinstance(raw, Mapping):
-            raise ValueError(f"{where} must be an object with {', '.join(_CHARACTER_KEYS)}, not {raw!r}.")
-        _check_keys(raw, _CHARACTER_KEYS, where)
-        references = _list(raw.get("reference_images", []), f'{where}: "reference_images"')
-        if not all(isinstance(path, str) and path for path in references):
-            raise ValueError(f'{where}: "reference_images" must be paths, not {references!r}.')
-        name, word, description = (_required_text(raw, key, where) for key in ("name", "word", "description"))
+            raise ValueError(f"{where} must be an object with {', '.join(_CHARACTER_KEYS)}, not {quote(raw)}.")
+        check_keys(raw, _CHARACTER_KEYS, where)
+        references = paths_of(raw.get("reference_images", []), f'{where}: "reference_images"')
+        name, word, description = (required_text_of(raw, key, where) for key in ("name", "word", "description"))
         characters.append(_make_character(name, word, description, references))
     return _check_unique(characters)
 
@@ -221,11 +198,11 @@ def _parse_frames(mapping: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         raise ValueError('The story has both "frames" and "prompts"; keep one.')
     key = "prompts" if "prompts" in mapping else "frames"
     frames = []
-    for number, raw in enumerate(_list(mapping.get(key, []), f'"{key}"'), start=1):
+    for number, raw in enumerate(list_of(mapping.get(key, []), f'"{key}"', MOST_FRAMES), start=1):
         frame = {"prompt": raw} if isinstance(raw, str) else raw
         if not isinstance(frame, Mapping):
-            raise ValueError(f"Frame {number} must be a prompt or an object, not {raw!r}.")
-        _check_keys(frame, _FRAME_KEYS, f"Frame {number}")
+            raise ValueError(f"Frame {number} must be a prompt or an object, not {quote(raw)}.")
+        check_keys(frame, _FRAME_KEYS, f"Frame {number}")
         frames.append(frame)
     if not frames:
         raise ValueError('The story has no frames: give at least one prompt in "frames".')
@@ -241,32 +218,44 @@ def _published_characters(mapping: Mapping[str, Any]) -> tuple[Character, ...]:
             'The story has "character" but no "token" (its class word), as the published form needs. Our own form says '
             '"characters": a list of objects with name, word and description.'
         )
-    descriptions = [descriptions] if isinstance(descriptions, str) else _list(descriptions, '"character"')
-    words = [words] if isinstance(words, str) else _list(words, '"token"')
+    descriptions, words = (
+        [value] if isinstance(value, str) else list_of(value, what, MOST_CHARACTERS)
+        for value, what in ((descriptions, '"character"'), (words, '"token"'))
+    )
     if len(descriptions) != len(words):
         raise ValueError(f'The story has {len(descriptions)} in "character" but {len(words)} in "token".')
-    characters = []
+    pairs = []
     for number, (description, word) in enumerate(zip(descriptions, words, strict=True), start=1):
-        where = f"Character {number}"
         pair = {"character": description, "token": word}
-        word = _required_text(pair, "token", where)
+        pairs.append(tuple(required_text_of(pair, key, f"Character {number}") for key in pair))
+    words = [word for _, word in pairs]
+    characters = []
+    for number, (description, word) in enumerate(pairs, start=1):
         name = word if words.count(word) == 1 else f"{word} {words[:number].count(word)}"
-        characters.append(_make_character(name, word, _required_text(pair, "character", where)))
+        characters.append(_make_character(name, word, description))
     return _check_unique(characters)
 
 
-def _published_frames(mapping: Mapping[str, Any], characters: Sequence[Character]) -> list[Mapping[str, Any]]:
-    if mapping.get("prompts"):
-        prompts = _list(mapping["prompts"], '"prompts"')
-    elif mapping.get("settings"):
-        style = _text(mapping, "style", "the story")
-        people = " and ".join(_with_article(cut_after_word(character)) for character in characters)
-        settings = _list(mapping["settings"], '"settings"')
-        everybody = [character.name for character in characters]
-        return [{"prompt": f"{style} {people} {setting}".strip(), "cast": everybody} for setting in settings]
-    else:
+def _published_frames(
+    mapping: Mapping[str, Any], characters: Sequence[Character], style: str
+) -> Iterator[Mapping[str, Any]]:
+    prompts, settings = (_texts(mapping, key) for key in ("prompts", "settings"))
+    if prompts:
+        return ({"prompt": prompt} for prompt in prompts)
+    if not settings:
         raise ValueError('The story has no frames: "prompts" (or "style" and "settings") is missing or empty.')
-    return [{"prompt": prompt} for prompt in prompts]
+    people = " and ".join(_with_article(cut_after_word(character)) for character in characters)
+    everybody = [character.name for character in characters]
+    return ({"prompt": f"{style} {people} {setting}".strip(), "cast": everybody} for setting in settings)
+
+
+def _texts(mapping: Mapping[str, Any], key: str) -> list[str]:
+    """A list of texts of the published form; empty where it is missing."""
+    values = list_of(mapping.get(key) or [], f'"{key}"', MOST_FRAMES)
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise ValueError(f'"{key}", entry {number}, must be text, not {quote(value)}.')
+    return values
 
 
 def _with_article(description: str) -> str:
@@ -275,29 +264,44 @@ def _with_article(description: str) -> str:
     return f"{'an' if description[0].lower() in 'aeiou' else 'a'} {description}"
 
 
+def _build_frames(
+    raw_frames: Iterable[Mapping[str, Any]], characters: Sequence[Character], style: str, negative: str
+) -> Iterator[Frame]:
+    reader, names = CaptionReader(characters), tuple(character.name for character in characters)
+    length = 0
+    for index, raw in enumerate(raw_frames):
+        frame = _build_frame(index, raw, reader, names, style, negative)
+        length += max(len(frame.caption), len(frame.prompt))
+        if length > LONGEST_PROMPTS:
+            raise ValueError(
+                f"Frame {index + 1}: up to here the prompts, with their descriptions, come to more than "
+                f"{LONGEST_PROMPTS:,} characters of text. Divide the story, or shorten its prompts and descriptions."
+            )
+        yield frame
+
+
 def _build_frame(
-    index: int, raw: Mapping[str, Any], characters: Sequence[Character], style: str, negative: str
+    index: int, raw: Mapping[str, Any], reader: CaptionReader, names: tuple[str, ...], style: str, negative: str
 ) -> Frame:
     where = f"Frame {index + 1}"
-    caption = _required_text(raw, "prompt", where)
-    text, mentions = expand_names(caption, characters)
-    if raw.get("cast") is not None:
-        cast = _given_cast(raw["cast"], characters, where)
-    else:
-        cast = find_cast(text, mentions, characters, where)
+    caption = required_text_of(raw, "prompt", where)
+    expanded = reader.expand(caption)
+    given = raw.get("cast")
+    cast = reader.find_cast(expanded, where) if given is None else _given_cast(given, reader, where)
+    words = reader.word_spans(expanded, cast, where)
+    mentions = (mention for own in expanded.mentions.values() for mention in own)
+    telling = telling_words(expanded.text, mentions, cast, words)
     before = f"{style}, " if style else ""
-    words = word_spans(text, mentions, cast, where)
-    found = zip(words, cast, telling_words(text, mentions, cast, words), strict=True)
-    ordered = sorted(found, key=lambda entry: entry[0])
+    ordered = sorted(zip(words, cast, telling, strict=True), key=lambda entry: entry[0])
     return Frame(
         index=index,
-        prompt=before + text,
+        prompt=before + expanded.text,
         cast=tuple(person for _, person, _ in ordered),
         word_spans=tuple(_shifted(word, len(before)) for word, _, _ in ordered),
         seed=_seed(raw.get("seed"), where),
-        negative=_text(raw, "negative", where) if raw.get("negative") is not None else negative,
+        negative=text_of(raw, "negative", where) if raw.get("negative") is not None else negative,
         caption=caption,
-        story_names=tuple(character.name for character in characters),
+        story_names=names,
         telling_words=tuple(tuple(_shifted(span, len(before)) for span in spans) for _, _, spans in ordered),
     )
 
@@ -310,18 +314,18 @@ def _seed(value: object, where: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_SEED:
-        raise ValueError(f'{where}: "seed" must be a whole number from 0 to {_MAX_SEED}, not {value!r}.')
+        raise ValueError(f'{where}: "seed" must be a whole number from 0 to {_MAX_SEED}, not {quote(value)}.')
     return value
 
 
-def _given_cast(value: object, characters: Sequence[Character], where: str) -> list[Character]:
-    by_name = {character.name: character for character in characters}
-    cast = []
-    for name in _list(value, f'{where}: "cast"'):
-        if name not in by_name:
-            known = ", ".join(f'"{known}"' for known in by_name)
-            raise ValueError(f"{where}: the cast names {name!r}, but the story's characters are {known}.")
-        if by_name[name] in cast:
-            raise ValueError(f'{where}: the cast names "{name}" twice.')
-        cast.append(by_name[name])
-    return cast
+def _given_cast(value: object, reader: CaptionReader, where: str) -> list[Character]:
+    cast: dict[str, Character] = {}
+    for name in list_of(value, f'{where}: "cast"', MOST_CHARACTERS):
+        character = reader.character(composed(name)) if isinstance(name, str) else None
+        if character is None:
+            known = listed(reader.names)
+            raise ValueError(f"{where}: the cast names {quote(name)}, but the story's characters are {known}.")
+        if character.name in cast:
+            raise ValueError(f"{where}: the cast names {quote(character.name)} twice.")
+        cast[character.name] = character
+    return list(cast.values())

@@ -87,13 +87,13 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     With --checkpoint toyworld, settings that are not given are those of the toy world. Several processes share the work
     under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m story_identity.headless run STORY ...
     """
+    from ..core.near_misses import unfound_names
     from ..core.story import Story
     from .run import run_story
 
     settings, told = settings_from(given), Story.load(story)
-    for person in told.characters:
-        if not any(person in frame.cast for frame in told.frames):
-            say(f'"{person.name}" is in no frame. Names count as they are spelt, capitals included.', error=True)
+    for sentence in unfound_names(told):
+        say(sentence, error=True)
     with progress() as report:
         folder = run_story(told, settings, out, overwrite=overwrite, report=report)
     say(f"The story is in {folder.root}")

@@ -2,12 +2,15 @@
 
 import hashlib
 import logging
-import re
 from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.frame_numbers import frame_numbers, frame_ranges
+from ..core.near_misses import unfound_names
+from ..core.quoting import printable, quote, quote_all
 from ..core.story import Frame, Story
+from ..core.story_fields import LARGEST_FILE, check_text
 from .host.folders import TYPED_IN, story_files, story_path
 from .host.story_prompts import encode_frames
 from .types import StoryFrameSocket, StorySocket
@@ -67,13 +70,17 @@ class StoryNode(io.ComfyNode):
     def execute(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> io.NodeOutput:
         story = cls._read(story_file, characters, prompts, style, negative)
         for frame in story.frames:
-            logging.info("Story: %s shows %s", frame.label, ", ".join(each.name for each in frame.cast) or "nobody")
+            logging.info("Story: %s shows %s", frame.label, quote_all(each.name for each in frame.cast) or "nobody")
+        for sentence in unfound_names(story):
+            logging.warning("Story: %s", sentence)
         return io.NodeOutput(story)
 
     @classmethod
     def _read(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> Story:
         if story_file == TYPED_IN:
             return Story.from_lines(characters, prompts, style, negative)
+        if not isinstance(story_file, str) or printable(story_file, 255) != story_file:
+            raise ValueError(f"story_file: {quote(story_file)} is not the name of a file. Choose one of the list.")
         return Story.load(story_path(story_file))
 
     @classmethod
@@ -86,9 +93,13 @@ class StoryNode(io.ComfyNode):
         negative: str | None,
     ) -> bool | str:
         """Refuse a bad story before anything runs; fields that come through a link are checked when they arrive."""
-        if story_file is None or characters is None or prompts is None:
-            return True
+        fields = {"characters": characters, "prompts": prompts, "style": style, "negative": negative}
         try:
+            if story_file == TYPED_IN:
+                for name, text in fields.items():
+                    check_text(text or "", name, LARGEST_FILE)
+            if story_file is None or characters is None or prompts is None:
+                return True
             cls._read(story_file, characters, prompts, style or "", negative or "")
         except (ValueError, FileNotFoundError) as error:
             return str(error)
@@ -135,6 +146,15 @@ class StoryFramesNode(io.ComfyNode):
                 io.Int.Output(display_name="seed", is_output_list=True),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, frames: str | None) -> bool | str:
+        """Refuse what is no list of numbers before anything runs; the story says later how many frames there are."""
+        try:
+            frame_ranges(frames or "")
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, story: Story, frames: str, seed: int) -> io.NodeOutput:
@@ -195,23 +215,3 @@ class EncodeFrameNode(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Any, frame: Frame) -> io.NodeOutput:
         return io.NodeOutput(*encode_frames(clip, [frame], [character.name for character in frame.cast]))
-
-
-def frame_numbers(text: str, count: int) -> list[int]:
-    """Positions (0-based, ascending) that "all" or "1-3, 7" means in a story of `count` frames."""
-    if text.strip().lower() in ("", "all"):
-        return list(range(count))
-    chosen: set[int] = set()
-    for part in filter(str.strip, text.split(",")):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if match is None:
-            raise ValueError(f'frames: "{part.strip()}" is not a number or a range; write "all" or "1-3, 7".')
-        first, last = int(match[1]), int(match[2] or match[1])
-        if first > last:
-            raise ValueError(f'frames: "{part.strip()}" counts down; write "{last}-{first}".')
-        if not (1 <= first and last <= count):
-            raise ValueError(f'frames: "{part.strip()}" is outside the story, which has frames 1 to {count}.')
-        chosen.update(range(first - 1, last))
-    if not chosen:
-        raise ValueError(f'frames: "{text}" chooses no frame; write "all" or "1-3, 7".')
-    return sorted(chosen)

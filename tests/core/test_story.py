@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from story_identity.core import story_fields
 from story_identity.core.character_mentions import find_word
 from story_identity.core.story import Story
 
 MIRA = {"name": "Mira", "word": "woman", "description": "a young woman with short red hair"}
 BEN = {"name": "Ben", "word": "man", "description": "an old man in a raincoat"}
+PUBLISHED = {"character": ["a tall woman"], "token": ["woman"], "style": "ink of"}
 ANA = {"name": "Ana", "word": "woman", "description": "a tall woman in a green coat"}
 
 
@@ -182,6 +184,13 @@ def test_text_lines_make_a_story():
         Story.from_lines("Mira, a woman", "Mira runs")
 
 
+@pytest.mark.parametrize("bar", ["|", "\uff5c", "\uffe8"])
+def test_full_width_bars_stand_between_the_parts_of_a_line(bar: str):
+    parsed = Story.from_lines(f"小美{bar}女人 {bar} 一个年轻女人，短红发", "小美走")
+    assert parsed.characters[0].description == "一个年轻女人，短红发"
+    assert parsed.frames[0].prompt == "一个年轻女人，短红发走"
+
+
 def test_characters_are_looked_up_by_name():
     parsed = story("Mira waits")
     assert parsed.character("Ben").word == "man"
@@ -205,13 +214,13 @@ def test_characters_are_looked_up_by_name():
         ({"characters": [MIRA], "frames": ["x", {"prompt": " "}]}, 'Frame 2: "prompt" is missing or empty'),
         (
             {"characters": [MIRA], "frames": [{"prompt": "x", "sead": 1}]},
-            "Frame 1: unknown key 'sead'. Known are prompt",
+            'Frame 1: unknown key "sead". Known are prompt',
         ),
         ({"characters": [MIRA], "frames": [{"prompt": "x", "seed": -1}]}, 'Frame 1: "seed" must be a whole number'),
         ({"characters": [MIRA], "frames": [{"prompt": "x", "seed": True}]}, '"seed" must be a whole number'),
         (
             {"characters": [MIRA], "frames": ["x", {"prompt": "a woman", "cast": ["Bob"]}]},
-            "Frame 2: the cast names 'Bob', but the story's characters are \"Mira\"",
+            'Frame 2: the cast names "Bob", but the story\'s characters are "Mira"',
         ),
         ({"characters": [MIRA], "frames": [{"prompt": "a woman", "cast": "Mira"}]}, '"cast" must be a list'),
         ({"characters": [MIRA], "frames": [{"prompt": "a woman", "cast": ["Mira", "Mira"]}]}, 'names "Mira" twice'),
@@ -225,7 +234,7 @@ def test_characters_are_looked_up_by_name():
         ),
         ({"characters": [MIRA, MIRA], "frames": ["x"]}, 'Two characters are called "Mira"'),
         ({"characters": [{"name": "Mira"}], "frames": ["x"]}, 'Character 1: "word" is missing'),
-        ({"characters": [{**MIRA, "age": 3}], "frames": ["x"]}, "Character 1: unknown key 'age'"),
+        ({"characters": [{**MIRA, "age": 3}], "frames": ["x"]}, 'Character 1: unknown key "age"'),
         ({"characters": ["Mira"], "frames": ["x"]}, "Character 1 must be an object"),
         ({"characters": [{**MIRA, "reference_images": [1]}], "frames": ["x"]}, "must be paths"),
         ({"character": "a woman", "token": ["woman", "man"], "prompts": ["x"]}, '1 in "character" but 2 in "token"'),
@@ -233,6 +242,18 @@ def test_characters_are_looked_up_by_name():
         ({"character": "a woman", "token": "man", "prompts": ["x"]}, 'class word "man" is not a word'),
         ({"character": "a woman", "prompts": ["x"]}, '"character" but no "token"'),
         ({"character": "a woman", "token": 5, "prompts": ["x"]}, '"token" must be a list'),
+        ({**PUBLISHED, "settings": [None]}, '"settings", entry 1, must be text, not None'),
+        ({**PUBLISHED, "settings": ["x", 5]}, '"settings", entry 2, must be text, not 5'),
+        ({**PUBLISHED, "settings": "x"}, '"settings" must be a list, not "x"'),
+        ({**PUBLISHED, "prompts": [None]}, '"prompts", entry 1, must be text, not None'),
+        ({**PUBLISHED, "prompts": [{"prompt": "x"}]}, '"prompts", entry 1, must be text'),
+        ({**PUBLISHED, "prompts": ["x"], "settings": [None]}, '"settings", entry 1, must be text'),
+        ({**PUBLISHED, "prompts": ["x"], "style": 5}, 'the story: "style" must be text, not 5'),
+        ({**PUBLISHED, "prompts": [" "]}, 'Frame 1: "prompt" is missing or empty'),
+        ({**PUBLISHED, "settings": ["x"], "token": [["woman"]]}, 'Character 1: "token" must be text'),
+        ({"characters": [MIRA], "frames": [{"prompt": "a woman", "cast": [["Mira"]]}]}, "cast names ..Mira.., but the"),
+        ({"characters": [MIRA], "frames": [{"prompt": "a woman", "cast": [{}]}]}, "cast names {}, but the story"),
+        ({"characters": [MIRA], "frames": [{"prompt": "a woman", 5: 1}]}, "Frame 1: unknown key 5"),
     ],
 )
 def test_malformed_stories_are_refused(mapping, message):
@@ -257,3 +278,110 @@ def test_a_story_file_with_a_byte_order_mark_loads(tmp_path):
     path = tmp_path / "bom.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"characters": [MIRA], "frames": ["Mira wartet auf Zoë"]}).encode())
     assert names(Story.load(path).frames[0]) == ["Mira"]
+
+
+def test_a_utf_16_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "wide.json"
+    path.write_text(json.dumps({"characters": [MIRA], "frames": ["x"]}), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"wide\.json is not UTF-8 text: .*Save it as UTF-8"):
+        Story.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"frames": ["x"], "frames": ["y"]}', 'the key "frames" stands twice in one object; keep one'),
+        ('{"characters": [{"name": "A", "na\\u006de": "B"}], "frames": ["x"]}', 'the key "name" stands twice'),
+        ('{"notes": ' + "[" * 100_000 + "]" * 100_000 + "}", "its lists and objects are nested too deeply"),
+        ('{"notes": ' + '{"a":' * 100_000 + "1" + "}" * 100_000 + "}", "its lists and objects are nested too deeply"),
+        ('{"seed": ' + "9" * 5_000 + "}", "is not valid JSON: .*4300 digits"),
+    ],
+)
+def test_json_that_python_would_misread_or_cannot_read_is_refused(tmp_path, text: str, message: str):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as refused:
+        Story.load(path)
+    assert str(refused.value).startswith("odd.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"style": "ink \ud83d"}, 'the story: "style"'),
+        ({"negative": "\udc00"}, 'the story: "negative"'),
+        ({"frames": ["x", "Mira \ud800"]}, 'Frame 2: "prompt"'),
+        ({"frames": [{"prompt": "x", "negative": "\ud800"}]}, 'Frame 1: "negative"'),
+        ({"characters": [{**MIRA, "name": "Mira\ud800"}]}, 'Character 1: "name"'),
+        ({"characters": [{**MIRA, "word": "\ud800"}]}, 'Character 1: "word"'),
+        ({"characters": [{**MIRA, "description": "a woman \ud800"}]}, 'Character 1: "description"'),
+        ({"characters": [{**MIRA, "reference_images": ["a\ud800.png"]}]}, 'Character 1: "reference_images"'),
+    ],
+)
+def test_half_a_character_is_refused_in_words_that_can_be_encoded(tmp_path, change: dict, where: str):
+    mapping = {"characters": [MIRA], "frames": ["Mira waits"], **change}
+    path = tmp_path / "half.json"
+    path.write_text(json.dumps(mapping))
+    for read in (lambda: Story.parse(mapping), lambda: Story.load(path)):
+        with pytest.raises(ValueError, match=f"{where} has half of a character .the lone surrogate U") as refused:
+            read()
+        str(refused.value).encode()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: Story.from_lines("Mira | woman", "x\ud800"),
+        lambda: Story.from_lines("Mi\ud800 | woman | a woman", "x"),
+        lambda: Story.from_lines("Mi\x1b[31mra, a woman", "x"),
+        lambda: Story.parse({"characters": [MIRA], "frames": [{"prompt": "a woman", "cast": ["\ud800"]}]}),
+        lambda: Story.parse({"characters": [MIRA], "frames": [{"prompt": "a woman", "\ud800": 1}]}),
+        lambda: story("x").character("\ud800"),
+        lambda: story("x").frames[0].span_of("\ud800"),
+        lambda: Story.load("no\ud800where.json"),
+        lambda: Story.load("no\x1b[31mwhere.json"),
+        lambda: Story.load("n" * 5_000),
+    ],
+)
+def test_what_a_message_quotes_can_be_printed(read):
+    with pytest.raises((ValueError, FileNotFoundError)) as refused:
+        read()
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1_500
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"characters": [MIRA] * 1_001}, '"characters" has 1,001 entries; at most 1,000 are allowed'),
+        ({"frames": ["x"] * 10_001}, '"frames" has 10,001 entries; at most 10,000 are allowed'),
+        ({"frames": ["x" * 100_001]}, 'Frame 1: "prompt" has 100,001 characters of text; at most 100,000'),
+        ({"characters": [{**MIRA, "name": "M" * 201}]}, '"name" has 201 characters of text; at most 200'),
+        ({"characters": [{**MIRA, "word": "w" * 101}]}, '"word" has 101 characters of text; at most 100'),
+        ({"characters": [{**MIRA, "description": "w" * 10_001}]}, '"description" has 10,001 characters'),
+        ({"style": "s" * 10_001}, '"style" has 10,001 characters'),
+        ({"style": "s" * 9_990, "frames": ["x"] * 201}, "Frame 201: up to here the prompts, with their descriptions"),
+        ({"characters": [{**MIRA, "reference_images": ["p"] * 1_001}]}, '"reference_images" has 1,001 entries'),
+    ],
+)
+def test_a_story_has_limits(change: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Story.parse({"characters": [MIRA], "frames": ["Mira waits"], **change})
+
+
+def test_a_published_story_does_not_grow_without_limit():
+    tall = {"character": [f"{'tall ' * 1_900}woman {i}" for i in range(100)], "token": ["woman"] * 100}
+    with pytest.raises(ValueError, match='Frame 1: "prompt" has .* characters of text'):
+        Story.parse({**tall, "settings": ["here"] * 10_000})
+
+
+def test_typed_text_and_files_have_limits(tmp_path, monkeypatch):
+    monkeypatch.setattr(story_fields, "LARGEST_FILE", 1_000)
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps({"characters": [MIRA], "frames": ["x"], "notes": "n" * 1_000}))
+    with pytest.raises(ValueError, match=r"large\.json is larger than a story file may be, 1,000 bytes"):
+        Story.load(path)
+    with pytest.raises(ValueError, match="characters has 11,000,000 characters of text; at most 10,000,000"):
+        Story.from_lines("Ada\n" * 2_750_000, "x")
+    with pytest.raises(ValueError, match='"characters" has 100,000 entries; at most 1,000'):
+        Story.from_lines("Ada | woman | a woman\n" * 100_000, "x")
