@@ -3,6 +3,7 @@
 The registry's own tool packs the files that git tracks, but for those that `.comfyignore` names.
 """
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,11 @@ from pathlib import Path
 import grimp
 
 PACK = Path(__file__).absolute().parents[1]
+
+
+def is_in_git() -> bool:
+    """Whether the pack is a git checkout, from which alone the archive can be made."""
+    return (PACK / ".git").exists() and shutil.which("git") is not None
 
 
 def shipped_files() -> list[Path]:

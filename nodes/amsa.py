@@ -46,7 +46,7 @@ class AMSANode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0 is the MODEL as it is, at 1 frames see each other in full.",
+                    tooltip="0 gives the MODEL as it is, 1 shares in full; in between the two results are mixed.",
                 ),
                 io.Combo.Input(
                     "layers",
@@ -67,8 +67,8 @@ class AMSANode(io.ComfyNode):
                 io.Boolean.Input(
                     "same_character",
                     default=True,
-                    tooltip="Each character sees only themselves elsewhere, which is meant to keep two people apart; "
-                    "the background then sees nobody.",
+                    tooltip="Each character sees only themselves in other frames, which is meant to keep two people "
+                    "apart; the background sees nobody. Off, every place sees everybody, as we read the paper.",
                 ),
                 io.Int.Input(
                     "anchors",
@@ -97,7 +97,12 @@ class AMSANode(io.ComfyNode):
                     tooltip="How much the maps of earlier steps count beside the last step's.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="For KSampler or any other sampler node, with the batch of Encode Story.",
+                )
+            ],
         )
 
     @classmethod
@@ -150,9 +155,19 @@ class LayoutFromAttentionNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                LayoutSocket.Output(display_name="layout"),
-                io.Mask.Output(display_name="masks"),
-                io.Image.Output(display_name="preview"),
+                LayoutSocket.Output(
+                    display_name="layout",
+                    tooltip="Where each character is, for Progressive-Mask Re-denoise and Preview Layout.",
+                ),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="One per character, in the order in which the prompt names them. None for a frame without "
+                    "characters.",
+                ),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The picture with tinted, named masks. Who was not found is listed at the bottom.",
+                ),
             ],
         )
 
@@ -195,10 +210,10 @@ class PreviewAttentionMasksNode(io.ComfyNode):
             "level and shown to the model once.",
             search_aliases=["attention map", "heat map", "cross attention", "daam", "Storynizor"],
             inputs=[
-                io.Model.Input("model", tooltip="The MODEL, without AMSA."),
+                io.Model.Input("model", tooltip="The MODEL without AMSA; its LoRAs count."),
                 io.Conditioning.Input("positive", tooltip="From Encode Story, or from Encode Frame for one picture."),
-                io.Latent.Input("samples", tooltip="The finished latents, one per frame."),
-                io.Image.Input("images", tooltip="The same, decoded."),
+                io.Latent.Input("samples", tooltip="The finished latents, one per frame, in the order of the story."),
+                io.Image.Input("images", tooltip="The same latents, decoded."),
                 io.Float.Input(
                     "percent",
                     default=0.5,
@@ -213,10 +228,16 @@ class PreviewAttentionMasksNode(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Of the noise.",
+                    tooltip="The seed of the noise.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="images")],
+            outputs=[
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="Each picture, darkened, with each character's map glowing in their colour, and their name "
+                    "below its highest place.",
+                )
+            ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )

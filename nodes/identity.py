@@ -29,11 +29,13 @@ class CharacterPortraitsNode(io.ComfyNode):
             search_aliases=["portraits", "character", "text only identity", "IdentityStory"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model, without any identity LoRA."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
                 StorySocket.Input("story", tooltip="From the Story node."),
                 io.String.Input(
-                    "character", default="", tooltip="The character's name; may stay empty if the story has only one."
+                    "character",
+                    default="",
+                    tooltip="The character's name, as in the story. It may stay empty if the story has only one.",
                 ),
                 io.Int.Input("count", default=64, min=1, max=1024, tooltip="Portraits to draw (the paper's m)."),
                 io.Int.Input(
@@ -70,13 +72,17 @@ class CharacterPortraitsNode(io.ComfyNode):
                     "negative",
                     multiline=True,
                     default="3d, cartoon, anime, sketches, illustration, painting",
-                    tooltip="The portraits' negative prompt.",
+                    tooltip="The portraits' negative prompt. For drawn styles, take the words of your style out.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="portraits"),
-                io.String.Output(display_name="name"),
-                io.String.Output(display_name="description"),
+                io.Image.Output(
+                    display_name="portraits", tooltip="One batch with all portraits, also shown on the node."
+                ),
+                io.String.Output(display_name="name", tooltip="The character's name, for Identity Discovery."),
+                io.String.Output(
+                    display_name="description", tooltip="The character's description, for Identity Discovery."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -130,7 +136,14 @@ class PhotoMakerLoaderNode(io.ComfyNode):
                     tooltip="Strength of the file's LoRA on the MODEL. 1 is as trained; 0 leaves the model alone.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model"), io.Photomaker.Output(display_name="photomaker")],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The patched clone, for Progressive-Mask Re-denoise."),
+                io.Photomaker.Output(
+                    display_name="photomaker",
+                    tooltip="The encoder, for Identity Discovery and Identity Conditioning. ComfyUI's own PhotoMaker "
+                    "Encode takes it too.",
+                ),
+            ],
         )
 
     @classmethod
@@ -155,9 +168,13 @@ class IdentityDiscoveryNode(io.ComfyNode):
             "round by round (IdentityStory, section 3.1).",
             search_aliases=["identity", "svd", "face embedding", "average face", "IdentityStory"],
             inputs=[
-                io.Image.Input("portraits", tooltip="Portraits of one character, drawn or photographed."),
-                io.Photomaker.Input("photomaker", tooltip="The identity encoder."),
-                io.String.Input("name", default="", tooltip="The character's name, as in the story."),
+                io.Image.Input("portraits", tooltip="One batch of portraits of one character, drawn or photographed."),
+                io.Photomaker.Input(
+                    "photomaker", tooltip="The identity encoder, from PhotoMaker Loader or ComfyUI's own loader."
+                ),
+                io.String.Input(
+                    "name", default="", tooltip="The character's name, exactly as in the story. It is required."
+                ),
                 io.String.Input("description", default="", tooltip="Kept in the identity file; may be empty."),
                 io.Int.Input(
                     "rank",
@@ -167,10 +184,19 @@ class IdentityDiscoveryNode(io.ComfyNode):
                     tooltip="Directions that count as the identity (the paper's k).",
                 ),
                 io.Float.Input(
-                    "keep_ratio", default=0.6, min=0.01, max=1.0, step=0.01, tooltip="Share kept per round (r)."
+                    "keep_ratio",
+                    default=0.6,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the portraits kept per round (the paper's r).",
                 ),
                 io.Int.Input(
-                    "iterations", default=3, min=0, max=20, tooltip="Rounds (p). 0 is the plain mean of all portraits."
+                    "iterations",
+                    default=3,
+                    min=0,
+                    max=20,
+                    tooltip="Rounds (the paper's p). 0 takes the plain mean of all portraits.",
                 ),
                 io.Combo.Input(
                     "rank_too_large",
@@ -180,9 +206,14 @@ class IdentityDiscoveryNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                IdentitySocket.Output(display_name="identity"),
-                io.Image.Output(display_name="kept"),
-                io.String.Output(display_name="report"),
+                IdentitySocket.Output(
+                    display_name="identity", tooltip="For Identity Conditioning, Cast and Save Identity."
+                ),
+                io.Image.Output(display_name="kept", tooltip="The portraits that were kept; look at them."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="How many portraits each round kept, and how alike they are. Connect it to Preview Any.",
+                ),
             ],
         )
 
@@ -248,7 +279,10 @@ class IdentityConditioningNode(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the identity generator's checkpoint."),
                 io.Photomaker.Input("photomaker", tooltip="From PhotoMaker Loader."),
-                IdentitySocket.Input("identity", tooltip="Discovered or loaded."),
+                IdentitySocket.Input(
+                    "identity",
+                    tooltip="From Identity Discovery or Load Identity. Its name finds the character in the frame.",
+                ),
                 StoryFrameSocket.Input(
                     "frame", optional=True, tooltip="The frame; its prompt and class word are used, not the text below."
                 ),
@@ -259,10 +293,17 @@ class IdentityConditioningNode(io.ComfyNode):
                     "class_word",
                     default="",
                     optional=True,
-                    tooltip="Where there is no frame: the word of the prompt that is this person, such as woman.",
+                    tooltip="Where there is no frame: the word of the prompt that is this person, such as woman. Its "
+                    "first occurrence is used.",
                 ),
             ],
-            outputs=[io.Conditioning.Output(display_name="positive")],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="positive",
+                    tooltip="The prompt with the identity in it, for Cast. It is empty where the frame does not show "
+                    "the character.",
+                )
+            ],
         )
 
     @classmethod
@@ -305,13 +346,20 @@ class SaveIdentityNode(io.ComfyNode):
             description="Writes the identity to models/identities, a few kilobytes, to be used in other stories.",
             search_aliases=["save character", "save face", "IdentityStory"],
             inputs=[
-                IdentitySocket.Input("identity", tooltip="From Identity Discovery."),
+                IdentitySocket.Input("identity", tooltip="From Identity Discovery or Load Identity."),
                 io.String.Input("filename", default="", tooltip="Without extension; empty takes the character's name."),
                 io.Boolean.Input(
-                    "overwrite", default=False, tooltip="Off: an existing file stays, the new one is numbered."
+                    "overwrite",
+                    default=False,
+                    tooltip="Off: an existing file stays and the new one is numbered (Mira_2). On: it is replaced.",
                 ),
             ],
-            outputs=[IdentitySocket.Output(display_name="identity"), io.String.Output(display_name="path")],
+            outputs=[
+                IdentitySocket.Output(display_name="identity", tooltip="The same identity, passed on."),
+                io.String.Output(
+                    display_name="path", tooltip="Where the file is. Connect it to Preview Any to read it."
+                ),
+            ],
             is_output_node=True,
         )
 
@@ -340,7 +388,12 @@ class LoadIdentityNode(io.ComfyNode):
                     "rename", default="", tooltip="The character's name in this story; empty keeps the saved one."
                 ),
             ],
-            outputs=[IdentitySocket.Output(display_name="identity"), io.String.Output(display_name="info")],
+            outputs=[
+                IdentitySocket.Output(display_name="identity", tooltip="For Identity Conditioning and Cast."),
+                io.String.Output(
+                    display_name="info", tooltip="Name, encoder, number of values, and the saved description."
+                ),
+            ],
         )
 
     @classmethod

@@ -45,7 +45,7 @@ class LoadIDAdapterNode(io.ComfyNode):
                     tooltip="A file in models/ipadapter, made for the same family of models as your checkpoint.",
                 )
             ],
-            outputs=[IDAdapterSocket.Output(display_name="adapter")],
+            outputs=[IDAdapterSocket.Output(display_name="adapter", tooltip="For Shuffled ID Injector.")],
         )
 
     @classmethod
@@ -70,7 +70,9 @@ class FaceFeaturesNode(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of one character: a batch, or a list of any sizes."),
                 io.String.Input(
-                    "name", default="", tooltip="The character's name; may stay empty if the story has only one."
+                    "name",
+                    default="",
+                    tooltip="The character's name, as in the story. It may stay empty if the story has only one.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
@@ -82,9 +84,9 @@ class FaceFeaturesNode(io.ComfyNode):
                     "face_models",
                     options=face_models(),
                     default=NO_FACE_MODELS,
-                    tooltip="For FaceID and FaceID-Plus: a folder in models/insightface/models; they were trained with "
-                    "buffalo_l. Needs the package insightface. Non-commercial research only. toy world: for the Toy "
-                    "World Loader's adapter, nothing needed.",
+                    tooltip="For FaceID and FaceID-Plus: a folder in models/insightface/models. It needs the package "
+                    "insightface and is for non-commercial research only. toy world: for the Toy World Loader's "
+                    "adapter.",
                 ),
                 io.Combo.Input(
                     "crop",
@@ -97,7 +99,11 @@ class FaceFeaturesNode(io.ComfyNode):
                     "faces", optional=True, tooltip="The Face Features of another character, to go on with."
                 ),
             ],
-            outputs=[FaceFeaturesSocket.Output(display_name="faces")],
+            outputs=[
+                FaceFeaturesSocket.Output(
+                    display_name="faces", tooltip="This character's features, after those of the input faces."
+                )
+            ],
             is_input_list=True,
         )
 
@@ -148,7 +154,9 @@ class ShuffledIDInjectorNode(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5 or SDXL, as the adapter; other patches are welcome."),
                 IDAdapterSocket.Input("adapter", tooltip="From Load ID Adapter, or the Toy World Loader."),
-                FaceFeaturesSocket.Input("faces", tooltip="Of one or several characters of the story."),
+                FaceFeaturesSocket.Input(
+                    "faces", tooltip="From Face Features: one or several characters of the story."
+                ),
                 StorySocket.Input("story", tooltip="Says who is in which frame."),
                 io.Combo.Input(
                     "mode",
@@ -163,7 +171,7 @@ class ShuffledIDInjectorNode(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Of the shuffling. Sampling has its own.",
+                    tooltip="The seed of the shuffling. Sampling has its own.",
                 ),
                 io.Float.Input(
                     "weight",
@@ -207,7 +215,13 @@ class ShuffledIDInjectorNode(io.ComfyNode):
                     "is. Without layouts all faces of a frame act everywhere in it.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", is_output_list=True)],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    is_output_list=True,
+                    tooltip="For a sampler node. With frame, there is one MODEL for every frame.",
+                )
+            ],
             is_input_list=True,
         )
 

@@ -38,7 +38,7 @@ class GroundedSAMLoaderNode(io.ComfyNode):
                     tooltip="transformers needs nothing more; original needs groundingdino-py and segment-anything.",
                 ),
             ],
-            outputs=[DetectorSocket.Output(display_name="detector")],
+            outputs=[DetectorSocket.Output(display_name="detector", tooltip="For Grounded-SAM Layout.")],
         )
 
     @classmethod
@@ -66,8 +66,12 @@ class GroundedSAMLayoutNode(io.ComfyNode):
             search_aliases=["segment", "mask from text", "grounding dino", "sam", "IdentityStory"],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded template: one picture."),
-                DetectorSocket.Input("detector", tooltip="From Load Grounded-SAM."),
-                StoryFrameSocket.Input("frame", optional=True, tooltip="Whom to look for: the frame's cast."),
+                DetectorSocket.Input("detector", tooltip="From Load Grounded-SAM or the Toy World Loader."),
+                StoryFrameSocket.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="Whom to look for: the frame's cast, by class word. With a frame, words is ignored.",
+                ),
                 io.String.Input(
                     "words",
                     default="",
@@ -95,9 +99,19 @@ class GroundedSAMLayoutNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                LayoutSocket.Output(display_name="layout"),
-                io.Mask.Output(display_name="masks"),
-                io.Image.Output(display_name="preview"),
+                LayoutSocket.Output(
+                    display_name="layout",
+                    tooltip="Where each character is, for Progressive-Mask Re-denoise and Preview Layout.",
+                ),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="One per character, in the order in which the prompt names them. None for a frame without "
+                    "characters.",
+                ),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The picture with tinted, named masks. Who was not found is listed at the bottom.",
+                ),
             ],
         )
 
@@ -144,14 +158,27 @@ class LayoutFromMasksNode(io.ComfyNode):
                     "takes none.",
                 ),
                 StoryFrameSocket.Input(
-                    "frame", optional=True, tooltip="The characters, in the order in which the prompt names them."
+                    "frame",
+                    optional=True,
+                    tooltip="The characters, in the order in which the prompt names them. With a frame, names is "
+                    "ignored.",
                 ),
                 io.String.Input(
-                    "names", default="", optional=True, tooltip="Where there is no frame: names, comma between."
+                    "names",
+                    default="",
+                    optional=True,
+                    tooltip="Where there is no frame: the names of the identities, comma between, in the order of the "
+                    "masks.",
                 ),
                 io.Int.Input("dilate_px", default=0, min=0, max=512, tooltip="Grow each mask by this many pixels."),
             ],
-            outputs=[LayoutSocket.Output(display_name="layout"), io.Mask.Output(display_name="background")],
+            outputs=[
+                LayoutSocket.Output(
+                    display_name="layout",
+                    tooltip="Where each character is, for Progressive-Mask Re-denoise and Preview Layout.",
+                ),
+                io.Mask.Output(display_name="background", tooltip="Everything that belongs to no character."),
+            ],
         )
 
     @classmethod
@@ -187,9 +214,9 @@ class PreviewLayoutNode(io.ComfyNode):
             search_aliases=["mask overlay", "preview mask", "IdentityStory"],
             inputs=[
                 LayoutSocket.Input("layout", tooltip="Any layout."),
-                io.Image.Input("image", tooltip="The picture it was made for."),
+                io.Image.Input("image", tooltip="The picture it was made for: one, of the same size."),
             ],
-            outputs=[io.Image.Output(display_name="image")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The tinted picture, also shown on the node.")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )

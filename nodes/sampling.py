@@ -27,9 +27,11 @@ class NoisyLatentCacheNode(io.ComfyNode):
             "that Progressive-Mask Re-denoise can change the characters and nothing else.",
             search_aliases=["ksampler", "template", "cache", "IdentityStory"],
             inputs=[
-                io.Model.Input("model", tooltip="The base model: the one that follows prompts best."),
+                io.Model.Input(
+                    "model", tooltip="The base model, without an identity LoRA: the one that follows prompts best."
+                ),
                 io.Conditioning.Input("positive", tooltip="The frame's prompt; ControlNet and the like welcome."),
-                io.Conditioning.Input("negative", tooltip="What to keep out."),
+                io.Conditioning.Input("negative", tooltip="The frame's negative prompt."),
                 io.Latent.Input("latent_image", tooltip="One picture; an empty latent, or one with a noise mask."),
                 io.Int.Input(
                     "seed",
@@ -37,7 +39,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="The frame's seed.",
+                    tooltip="The frame's seed, from Story Frames.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Sampling steps (the paper's T)."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
@@ -80,9 +82,21 @@ class NoisyLatentCacheNode(io.ComfyNode):
                 ),
                 io.Noise.Input("noise", optional=True, tooltip="Replaces the seed."),
                 io.Sampler.Input("sampler", optional=True, tooltip="Replaces sampler_name."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Replaces steps, scheduler and denoise."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Replaces steps, scheduler and denoise. Noise levels must not rise.",
+                ),
             ],
-            outputs=[io.Latent.Output(display_name="latent"), NoisyLatentCacheSocket.Output(display_name="cache")],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent", tooltip="The template: the same as KSampler's. Decode it for the layout."
+                ),
+                NoisyLatentCacheSocket.Output(
+                    display_name="cache",
+                    tooltip="For Progressive-Mask Re-denoise, and with attention maps for Layout from Attention.",
+                ),
+            ],
         )
 
     @classmethod
@@ -157,15 +171,23 @@ class CastNode(io.ComfyNode):
             "told about them. One node per character, in a chain.",
             search_aliases=["characters", "multiple characters", "IdentityStory"],
             inputs=[
-                IdentitySocket.Input("identity", tooltip="The character's identity; its name finds the mask."),
+                IdentitySocket.Input(
+                    "identity",
+                    tooltip="From Identity Discovery or Load Identity. Its name finds the character's mask in the "
+                    "layout.",
+                ),
                 io.Conditioning.Input(
                     "positive",
                     tooltip="From Identity Conditioning; an empty one leaves the character out of this frame.",
                 ),
-                io.Conditioning.Input("negative", tooltip="The identity generator's negative prompt."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt for this character in the second pass."),
                 CastSocket.Input("cast", optional=True, tooltip="The Cast node before this one, if there is one."),
             ],
-            outputs=[CastSocket.Output(display_name="cast")],
+            outputs=[
+                CastSocket.Output(
+                    display_name="cast", tooltip="For the next Cast node, or for Progressive-Mask Re-denoise."
+                )
+            ],
         )
 
     @classmethod
@@ -196,7 +218,9 @@ class RedenoiseNode(io.ComfyNode):
                 io.Model.Input("model", tooltip="The identity generator, from PhotoMaker Loader."),
                 CastSocket.Input("cast", tooltip="The characters of this frame."),
                 NoisyLatentCacheSocket.Input("cache", tooltip="From Noisy Latent Cache."),
-                LayoutSocket.Input("layout", tooltip="Where each character is in the template."),
+                LayoutSocket.Input(
+                    "layout", tooltip="Where each character is in the template; of the same size as the cached picture."
+                ),
                 io.Int.Input(
                     "start",
                     default=10,
@@ -212,7 +236,9 @@ class RedenoiseNode(io.ComfyNode):
                     max=1024,
                     tooltip="How far masks have grown at the last step, in pixels of a 1024-pixel picture.",
                 ),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+                io.Float.Input(
+                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the characters."
+                ),
                 io.Combo.Input(
                     "mask_edge",
                     options=["hard", "soft"],
@@ -220,7 +246,7 @@ class RedenoiseNode(io.ComfyNode):
                     tooltip="hard selects whole latent cells, as published; soft blends cells covered in part.",
                 ),
             ],
-            outputs=[io.Latent.Output(display_name="latent")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The finished frame, for VAE Decode.")],
         )
 
     @classmethod

@@ -18,13 +18,21 @@ class StorySheetNode(io.ComfyNode):
             description="All frames on one sheet, with their captions.",
             search_aliases=["contact sheet", "image grid", "storyboard", "comic page", "IdentityStory"],
             inputs=[
-                io.Image.Input("images", tooltip="The finished frames; lists and batches are taken in order."),
+                io.Image.Input(
+                    "images", tooltip="The finished frames; lists and batches are taken in order, sizes may differ."
+                ),
                 StoryFrameSocket.Input("frames", optional=True, tooltip="From Story Frames, for the captions."),
                 io.Int.Input("columns", default=4, min=1, max=64, tooltip="Pictures per row."),
-                io.Int.Input("cell_width", default=512, min=16, max=4096, tooltip="Width of a picture on the sheet."),
-                io.Boolean.Input("captions", default=True, tooltip="Write each frame's text under it."),
+                io.Int.Input(
+                    "cell_width",
+                    default=512,
+                    min=16,
+                    max=4096,
+                    tooltip="Width of a picture on the sheet; the height follows.",
+                ),
+                io.Boolean.Input("captions", default=True, tooltip="Write each frame's text under it. Needs frames."),
             ],
-            outputs=[io.Image.Output(display_name="sheet")],
+            outputs=[io.Image.Output(display_name="sheet", tooltip="One picture on white, also shown on the node.")],
             hidden=[io.Hidden.unique_id],
             is_input_list=True,
             is_output_node=True,

@@ -36,7 +36,8 @@ class StoryNode(io.ComfyNode):
                     "story_file",
                     options=story_files(),
                     default=TYPED_IN,
-                    tooltip="A JSON story in ComfyUI's input folder (ours or ConsiStory-Human's), or the text below.",
+                    tooltip="A JSON story in ComfyUI's input folder (ours or ConsiStory-Human's), or the text below. "
+                    "With a file, all fields below are ignored.",
                 ),
                 io.String.Input(
                     "characters",
@@ -50,8 +51,8 @@ class StoryNode(io.ComfyNode):
                     multiline=True,
                     default=EXAMPLE_PROMPTS,
                     tooltip="One frame per line. A name becomes the character's description the first time and "
-                    '"the <class word>" after that. A frame may show anybody or nobody; a bare class word ("a woman '
-                    'sells flowers") counts as the character.',
+                    '"the <class word>" after that. A bare class word ("a woman sells flowers") counts as the '
+                    "character.",
                 ),
                 io.String.Input(
                     "style", default="", tooltip="Put before every prompt typed in above, such as: cinematic photo."
@@ -63,7 +64,12 @@ class StoryNode(io.ComfyNode):
                     tooltip="The negative prompt of every frame typed in above; a story file has its own.",
                 ),
             ],
-            outputs=[StorySocket.Output(display_name="story")],
+            outputs=[
+                StorySocket.Output(
+                    display_name="story",
+                    tooltip="For Story Frames, Character Portraits, Encode Story and AMSA Model Patch.",
+                )
+            ],
         )
 
     @classmethod
@@ -140,10 +146,23 @@ class StoryFramesNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                StoryFrameSocket.Output(display_name="frame", is_output_list=True),
-                io.String.Output(display_name="prompt", is_output_list=True),
-                io.String.Output(display_name="negative", is_output_list=True),
-                io.Int.Output(display_name="seed", is_output_list=True),
+                StoryFrameSocket.Output(
+                    display_name="frame",
+                    is_output_list=True,
+                    tooltip="The frame with its cast, for Encode Frame, Identity Conditioning, Shuffled ID Injector, "
+                    "the layout nodes and Story Sheet.",
+                ),
+                io.String.Output(
+                    display_name="prompt",
+                    is_output_list=True,
+                    tooltip="The finished prompt; connect it to CLIP Text Encode.",
+                ),
+                io.String.Output(display_name="negative", is_output_list=True, tooltip="The frame's negative prompt."),
+                io.Int.Output(
+                    display_name="seed",
+                    is_output_list=True,
+                    tooltip="The frame's seed; connect it to Noisy Latent Cache.",
+                ),
             ],
         )
 
@@ -174,13 +193,18 @@ class EncodeStoryNode(io.ComfyNode):
             "It also says where each prompt names each character.",
             search_aliases=["clip text encode", "batch prompts", "prompt", "Storynizor"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
-                StorySocket.Input("story", tooltip="From the Story node."),
+                io.Clip.Input("clip", tooltip="The text encoder of an SD1.5 or SDXL checkpoint, or of the toy world."),
+                StorySocket.Input("story", tooltip="From the Story node; connect the same one to AMSA Model Patch."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Int.Output(display_name="frames"),
+                io.Conditioning.Output(display_name="positive", tooltip="The prompts of all frames, in order."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The negative prompts of all frames, in order."
+                ),
+                io.Int.Output(
+                    display_name="frames",
+                    tooltip="The number of frames. Connect it to batch_size of Empty Latent Image.",
+                ),
             ],
         )
 
@@ -203,12 +227,12 @@ class EncodeFrameNode(io.ComfyNode):
             "character, so that Noisy Latent Cache can keep attention maps.",
             search_aliases=["clip text encode", "prompt", "IdentityStory"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
-                StoryFrameSocket.Input("frame", tooltip="From Story Frames."),
+                io.Clip.Input("clip", tooltip="The text encoder of an SD1.5 or SDXL checkpoint, or of the toy world."),
+                StoryFrameSocket.Input("frame", tooltip="From Story Frames; the node runs once per frame."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
+                io.Conditioning.Output(display_name="positive", tooltip="The frame's prompt."),
+                io.Conditioning.Output(display_name="negative", tooltip="The frame's negative prompt."),
             ],
         )
 

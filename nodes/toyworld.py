@@ -26,14 +26,33 @@ class ToyWorldLoaderNode(io.ComfyNode):
             search_aliases=["toy", "demo", "example", "small model", "IdentityStory"],
             inputs=[],
             outputs=[
-                io.Model.Output(display_name="model"),
-                io.Model.Output(display_name="identity_model"),
-                io.Clip.Output(display_name="clip"),
-                io.Vae.Output(display_name="vae"),
-                io.Photomaker.Output(display_name="photomaker"),
-                DetectorSocket.Output(display_name="detector"),
-                io.ClipVision.Output(display_name="clip_vision"),
-                IDAdapterSocket.Output(display_name="adapter"),
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="The base model, for Character Portraits, Noisy Latent Cache and AMSA Model Patch.",
+                ),
+                io.Model.Output(
+                    display_name="identity_model",
+                    tooltip="The same with the identity LoRA on it, for Progressive-Mask Re-denoise.",
+                ),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip="Tokenizer and text encoder, for CLIP Text Encode, Encode Story, Encode Frame and Identity "
+                    "Conditioning.",
+                ),
+                io.Vae.Output(display_name="vae", tooltip="Four times down and up, eight channels."),
+                io.Photomaker.Output(
+                    display_name="photomaker",
+                    tooltip="The identity encoder, for Identity Discovery and Identity Conditioning.",
+                ),
+                DetectorSocket.Output(
+                    display_name="detector", tooltip="Finds people by their class word, for Grounded-SAM Layout."
+                ),
+                io.ClipVision.Output(
+                    display_name="clip_vision", tooltip="The identity encoder's view of pictures, for Face Features."
+                ),
+                IDAdapterSocket.Output(
+                    display_name="adapter", tooltip="An ID injector of the kind FaceID-Plus, for Shuffled ID Injector."
+                ),
             ],
         )
 

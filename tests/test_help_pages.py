@@ -1,6 +1,7 @@
-"""The help pages say what the nodes say: every node, every socket, every quoted message.
+"""The help pages say what the nodes say: every node has one, and every message they quote is in the code.
 
-Messages are quoted in the first column of the tables headed "message"; "…" stands for what varies.
+The tables of inputs and outputs are generated from lab/workflows/node_schemas.json; tests/test_workflows.py compares
+them. Messages are quoted in the first column of the tables headed "message"; "…" stands for what varies.
 """
 
 import ast
@@ -8,9 +9,11 @@ import re
 from pathlib import Path
 
 import pytest
+from story_identity.lab.workflows.schemas import PREFIX, read_schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "web" / "docs").glob("*.md"))}
+SCHEMAS = {name: node for name, node in read_schemas()["nodes"].items() if name.startswith(PREFIX)}
 CODE = [
     ast.parse(path.read_text(encoding="utf-8"))
     for folder in ("core", "nodes")
@@ -18,19 +21,9 @@ CODE = [
 ]
 SHORTEST = 12
 """A quote needs this many fixed letters in a row, so that it says something."""
-
-
-def schemas() -> dict[str, set[str]]:
-    """Names of all inputs and outputs, by node id."""
-    found = {}
-    for call in (node for tree in CODE for node in ast.walk(tree)):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Schema":
-            given = {keyword.arg: keyword.value for keyword in call.keywords}
-            inputs = {entry.args[0].value for entry in given["inputs"].elts}
-            outputs = [keyword for entry in given["outputs"].elts for keyword in entry.keywords]
-            names = inputs | {keyword.value.value for keyword in outputs if keyword.arg == "display_name"}
-            found[given["node_id"].value] = names
-    return found
+LONGEST = 200
+"""A tooltip has at most this many letters, so that it can be read at a glance."""
+REFRESH = "run python -m tests.host.write_node_schemas, then python -m story_identity.lab.workflows"
 
 
 def literals() -> list[str]:
@@ -46,6 +39,21 @@ def literals() -> list[str]:
     return [" ".join(text.split()) for text in texts]
 
 
+def given(keyword: str) -> set[str]:
+    """The texts that the code gives for a keyword, such as `tooltip`."""
+    calls = [node for tree in CODE for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == keyword]
+    return {call.value.value for call in calls if isinstance(call.value, ast.Constant)}
+
+
+def tooltips() -> list[tuple[str, str]]:
+    """The node and name of every input and output, and its tooltip."""
+    return [
+        (f"{node_id} {each['name']}", each["tooltip"])
+        for node_id, node in SCHEMAS.items()
+        for each in (*node["inputs"], *node["outputs"])
+    ]
+
+
 def first_cells(page: str, header: str) -> list[str]:
     """The first column of the page's tables whose first heading is `header`."""
     tables = re.findall(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n?)+)", page, re.MULTILINE)
@@ -53,17 +61,27 @@ def first_cells(page: str, header: str) -> list[str]:
     return [re.split(r"(?<!\\)\|", row)[1].strip().replace("\\|", "|") for row in rows]
 
 
-SCHEMAS, LITERALS = schemas(), literals()
+LITERALS = literals()
 
 
 def test_every_node_has_a_page_and_every_page_a_node():
-    assert SCHEMAS.keys() == PAGES.keys()
+    assert given("node_id") == SCHEMAS.keys() == PAGES.keys(), REFRESH
 
 
-@pytest.mark.parametrize("node", PAGES)
-def test_a_page_names_the_nodes_inputs_and_outputs(node: str):
-    assert SCHEMAS[node] - set(re.findall(r"`([^`]+)`", PAGES[node])) == set()
-    assert set(re.findall(r"`([^`]+)`", " ".join(first_cells(PAGES[node], "name")))) - SCHEMAS[node] == set()
+def test_the_stored_schemas_have_the_texts_of_the_code():
+    """Without a ComfyUI the texts alone tell whether the file is up to date."""
+    stored = {tooltip for _, tooltip in tooltips()}
+    assert stored <= set(LITERALS), REFRESH
+    assert given("tooltip") <= stored, REFRESH
+    for key in ("display_name", "description"):
+        assert {node[key] for node in SCHEMAS.values()} <= set(LITERALS), REFRESH
+
+
+@pytest.mark.parametrize(("where", "tooltip"), tooltips(), ids=lambda value: value if value[:5] == PREFIX[:5] else "")
+def test_a_tooltip_is_short_and_in_sentences(where: str, tooltip: str):
+    assert 0 < len(tooltip) <= LONGEST, where
+    assert tooltip.endswith("."), where
+    assert not tooltip.startswith("Of "), where
 
 
 @pytest.mark.parametrize(

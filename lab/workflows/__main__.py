@@ -1,18 +1,25 @@
-"""Write the shipped workflows: `python -m story_identity.lab.workflows [FOLDER]`."""
+"""Write what follows from the nodes: the shipped workflows, and the tables of the help pages and of architecture.md.
 
-import sys
+`python -m story_identity.lab.workflows` writes all of it; `schemas.py` says how to bring the nodes' descriptions up to
+date before.
+"""
+
 from pathlib import Path
 
 from .graph import PACK, stored
 from .identitystory import IDENTITYSTORY
+from .pages import filled_pages
+from .schemas import read_schemas
 from .storynizor import STORYNIZOR
 
 
-def write_workflows(folder: Path) -> None:
-    """Write every workflow as the file that the pack ships."""
-    for file_name, make in {**IDENTITYSTORY, **STORYNIZOR}.items():
-        (folder / file_name).write_text(stored(make()), encoding="utf-8", newline="\n")
+def generated() -> dict[Path, str]:
+    """The text of every generated file, by path."""
+    workflows = {**IDENTITYSTORY, **STORYNIZOR}
+    written = {PACK / "workflows" / name: stored(make()) for name, make in workflows.items()}
+    return {**written, **filled_pages(PACK, read_schemas())}
 
 
 if __name__ == "__main__":
-    write_workflows(Path(sys.argv[1]) if len(sys.argv) > 1 else PACK / "workflows")
+    for path, text in generated().items():
+        path.write_text(text, encoding="utf-8", newline="\n")

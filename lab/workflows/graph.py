@@ -8,15 +8,17 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .kinds import CORE, OURS, Choice, Json, Kind, Lines, Seed, Upload
+from ...core.identity import PACK_VERSION
+from .kinds import NOTE, SCHEMAS, Kind, check_value, kind
+from .presets import PRESETS
+from .schemas import Json
 
 PACK = Path(__file__).absolute().parents[2]
 MODELS = json.loads((PACK / "models.json").read_text(encoding="utf-8"))["files"]
-VERSIONS = {"comfy-core": "0.31.0", "storyidentity": "0.1.0"}  # of the nodes as they are described here
-FRONT_END = "1.48.7"
+VERSIONS = {"comfy-core": SCHEMAS["comfyui"], "storyidentity": PACK_VERSION}
 
 TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
-PICTURES = {"PreviewImage", "SaveImage", "StorySheet", "PreviewAttentionMasks"}
+PICTURES = {"PreviewImage", "SaveImage", "StoryIdentityStorySheet", "StoryIdentityPreviewAttentionMasks"}
 READABLE = 0.6  # the zoom below which the editor leaves texts out
 PICTURE = 232  # the least height of the pictures under a node's widgets
 
@@ -25,7 +27,7 @@ class Node(NamedTuple):
     """A node of a graph; `links` has, for each input tied to something, the key and the output it comes from."""
 
     key: str
-    kind: str
+    kind: Kind
     links: dict[str, str]
     widgets: Json
     title: str
@@ -42,16 +44,26 @@ class Group(NamedTuple):
 
 
 def node(
-    key: str, kind: str, links: str = "", *, title: str = "", size: tuple[int, int] = (300, 0), **widgets: Any
+    key: str, kind_name: str, links: str = "", *, title: str = "", size: tuple[int, int] = (300, 0), **widgets: Any
 ) -> Node:
-    """A node as groups.py writes it: links such as `model=freeu.MODEL`, and the values that differ from the default."""
-    known = _kind(kind)
-    defaults = {name.rstrip("?"): value for name, value in known.widgets.items()}
-    if unknown := widgets.keys() - defaults:
-        raise ValueError(f"{key}: {kind} has no {', '.join(sorted(unknown))}")
-    values = {name: type(default)(widgets.get(name, default)) for name, default in defaults.items()}
+    """A node as groups.py writes it: links such as `model=freeu.MODEL`, and the values that differ from the default.
+
+    Raises:
+        ValueError: If the node has no such widget, a widget has no value, or does not take the one given.
+    """
+    known = kind(kind_name)
+    names = [spec["name"] for spec in known.widgets]
+    values = {spec["name"]: spec["default"] for spec in known.widgets if "default" in spec}
+    values |= PRESETS.get(kind_name, {}) | widgets
+    if unknown := values.keys() - names:
+        raise ValueError(f"{key}: {kind_name} has no widget {', '.join(sorted(unknown))}")
+    if missing := set(names) - values.keys():
+        raise ValueError(f"{key}: {kind_name} needs a value for {', '.join(sorted(missing))}")
+    for spec in known.widgets:
+        check_value(spec, values[spec["name"]])
     tied = dict(pair.split("=") for pair in links.split())
-    return Node(key, kind, tied, values, title, size[0], max(size[1], _least_height(kind, values)))
+    ordered = {name: values[name] for name in names}
+    return Node(key, known, tied, ordered, title, size[0], max(size[1], _least_height(known, tied)))
 
 
 def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
@@ -87,7 +99,7 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
         **_wired(nodes),
         "groups": boxes,
         "config": {},
-        "extra": {"ds": {"scale": scale, "offset": [60, 80]}, "frontendVersion": FRONT_END},
+        "extra": {"ds": {"scale": scale, "offset": [60, 80]}, "frontendVersion": SCHEMAS["editor"]},
         "version": 0.4,
     }
 
@@ -96,23 +108,28 @@ def stored(workflow: Json) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
-def _least_height(kind: str, values: Json) -> int:
+def _least_height(known: Kind, links: dict[str, str]) -> int:
     """What the node needs in either look of the editor: the classic one, or the one it calls Nodes 2.0."""
-    known = _kind(kind)
-    slots = SLOT * max(len(known.inputs.split()), len(known.outputs.split()))
-    rows = [{Lines: 54, Seed: 48}.get(type(value), 24) for value in values.values()]
-    rows_2 = [{Lines: 68, str: 36}.get(type(value), 28) for value in values.values()]
-    badge = 24 if kind in OURS else 0
-    return slots + max(sum(rows), sum(rows_2) + badge) + 14 + (PICTURE if kind in PICTURES else 0)
+    slots = SLOT * max(len(_sockets(known, links)), len(known.outputs))
+    heights = [_widget_heights(spec) for spec in known.widgets]
+    classic, nodes_2 = (sum(column) for column in zip(*heights, strict=True)) if heights else (0, 0)
+    badge = 24 if known.is_ours else 0
+    return slots + max(classic, nodes_2 + badge) + 14 + (PICTURE if known.id in PICTURES else 0)
+
+
+def _widget_heights(spec: Json) -> tuple[int, int]:
+    """A widget's height in the classic look and in Nodes 2.0."""
+    if spec.get("multiline"):
+        return 54, 68
+    if spec.get("control_after_generate"):
+        return 48, 28
+    return 24, 36 if spec["type"] == "STRING" else 28
 
 
 def _room(each: Node) -> int:
     """Its height with the title and the gap below; portraits appear under the node, which then grows."""
-    return TITLE + each.height + GAP + (PICTURE if each.kind == "CharacterPortraits" else 0)
-
-
-def _kind(name: str) -> Kind:
-    return OURS[name] if name in OURS else CORE[name]
+    grows = each.kind.id == "StoryIdentityCharacterPortraits"
+    return TITLE + each.height + GAP + (PICTURE if grows else 0)
 
 
 def _extent(group: Group) -> tuple[int, int]:
@@ -134,7 +151,7 @@ def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple
         top = y + inside + (HEADER if group.title else 0)
         spare = width - _extent(group)[0] if column is group.columns[-1] else 0
         for each in column:
-            if each.kind in PICTURES:
+            if each.kind.id in PICTURES:
                 each = each._replace(width=each.width + spare)
                 if each.key == column[-1].key:
                     each = each._replace(height=bottom - top - TITLE)
@@ -159,70 +176,79 @@ def _wired(placed: list[tuple[Node, int, int]]) -> Json:
             slot = next(i for i, one in enumerate(inputs) if one["name"] == name)
             key, output = origin.split(".")
             start = next(i for i, one in enumerate(outputs[key]) if one["name"] == output)
-            kind = outputs[key][start]["type"]
-            if kind != inputs[slot]["type"] and inputs[slot]["type"] != "*":
-                raise ValueError(f"{each.key}: {name} takes {inputs[slot]['type']}, {origin} gives {kind}")
-            links.append([len(links) + 1, ids[key], start, ids[each.key], slot, kind])
+            given = outputs[key][start]["type"]
+            if given != inputs[slot]["type"] and inputs[slot]["type"] != "*":
+                raise ValueError(f"{each.key}: {name} takes {inputs[slot]['type']}, {origin} gives {given}")
+            links.append([len(links) + 1, ids[key], start, ids[each.key], slot, given])
             inputs[slot]["link"] = len(links)
             outputs[key][start]["links"] = [*(outputs[key][start]["links"] or []), len(links)]
-        body = {"id": ids[each.key], "type": _type(each.kind), "pos": [x, y], "size": [each.width, each.height]}
+        body = {"id": ids[each.key], "type": each.kind.id, "pos": [x, y], "size": [each.width, each.height]}
         state = {"flags": {}, "order": order[each.key], "mode": 0, "inputs": inputs, "outputs": outputs[each.key]}
         title = {"title": each.title} if each.title else {}
         nodes.append({**body, **state, **title, "properties": _properties(each), "widgets_values": _values(each)})
-        if each.kind == "MarkdownNote":
+        if each.kind is NOTE:
             nodes[-1] |= {"color": "#432", "bgcolor": "#653"}
     return {"last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes, "links": links}
 
 
-def _type(kind: str) -> str:
-    return f"StoryIdentity{kind}" if kind in OURS else kind
+def _sockets(known: Kind, links: dict[str, str]) -> list[Json]:
+    """The inputs that take only links; one that grows shows as many as are tied, and one more."""
+    shown: list[Json] = []
+    for spec in known.sockets:
+        if "grows" not in spec:
+            shown.append(spec)
+            continue
+        prefix, least = spec["grows"]["prefix"], spec["grows"]["min"]
+        tied = sum(name.startswith(f"{spec['name']}.") for name in links)
+        for number in range(min(tied + 1, spec["grows"]["max"])):
+            name = f"{prefix}{number}"
+            one = {"label": name, "name": f"{spec['name']}.{name}", "type": spec["type"]}
+            shown.append({**one, "optional": number >= least})
+    return shown
 
 
 def _inputs(each: Node) -> list[Json]:
-    kind = _kind(each.kind)
     inputs = []
-    for socket in kind.inputs.split():
-        name, type_ = socket.split(":")
-        shape = {"shape": 7} if type_.endswith("?") else {}
-        label = {"label": name.split(".")[1]} if "." in name else {}
-        inputs.append({**label, "name": name, **shape, "type": type_.rstrip("?"), "link": None})
-    if each.kind == "MarkdownNote":
-        return inputs
-    names = {Choice: "COMBO", Upload: "IMAGEUPLOAD", bool: "BOOLEAN", int: "INT", Seed: "INT", float: "FLOAT"}
-    for (listed, default), name in zip(kind.widgets.items(), each.widgets, strict=True):
-        shape = {"shape": 7} if listed.endswith("?") else {}
-        type_ = names.get(type(default), "STRING")
-        inputs.append({"name": name, **shape, "type": type_, "widget": {"name": name}, "link": None})
+    for spec in _sockets(each.kind, each.links):
+        label = {"label": spec["label"]} if "label" in spec else {}
+        inputs.append({**label, "name": spec["name"], **_shape(spec), "type": spec["type"], "link": None})
+    for spec in () if each.kind is NOTE else each.kind.widgets:
+        widget = {"widget": {"name": spec["name"]}, "link": None}
+        inputs.append({"name": spec["name"], **_shape(spec), "type": spec["type"], **widget})
     return inputs
 
 
+def _shape(spec: Json) -> Json:
+    """How the editor draws an input that may stay empty."""
+    return {"shape": 7} if spec.get("optional") else {}
+
+
 def _outputs(each: Node) -> list[Json]:
-    outputs = []
-    for socket in _kind(each.kind).outputs.split():
-        name, type_ = socket.split(":") if ":" in socket else (socket, socket)
-        shape = {"shape": 6} if type_.endswith("*") else {}
-        outputs.append({"name": name, **shape, "type": type_.rstrip("*"), "links": None})
-    return outputs
+    return [
+        {"name": spec["name"], **({"shape": 6} if spec.get("list") else {}), "type": spec["type"], "links": None}
+        for spec in each.kind.outputs
+    ]
 
 
 def _properties(each: Node) -> Json:
-    if each.kind == "MarkdownNote":
+    if each.kind is NOTE:
         return {}
-    pack = "storyidentity" if each.kind in OURS else "comfy-core"
-    chosen = [value for value in each.widgets.values() if isinstance(value, Choice)]
+    pack = "storyidentity" if each.kind.is_ours else "comfy-core"
+    chosen = [each.widgets[spec["name"]] for spec in each.kind.widgets if spec["type"] == "COMBO"]
     models = [
         {"name": file["name"], "url": file["url"], "directory": file["folder"]}
         for file in MODELS
         if file["name"] in chosen
     ]
-    known = {"cnr_id": pack, "ver": VERSIONS[pack], "Node name for S&R": _type(each.kind)}
+    known = {"cnr_id": pack, "ver": VERSIONS[pack], "Node name for S&R": each.kind.id}
     return {**known, "models": models} if models else known
 
 
 def _values(each: Node) -> list[Any]:
     values: list[Any] = []
-    for value in each.widgets.values():
-        values += [value, "fixed"] if isinstance(value, Seed) else [value]
+    for spec in each.kind.widgets:
+        value = each.widgets[spec["name"]]
+        values += [value, "fixed"] if spec.get("control_after_generate") else [value]
     return values
 
 
@@ -231,7 +257,7 @@ def _order(nodes: list[Node]) -> dict[str, int]:
     waiting = {each.key: [origin.split(".")[0] for origin in each.links.values()] for each in nodes}
     order = [key for key, before in waiting.items() if not before]
     for done in order:  # which grows on the way
-        for output in (socket.split(":")[0] for socket in _kind(_find(nodes, done).kind).outputs.split()):
+        for output in (spec["name"] for spec in _find(nodes, done).kind.outputs):
             for each in nodes:
                 for _ in [origin for origin in each.links.values() if origin == f"{done}.{output}"]:
                     waiting[each.key].remove(done)

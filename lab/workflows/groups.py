@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from .graph import MODELS, Group, Node, node
-from .kinds import Json
+from .schemas import Json
 
 BLUE, GREEN, VIOLET, AMBER, ROSE, GREY = "#5fa8d9", "#6cc486", "#a593ec", "#e0a94e", "#e07a92", "#9aa3b2"
 
@@ -40,7 +40,7 @@ SDXL = World(
     generator="photomaker.model",
     detector="detector.detector",
     identity="saved",
-    values={},
+    values={"StorySheet": {"columns": 3}},
 )
 GUIDED = {"cfg": 4.0, "scheduler": "simple"}
 TOY = World(

@@ -16,7 +16,7 @@ from .groups import (
     template,
     who_is_where,
 )
-from .kinds import Json
+from .schemas import Json
 
 INES = {
     "characters": "Ines | woman | a woman with curly grey hair, freckles and a yellow raincoat",
@@ -136,7 +136,10 @@ set **Story Frames** `frames` to "1", "2" ... and change the picture.
         ),
         "style": "cinematic photo",
     }
-    picture = [node("controlnet", "ControlNetLoader", size=(420, 0)), node("pose", "LoadImage", size=(420, 560))]
+    picture = [
+        node("controlnet", "ControlNetLoader", size=(420, 0)),
+        node("pose", "LoadImage", image="pose.png", size=(420, 560)),
+    ]
     pose = Group("The pose", GREY, [picture])
     return graph(
         name,

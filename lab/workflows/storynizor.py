@@ -2,7 +2,7 @@
 
 from .graph import Group, Node, graph, node
 from .groups import AMBER, BLUE, GREEN, GREY, GUIDED, ROSE, SDXL, TOY, VIOLET, World, note, who_is_where
-from .kinds import Choice, Json
+from .schemas import Json
 
 DDIM = {"KSampler": {"sampler_name": "ddim", "scheduler": "ddim_uniform"}, "StorySheet": {"columns": 2}}
 BATCH_XL = SDXL._replace(values=DDIM)
@@ -16,7 +16,7 @@ BATCH_TOY = TOY._replace(
     values={**TOY.values, "KSampler": {"steps": 25, **GUIDED}, "StorySheet": {"columns": 4, "cell_width": 256}}
 )
 
-SD15 = Choice("v1-5-pruned-emaonly-fp16.safetensors")
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
 MORE = """- People change from frame to frame: look at **Preview Attention Masks**; what glows there is what the \
 frames share. Poses become alike: lower `end_percent` or `strength` in **AMSA Model Patch**."""
 SIZES_SD15 = """- Many frames, little memory: `anchors` 4 in **AMSA Model Patch** samples four at a time (5.6 GiB of \
@@ -39,7 +39,7 @@ NORA = {
 }
 
 
-def checkpoint(world: World, **file: Choice) -> Group:
+def checkpoint(world: World, **file: str) -> Group:
     return Group("Model", GREY, [[node(world.model.split(".")[0], "CheckpointLoaderSimple", size=(420, 0), **file)]])
 
 
@@ -169,7 +169,7 @@ two people apart; the background then sees nobody.
 
 def pictures_of(name: str) -> list[Node]:
     files = [f"{name.lower()}_{n}" for n in (1, 2, 3)]
-    return [node(file, "LoadImage", image=Choice(f"{file}.png"), size=(300, 330)) for file in files]
+    return [node(file, "LoadImage", image=f"{file}.png", size=(300, 330)) for file in files]
 
 
 def read_from(pictures: list[Node], name: str, key: str = "faces", others: str = "") -> list[Node]:
@@ -278,7 +278,7 @@ def one_face(world: World) -> Group:
     """A portrait of the character, and the story with this face in all frames."""
     drawn = f"model={world.portraits} clip={world.clip} vae={world.vae} story=story.story"
     seen = "images=portrait.portraits clip_vision=toy.clip_vision"
-    known = {"face_models": Choice("toy world"), "crop": Choice("found face"), "size": (340, 0)}
+    known = {"face_models": "toy world", "crop": "found face", "size": (340, 0)}
     columns = [
         [world.node("portrait", "CharacterPortraits", drawn, title="A portrait", size=(340, 0), count=1, seed=16)],
         [node("faces", "FaceFeatures", seen, **known), injector(world.model, "toy.adapter")],

@@ -47,7 +47,13 @@ class File(NamedTuple):
 class Host:
     """ComfyUI on the CPU with this pack and no other. Use as a context manager."""
 
-    def __init__(self, comfyui: ComfyUI, folder: Path, packs: dict[str, Path] | None = None):
+    def __init__(
+        self,
+        comfyui: ComfyUI,
+        folder: Path,
+        packs: dict[str, Path] | None = None,
+        variables: dict[str, str] | None = None,
+    ):
         """Lay the folder out; the server starts on entering the context.
 
         Args:
@@ -55,6 +61,7 @@ class Host:
             folder: An empty folder that becomes the server's base directory.
             packs: Custom node packs by the name of their folder. By default this one and the one that lets the
                 stand-in encoders load.
+            variables: Environment variables that this server gets besides.
         """
         self.comfyui = comfyui
         self.folder = folder
@@ -66,6 +73,7 @@ class Host:
             place.mkdir(parents=True, exist_ok=True)
         for name, pack in self.packs.items():
             _put_pack(pack, folder / "custom_nodes" / name)
+        self.environment = environment(folder) | (variables or {})
         self._log_path = folder / "log.txt"
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,7 +83,7 @@ class Host:
         self._port = _free_port()
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command(), cwd=self.folder, env=environment(self.folder), stdout=log, stderr=subprocess.STDOUT
+                self._command(), cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT
             )
         try:
             self._wait_until_it_answers()
