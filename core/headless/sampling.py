@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..latent_cache import CacheReplay, LatentRecorder, NoisyLatentCache, Recipe
 from ..layout import Layout
+from ..quoting import quote
 from ..redenoise import ProgressiveMasks, composite, scaled_kernel, to_latent_grid
 from .prompts import Prompt
-from .schedules import nearest_timestep, schedule, training_levels
+from .schedules import log_levels, nearest_timesteps, schedule, training_levels
 from .solvers import Solver
 
 Predict = Callable[[Tensor, float], Tensor]
@@ -48,7 +49,7 @@ class SamplingPlan:
         return training_levels(self.pipe.scheduler.config)
 
     def sigmas(self) -> Float[Tensor, " steps_plus_one"]:
-        return schedule(self.scheduler, self.steps, self.levels())
+        return schedule(self.scheduler, self.steps, self.pipe.scheduler.config)
 
     def denoiser(self, positive: Prompt, negative: Prompt) -> "Denoiser":
         return Denoiser(self.pipe, positive, negative, self.cfg)
@@ -66,7 +67,7 @@ class Denoiser:
 
     def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
         self._unet = pipe.unet
-        self._levels = training_levels(pipe.scheduler.config)
+        self._logs = log_levels(pipe.scheduler.config)
         self._predicts = prediction_type(pipe.scheduler.config)
         self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
         self._cfg = cfg
@@ -81,7 +82,7 @@ class Denoiser:
         pooled = self._repeated(summaries, len(latent)) if summaries else None
         output = self._unet(
             model_input,
-            nearest_timestep(sigma, self._levels),
+            nearest_timesteps(torch.full((len(model_input),), sigma, device=latent.device), self._logs),
             encoder_hidden_states=self._repeated([prompt.embeddings for prompt in self._prompts], len(latent)),
             added_cond_kwargs=added_conditions(self._pipe, pooled, latent),
         ).sample.float()
@@ -117,7 +118,7 @@ def prediction_type(config: Any) -> str:
     """
     if config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
-            f'The checkpoint predicts "{config.prediction_type}"; only epsilon and v_prediction are supported.'
+            f"The checkpoint predicts {quote(config.prediction_type)}; only epsilon and v_prediction are supported."
         )
     return config.prediction_type
 
