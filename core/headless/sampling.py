@@ -153,11 +153,12 @@ def sample_template(
     def predict(latent: Tensor, sigma: float) -> Tensor:
         prediction = denoiser(latent, sigma)
         recorder.add(sigma, latent, prediction)
+        recorder.begin_step(len(recorder.calls) - 1)  # these solvers call the model once per step
         return prediction
 
     final = sample(Solver(plan.sampler, sigmas, seed), predict, noise.to(plan.pipe.unet.device), levels, on_step)
     return NoisyLatentCache(
-        calls=tuple(recorder.calls),
+        calls=recorder.calls_of(sigmas),
         sigmas=sigmas,
         noise=noise,
         initial=torch.zeros_like(noise),
@@ -210,14 +211,15 @@ def redenoise(
         return cache.final
     denoisers = [plan.denoiser(*prompts[layout.names[row]]) for row in rows]
     replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
-    first_sigma = float(cache.sigmas[start])
 
     def predict(latent: Tensor, sigma: float) -> Tensor:
-        background = replay.answer(sigma).prediction.to(latent.device, latent.dtype)
-        if sigma > first_sigma:
+        call = replay.answer(sigma)
+        step = cache.step_of_call(call)
+        background = call.prediction.to(latent.device, latent.dtype)
+        if step < start:
             return background
         characters = torch.stack([denoiser(latent, sigma) for denoiser in denoisers])
-        grid = to_latent_grid(masks.at(cache.step_of(sigma)), latent.shape[-2], latent.shape[-1], soft_edge)
+        grid = to_latent_grid(masks.at(step), latent.shape[-2], latent.shape[-1], soft_edge)
         return composite(background, characters, grid.unsqueeze(1).to(latent.device))
 
     solver = Solver(cache.recipe.sampler_name, cache.sigmas, cache.recipe.seed)

@@ -1,5 +1,6 @@
 """Running the two passes on the host: everything is checked before the first UNet call."""
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -118,9 +119,9 @@ def sample_template(
     guider.set_cfg(cfg)
     reader = attach_reader(guider, len(samples)) if keep_maps else None
     kept_sigmas = _own(sigmas)  # before sampling: some solvers write into theirs
-    final = _sample(guider, model, noise, samples, sampler, sigmas.clone(), noise_mask, seed)
+    final = _sample(guider, model, noise, samples, sampler, sigmas.clone(), noise_mask, seed, recorder.begin_step)
     return NoisyLatentCache(
-        calls=tuple(recorder.calls),
+        calls=recorder.calls_of(kept_sigmas),
         sigmas=kept_sigmas,
         noise=_own(noise),
         initial=_own(samples),
@@ -207,10 +208,23 @@ def _range(pair: tuple[float, float]) -> str:
 
 
 def _sample(
-    guider: Any, model: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None, seed: int
+    guider: Any,
+    model: Any,
+    noise: Tensor,
+    latent: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    mask: Tensor | None,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
-    """One run of the host's sampler; float32 on the CPU."""
-    callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
+    """One run of the host's sampler; float32 on the CPU. `on_step` hears every step that the sampler reports."""
+    show = latent_preview.prepare_callback(model, len(sigmas) - 1)
+
+    def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        on_step(step)
+        show(step, x0, x, total)
+
     result = guider.sample(
         noise,
         latent,
