@@ -100,8 +100,7 @@ def test_ddim_is_diffusers_own(steps):
 
 def test_the_seed_fixes_a_stochastic_solvers_noise():
     ends = [
-        sample(Solver("dpmpp_2m_sde", schedule("simple", 6, SD), seed), gaussian, noise(), LEVELS)
-        for seed in (1, 1, 2)
+        sample(Solver("dpmpp_2m_sde", schedule("simple", 6, SD), seed), gaussian, noise(), LEVELS) for seed in (1, 1, 2)
     ]
     assert torch.equal(ends[0], ends[1])
     assert not torch.allclose(ends[0], ends[2], atol=1e-3)
