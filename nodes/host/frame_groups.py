@@ -18,16 +18,10 @@ Conds = dict[str, list[dict[str, Any]]]
 ROWS = "story_identity_rows"
 """Where the transformer options of a group's sampling say which frames of the batch it has: a slice."""
 
-_PER_FRAME: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "cross_attn": repeat_to_batch_size,
-    "cross_attn_controlnet": repeat_to_batch_size,
-    "pooled_output": repeat_to_batch_size,
-    "mask": repeat_to_batch_size,
-    "noise_concat": repeat_to_batch_size,
-    "concat_latent_image": resize_to_batch_size,
-    "concat_mask": resize_to_batch_size,
-}
-"""What differs from frame to frame in a prompt for a UNet, and how the host brings it to the number of frames."""
+_REPEATED = frozenset({"cross_attn", "cross_attn_controlnet", "pooled_output", "mask", "noise_concat"})
+_RESIZED = frozenset({"concat_latent_image", "concat_mask"})
+"""What differs from frame to frame in a prompt for a UNet, by the host's two ways to bring it to the number of frames:
+the rows over and over, in order, or each row for so many frames that follow each other."""
 
 
 def groups_of(frames: int, size: int) -> list[slice]:
@@ -82,15 +76,16 @@ class _Cut:
             return {name: self.model_cond(each) for name, each in value.items()}
         if key in ("mask", "concat_mask") and value.ndim < 3:
             return value  # one mask, without a batch
-        if isinstance(value, Tensor) and value.ndim and (key in _PER_FRAME or len(value) == self.frames):
-            return value[self.places(len(value), _PER_FRAME.get(key, repeat_to_batch_size))]
+        if isinstance(value, Tensor) and value.ndim and (key in _REPEATED | _RESIZED or len(value) == self.frames):
+            return value[self.places(len(value), resized=key in _RESIZED)]
         return value
 
-    def places(self, count: int, spread: Callable[[Tensor, int], Tensor] = repeat_to_batch_size) -> Tensor:
+    def places(self, count: int, resized: bool = False) -> Tensor:
         """Which of `count` rows the group's frames have; a single row stays one, which the host gives everybody."""
         if count == 1:
             return torch.zeros(1, dtype=torch.long)
-        return spread(torch.arange(count), self.frames)[self.rows]
+        to_batch_size = resize_to_batch_size if resized else repeat_to_batch_size
+        return to_batch_size(torch.arange(count), self.frames)[self.rows]
 
     def model_cond(self, cond: Any) -> Any:
         """What a node prepared for the UNet by itself."""
