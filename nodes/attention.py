@@ -10,6 +10,7 @@ from ..core.automask import normalised
 from ..core.latent_cache import NoisyLatentCache
 from ..core.sheet import draw_layout, draw_maps
 from ..core.story import Frame, Story
+from .host.checkpoint_parts import require_parts
 from .host.shared_attention import LAYERS, SharedAttention
 from .host.token_maps import look_at_latents
 from .layout import one_picture
@@ -113,6 +114,7 @@ class AMSANode(io.ComfyNode):
         threshold: float,
         decay: float,
     ) -> io.NodeOutput:
+        require_parts("AMSA Model Patch", model=model)
         sharing = SharedAttention(
             story=story,
             layers=layers,
@@ -234,6 +236,7 @@ class PreviewAttentionMasksNode(io.ComfyNode):
         percent: float,
         seed: int,
     ) -> io.NodeOutput:
+        require_parts("Preview Attention Masks", model=model)
         pictures = images[..., :3].cpu().float()
         if len(pictures) != len(samples["samples"]):
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.quoting import quote
 from ..core.story import Frame, Story
 from .host.folders import TYPED_IN, story_files, story_path
 from .host.story_prompts import encode_frames
@@ -205,7 +206,7 @@ def frame_numbers(text: str, count: int) -> list[int]:
     for part in filter(str.strip, text.split(",")):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
-            raise ValueError(f'frames: "{part.strip()}" is not a number or a range; write "all" or "1-3, 7".')
+            raise ValueError(f'frames: {quote(part.strip())} is not a number or a range; write "all" or "1-3, 7".')
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
             raise ValueError(f'frames: "{part.strip()}" counts down; write "{last}-{first}".')

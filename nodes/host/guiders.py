@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.latent_cache import CacheReplay, LatentRecorder, ModelCall, NoisyLatentCache
+from ...core.quoting import quote
 from ...core.redenoise import ProgressiveMasks, composite, to_latent_grid
 from ..types import Cast
 
@@ -190,10 +191,10 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         if not error <= tolerance:
             recipe = self.cache.recipe
             raise ValueError(
-                f'Replaying the cache with the sampler "{recipe.sampler_name}" and seed {recipe.seed} does not give '
-                f"the template's latent (relative difference {error:.2g} at sigma {call.sigma:.4g}). The sampler draws "
-                "noise that the seed does not fix, or one of the two MODELs has a patch that changes what the sampler "
-                "sees (Differential Diffusion) and the other has not, or the device changed."
+                f"Replaying the cache with the sampler {quote(recipe.sampler_name)} and seed {recipe.seed} does not "
+                f"give the template's latent (relative difference {error:.2g} at sigma {call.sigma:.4g}). The "
+                "sampler draws noise that the seed does not fix, or one of the two MODELs has a patch that changes "
+                "what the sampler sees (Differential Diffusion) and the other has not, or the device changed."
             )
 
     def _put_characters_in(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...core.latent_cache import LatentRecorder, NoisyLatentCache, Recipe
 from ...core.layout import Layout
+from ...core.quoting import quote, quote_all
 from ...core.redenoise import ProgressiveMasks, scaled_kernel
 from ..types import Cast, Conditioning
 from .guiders import RecordingGuider, RedenoiseGuider
@@ -43,8 +44,8 @@ def check_sampler(name: str) -> None:
     """Refuse by name the samplers that cannot be replayed."""
     if name in UNREPLAYABLE_SAMPLERS:
         raise ValueError(
-            f'The sampler "{name}" chooses its steps from the picture, so its noisy latents cannot be re-denoised. '
-            "Use any other sampler, such as euler."
+            f"The sampler {quote(name)} chooses its steps from the picture, so its noisy latents cannot be "
+            "re-denoised. Use any other sampler, such as euler."
         )
 
 
@@ -187,17 +188,17 @@ def present_members(cast: Cast, layout: Layout) -> tuple[Cast, list[int]]:
     rows = [row for row, mask in enumerate(layout.masks) if mask.any()]
     missing = [layout.names[row] for row in rows if layout.names[row] not in by_name]
     if missing:
-        known = ", ".join(f'"{name}"' for name in by_name) or "nobody"
+        known = quote_all(by_name) or "nobody"
         raise ValueError(
-            f'{layout.label}: the layout shows "{missing[0]}", but the cast has {known}. Add a Cast node with this '
-            "character's identity, rename the identity (Load Identity), or leave them as drawn with a black mask "
+            f"{layout.label}: the layout shows {quote(missing[0])}, but the cast has {known}. Add a Cast node with "
+            "this character's identity, rename the identity (Load Identity), or leave them as drawn with a black mask "
             "(Layout from Masks)."
         )
     absent = [name for name in by_name if name not in layout.names]
     if absent:
         raise ValueError(
-            f'{layout.label}: the cast has "{absent[0]}", but the layout shows '
-            f"{', '.join(layout.names) or 'nobody'}. Connect the same STORY_FRAME to the layout and to Identity "
+            f"{layout.label}: the cast has {quote(absent[0])}, but the layout shows "
+            f"{quote_all(layout.names) or 'nobody'}. Connect the same STORY_FRAME to the layout and to Identity "
             "Conditioning, or rename the identity."
         )
     return tuple(by_name[layout.names[row]] for row in rows), rows
