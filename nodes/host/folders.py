@@ -98,7 +98,7 @@ def check_face_models(name: str | None) -> bool | str:
     """True, or one sentence that says where insightface's models belong. None comes through a link."""
     if name is None or name in face_models():
         return True
-    folder = Path(folder_paths.get_folder_paths("insightface")[0]) / "models" / printable(name)
+    folder = Path(folder_paths.get_folder_paths("insightface")[0]) / "models" / printable(name, 120)
     return (
         f"The face models {quote(name)} are not there: put insightface's .onnx files right into {folder} and press R. "
         "They are for non-commercial research only and are never downloaded by this pack."
