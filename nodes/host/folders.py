@@ -122,9 +122,10 @@ def story_files() -> list[str]:
 
 
 def story_path(name: str) -> Path:
-    """A file of the input folder; refuses names that lead out of it."""
+    """A file of the input folder; refuses names that lead out of it, and what no file can be called."""
     folder = Path(folder_paths.get_input_directory()).resolve()
-    path = (folder / name).resolve()
+    possible = printable(name, 255) == name and len(name.encode()) <= 255
+    path = (folder / name).resolve() if possible else folder
     if path.parent != folder:
         raise ValueError(f"The story file {quote(name)} is not in the input folder.")
     return path
