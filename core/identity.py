@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .atomic_files import replacing
+from .quoting import quote
 from .shapes import Float
 
 PACK_VERSION = "0.1.0"
@@ -267,5 +268,5 @@ def safe_file_name(name: str) -> str:
     if cleaned.upper() in _RESERVED:
         cleaned = f"{cleaned}_"
     if not cleaned:
-        raise ValueError(f'"{name}" leaves no usable file name: use at least one letter or digit.')
+        raise ValueError(f"{quote(name)} leaves no usable file name: use at least one letter or digit.")
     return cleaned

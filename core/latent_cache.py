@@ -1,11 +1,13 @@
 """Noisy image caching (IdentityStory, section 3.2, equations 3 and 4)."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .quoting import quote
 from .shapes import Float
 
 
@@ -18,12 +20,14 @@ class ModelCall:
         prediction: The guided x0 prediction that the sampler went on with.
         latent: The latent that entered the call, or None where it was not kept.
         unconditional: The unconditional x0 prediction, kept only for samplers that read it (CFG++).
+        step: The step of the schedule that it belongs to, 0-based, counted up; None where the solver did not say.
     """
 
     sigma: float
     prediction: Float[Tensor, "b c h w"]
     latent: Float[Tensor, "b c h w"] | None = None
     unconditional: Float[Tensor, "b c h w"] | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,14 @@ class NoisyLatentCache:
         """The step a noise level belongs to: the last one whose sigma is not below it, 0-based, counted up."""
         return max(int((self.sigmas[:-1] >= sigma).sum()) - 1, 0)
 
+    def step_of_call(self, call: ModelCall) -> int:
+        """The step a call belongs to: what the solver said, else what its noise level tells.
+
+        The noise level does not tell it of solvers that call the model several times per step: the second call of a
+        step of Heun's method is at the next step's noise level.
+        """
+        return self.step_of(call.sigma) if call.step is None else call.step
+
 
 class LatentRecorder:
     """Collects model calls while a host samples.
@@ -104,6 +116,7 @@ class LatentRecorder:
         self.keep_from = keep_from
         self.dtype = dtype
         self.calls: list[ModelCall] = []
+        self._begun: list[tuple[int, int]] = []
 
     def add(self, sigma: float, latent: Tensor, prediction: Tensor, unconditional: Tensor | None = None) -> None:
         """Record one call; the tensors are copied to the CPU, so the sampler may write into its own."""
@@ -115,6 +128,23 @@ class LatentRecorder:
                 unconditional=None if unconditional is None else self._stored(unconditional),
             )
         )
+
+    def begin_step(self, step: int) -> None:
+        """The solver reports that it is in a step, whose first call is the one recorded last."""
+        self._begun.append((step, len(self.calls) - 1))
+
+    def calls_of(self, sigmas: Float[Tensor, " steps_plus_one"]) -> tuple[ModelCall, ...]:
+        """The calls, with their steps if the solver reported every step of the schedule right after its first call.
+
+        Solvers that do not go along the schedule (dpm_fast) or report at the end of a step leave the steps None.
+        """
+        numbers, firsts = [step for step, _ in self._begun], [first for _, first in self._begun]
+        if numbers != list(range(len(sigmas) - 1)) or firsts[0] != 0 or firsts != sorted(set(firsts)):
+            return tuple(self.calls)
+        levels = zip(firsts, sigmas[:-1].tolist(), strict=True)
+        if any(self.calls[first].sigma < level * (1 - 1e-6) for first, level in levels):
+            return tuple(self.calls)
+        return tuple(replace(call, step=bisect_right(firsts, at) - 1) for at, call in enumerate(self.calls))
 
     def _stored(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", self.dtype, copy=True)
@@ -142,9 +172,9 @@ class CacheReplay:
         if self._next >= len(self._calls) or self._calls[self._next].sigma != sigma:
             recorded = f"sigma {self._calls[self._next].sigma}" if self._next < len(self._calls) else "no further call"
             raise ValueError(
-                f'The sampler "{self._sampler_name}" took another path than when the template was sampled: at model '
-                f"call {self._next + 1} the cache holds {recorded}, now it asks for sigma {sigma}. Samplers whose "
-                "steps depend on the picture cannot be replayed; use another sampler, such as euler."
+                f"The sampler {quote(self._sampler_name)} took another path than when the template was sampled: at "
+                f"model call {self._next + 1} the cache holds {recorded}, now it asks for sigma {sigma}. Samplers "
+                "whose steps depend on the picture cannot be replayed; use another sampler, such as euler."
             )
         call = self._calls[self._next]
         self._next += 1

@@ -7,10 +7,10 @@ bare tensor type, so that the pack needs no package for it.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Shaped, UInt8
+    from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
 else:
     try:
-        from jaxtyping import Bool, Float, Int, Shaped, UInt8
+        from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
     except ModuleNotFoundError:
 
         class Float:
@@ -19,6 +19,6 @@ else:
             def __class_getitem__(cls, kind_and_axes: tuple[Any, str]) -> Any:
                 return kind_and_axes[0]
 
-        Bool = Int = Shaped = UInt8 = Float
+        Bool = Int = Int64 = Shaped = UInt8 = Float
 
-__all__ = ["Bool", "Float", "Int", "Shaped", "UInt8"]
+__all__ = ["Bool", "Float", "Int", "Int64", "Shaped", "UInt8"]

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..core.latent_cache import CacheReplay, LatentRecorder, NoisyLatentCache, Recipe
 from ..core.layout import Layout
+from ..core.quoting import quote
 from ..core.redenoise import ProgressiveMasks, composite, scaled_kernel, to_latent_grid
 from ..core.shapes import Float
 from .prompts import Prompt
-from .schedules import nearest_timestep, schedule, training_levels
+from .schedules import log_levels, nearest_timesteps, schedule, training_levels
 from .solvers import Solver
 
 Predict = Callable[[Tensor, float], Tensor]
@@ -51,7 +52,7 @@ class SamplingPlan:
         return training_levels(self.pipe.scheduler.config)
 
     def sigmas(self) -> Float[Tensor, " steps_plus_one"]:
-        return schedule(self.scheduler, self.steps, self.levels())
+        return schedule(self.scheduler, self.steps, self.pipe.scheduler.config)
 
     def denoiser(self, positive: Prompt, negative: Prompt) -> "Denoiser":
         return Denoiser(self.pipe, positive, negative, self.cfg)
@@ -69,7 +70,7 @@ class Denoiser:
 
     def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
         self._unet = pipe.unet
-        self._levels = training_levels(pipe.scheduler.config)
+        self._logs = log_levels(pipe.scheduler.config)
         self._predicts = prediction_type(pipe.scheduler.config)
         self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
         self._cfg = cfg
@@ -89,7 +90,7 @@ class Denoiser:
         pooled = self._repeated(summaries, len(latent)) if summaries else None
         output = self._unet(
             model_input,
-            nearest_timestep(sigma, self._levels),
+            nearest_timesteps(torch.full((len(model_input),), sigma, device=latent.device), self._logs),
             encoder_hidden_states=self._repeated([prompt.embeddings for prompt in self._prompts], len(latent)),
             added_cond_kwargs=added_conditions(self._pipe, pooled, latent),
         ).sample.float()
@@ -125,7 +126,7 @@ def prediction_type(config: Any) -> str:
     """
     if config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
-            f'The checkpoint predicts "{config.prediction_type}"; only epsilon and v_prediction are supported.'
+            f"The checkpoint predicts {quote(config.prediction_type)}; only epsilon and v_prediction are supported."
         )
     return config.prediction_type
 
@@ -160,11 +161,12 @@ def sample_template(
     def predict(latent: Tensor, sigma: float) -> Tensor:
         prediction = denoiser(latent, sigma)
         recorder.add(sigma, latent, prediction)
+        recorder.begin_step(len(recorder.calls) - 1)  # these solvers call the model once per step
         return prediction
 
     final = sample(Solver(plan.sampler, sigmas, seed), predict, noise.to(plan.pipe.unet.device), levels, on_step)
     return NoisyLatentCache(
-        calls=tuple(recorder.calls),
+        calls=recorder.calls_of(sigmas),
         sigmas=sigmas,
         noise=noise,
         initial=torch.zeros_like(noise),
@@ -217,14 +219,15 @@ def redenoise(
         return cache.final
     denoisers = [plan.denoiser(*prompts[layout.names[row]]) for row in rows]
     replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
-    first_sigma = float(cache.sigmas[start])
 
     def predict(latent: Tensor, sigma: float) -> Tensor:
-        background = replay.answer(sigma).prediction.to(latent.device, latent.dtype)
-        if sigma > first_sigma:
+        call = replay.answer(sigma)
+        step = cache.step_of_call(call)
+        background = call.prediction.to(latent.device, latent.dtype)
+        if step < start:
             return background
         characters = torch.stack([denoiser(latent, sigma) for denoiser in denoisers])
-        grid = to_latent_grid(masks.at(cache.step_of(sigma)), latent.shape[-2], latent.shape[-1], soft_edge)
+        grid = to_latent_grid(masks.at(step), latent.shape[-2], latent.shape[-1], soft_edge)
         return composite(background, characters, grid.unsqueeze(1).to(latent.device))
 
     solver = Solver(cache.recipe.sampler_name, cache.sigmas, cache.recipe.seed)

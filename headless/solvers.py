@@ -10,6 +10,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
+from ..core.quoting import quote
 from ..core.shapes import Float
 from .option_values import SAMPLERS
 
@@ -28,7 +29,7 @@ class Solver:
 
     def __init__(self, name: str, sigmas: Float[Tensor, " steps_plus_one"], seed: int) -> None:
         if name not in SAMPLERS:
-            raise ValueError(f'There is no sampler "{name}"; there are {", ".join(SAMPLERS)}.')
+            raise ValueError(f"There is no sampler {quote(name)}; there are {', '.join(SAMPLERS)}.")
         self.sigmas = sigmas
         self._scheduler = _scheduler(name)
         self._preserves_variance = name != "euler"

@@ -11,6 +11,7 @@ from ..core.frame_sharing import LAYERS, Sharing
 from ..core.latent_cache import NoisyLatentCache
 from ..core.sheet import draw_layout, draw_maps
 from ..core.story import Frame, Story
+from .host.checkpoint_parts import require_parts
 from .host.shared_attention import SharedAttention
 from .host.token_maps import look_at_latents
 from .layout import one_picture
@@ -119,6 +120,7 @@ class AMSANode(io.ComfyNode):
         threshold: float,
         decay: float,
     ) -> io.NodeOutput:
+        require_parts("AMSA Model Patch", model=model)
         sharing = SharedAttention(
             story=story,
             sharing=Sharing(strength, threshold or "otsu", decay, same_character, layers),
@@ -252,6 +254,7 @@ class PreviewAttentionMasksNode(io.ComfyNode):
         percent: float,
         seed: int,
     ) -> io.NodeOutput:
+        require_parts("Preview Attention Masks", model=model)
         pictures = images[..., :3].cpu().float()
         if len(pictures) != len(samples["samples"]):
             raise ValueError(

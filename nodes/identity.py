@@ -10,8 +10,10 @@ from comfy_api.latest import io, ui
 
 from ..core.character_mentions import find_word
 from ..core.identity import Identity, discover_identity, largest_usable_rank, safe_file_name
+from ..core.quoting import quote
 from ..core.story import Frame, Story
 from .host import photomaker as pm
+from .host.checkpoint_parts import require_parts
 from .host.folders import check_present, full_path, identity_path, names
 from .host.portraits import sample_portraits
 from .host.prompt import word_end_position
@@ -100,9 +102,12 @@ class CharacterPortraitsNode(io.ComfyNode):
         negative: str,
         **settings: Any,
     ) -> io.NodeOutput:
+        require_parts("Character Portraits", model=model, clip=clip, vae=vae)
         person = story.character(character.strip())
         if "{character}" not in template:
-            raise ValueError(f'The portrait template "{template}" has no {{character}} for the description to go into.')
+            raise ValueError(
+                f"The portrait template {quote(template)} has no {{character}} for the description to go into."
+            )
         positive, negative_cond = (
             clip.encode_from_tokens_scheduled(clip.tokenize(text))
             for text in (template.replace("{character}", person.description), negative)
@@ -152,6 +157,7 @@ class PhotoMakerLoaderNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, photomaker_name: str, lora_strength: float) -> io.NodeOutput:
+        require_parts("PhotoMaker Loader", model=model)
         encoder, lora = pm.load_weights(str(full_path("photomaker", photomaker_name)), photomaker_name)
         patched = pm.apply_lora(model, lora, lora_strength, photomaker_name, pm.text_width(encoder))
         return io.NodeOutput(patched, pm.PhotoMakerEncoder(encoder))
@@ -316,9 +322,14 @@ class IdentityConditioningNode(io.ComfyNode):
         text: str = "",
         class_word: str = "",
     ) -> io.NodeOutput:
+        require_parts("Identity Conditioning", clip=clip)
         identity.require_encoder(pm.encoder_id(photomaker))
         if frame is None:
-            prompt, span, label = text, _first_word(text, class_word), f'Identity Conditioning of "{identity.name}"'
+            prompt, span, label = (
+                text,
+                _first_word(text, class_word),
+                f"Identity Conditioning of {quote(identity.name)}",
+            )
         else:
             prompt, span, label = frame.prompt, frame.span_of(identity.name), frame.label
         if span is None:
@@ -420,7 +431,7 @@ def _first_word(text: str, class_word: str) -> tuple[int, int]:
     places = find_word(class_word.strip(), text) if class_word.strip() else []
     if not places:
         raise ValueError(
-            f'The class word "{class_word}" is not a word of the prompt "{text}". Write the word that stands for this '
-            "person (woman, boy ...) into both, or connect a frame."
+            f"The class word {quote(class_word)} is not a word of the prompt {quote(text)}. Write the word that stands "
+            "for this person (woman, boy ...) into both, or connect a frame."
         )
     return places[0]

@@ -9,10 +9,12 @@ from comfy_api.latest import io
 
 from ..core.detectors.faces import NOTICE, Recogniser, load_face_recogniser
 from ..core.layout import Layout
+from ..core.quoting import printable, quote
 from ..core.shuffle import MODES
 from ..core.story import Frame, Story
 from ..core.toyworld.recogniser import load_recogniser
 from .host.adapters import IDAdapter, load_adapter, people_of
+from .host.checkpoint_parts import require_parts
 from .host.folders import (
     NO_FACE_MODELS,
     TOY_FACE_MODELS,
@@ -123,7 +125,11 @@ class FaceFeaturesNode(io.ComfyNode):
     ) -> io.NodeOutput:
         who, known = name[0].strip(), faces[0] if faces else ()
         if any(each.name == who for each in known):
-            raise ValueError(f'Face Features: "{who}" has a face already; put all of their pictures into one node.')
+            raise ValueError(
+                f"Face Features: {quote(who)} has a face already; put all of their pictures into one node."
+            )
+        if clip_vision:
+            require_parts("Face Features", clip_vision=clip_vision[0])
         wanted = face_models[0] != NO_FACE_MODELS
         if not clip_vision and not wanted:
             raise ValueError(
@@ -242,10 +248,13 @@ class ShuffledIDInjectorNode(io.ComfyNode):
         frame: list[Frame] | None = None,
         layout: list[Layout] | None = None,
     ) -> io.NodeOutput:
+        for each in model:
+            require_parts("Shuffled ID Injector", model=each)
         people = people_of(adapter[0], faces[0], story[0], mode[0], seed[0], picture_weight[0])
         for person in people:
             seen = (f"{index + 1}: {', '.join(str(i + 1) for i in dealt)}" for index, dealt in person.dealt.items())
-            logging.info("Shuffled ID Injector: pictures of %s by frame: %s", person.name, "; ".join(seen) or "none")
+            shown = "; ".join(seen) or "none"
+            logging.info("Shuffled ID Injector: pictures of %s by frame: %s", quote(person.name), printable(shown))
         settings = {
             "adapter": adapter[0],
             "people": people,
@@ -291,6 +300,6 @@ def _samplings(
 def _require_frame_of(story: Story, frame: Frame) -> None:
     if frame.index >= len(story.frames) or story.frames[frame.index] != frame:
         raise ValueError(
-            f'Shuffled ID Injector: {frame.label}, "{frame.caption}", is not of this story. Connect the same STORY to '
-            "Story Frames and to this node."
+            f"Shuffled ID Injector: {frame.label}, {quote(frame.caption)}, is not of this story. Connect the same "
+            "STORY to Story Frames and to this node."
         )

@@ -4,6 +4,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.layout import Layout, chessboard_distance, subtract_smaller_first
+from ..core.quoting import quote_all
 from ..core.sheet import draw_layout
 from ..core.story import Frame
 from .host.detector import Detector, find_layout, load_detector
@@ -193,7 +194,7 @@ class LayoutFromMasksNode(io.ComfyNode):
         if len(people) != len(masks):
             raise ValueError(
                 f"{label}: masks given: {len(masks)}, characters: {len(people)} "
-                f"({', '.join(people) or 'nobody'}). Give one mask per character, in this order; an empty mask leaves "
+                f"({quote_all(people) or 'nobody'}). Give one mask per character, in this order; an empty mask leaves "
                 "one as drawn."
             )
         grown = torch.zeros(masks.shape, dtype=torch.bool)

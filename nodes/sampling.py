@@ -10,6 +10,8 @@ from comfy_api.latest import io
 from ..core.identity import Identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
+from ..core.quoting import quote
+from .host.checkpoint_parts import require_parts
 from .host.passes import as_latent, check_sampler, frame_latent, redenoise, sample_template, sampler_name_of, schedule
 from .types import Cast, CastMember, CastSocket, Conditioning, IdentitySocket, LayoutSocket, NoisyLatentCacheSocket
 
@@ -104,7 +106,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
         if sampler_name is None:
             return True
         if sampler_name not in comfy.samplers.KSampler.SAMPLERS:
-            return f'There is no sampler "{sampler_name}" in this ComfyUI.'
+            return f"There is no sampler {quote(sampler_name)} in this ComfyUI."
         try:
             check_sampler(sampler_name)
         except ValueError as error:
@@ -131,6 +133,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
         sampler: Any = None,
         sigmas: torch.Tensor | None = None,
     ) -> io.NodeOutput:
+        require_parts("Noisy Latent Cache", model=model)
         if sampler is not None:
             sampler_name = sampler_name_of(sampler)
         if sigmas is None:
@@ -196,8 +199,8 @@ class CastNode(io.ComfyNode):
     ) -> io.NodeOutput:
         if any(member.name == identity.name for member in cast):
             raise ValueError(
-                f'The cast has two identities called "{identity.name}". Rename one with Load Identity, or remove a '
-                "Cast node."
+                f"The cast has two identities called {quote(identity.name)}. Rename one with Load Identity, or remove "
+                "a Cast node."
             )
         if not positive:
             return io.NodeOutput(cast)
@@ -261,6 +264,7 @@ class RedenoiseNode(io.ComfyNode):
         cfg: float,
         mask_edge: str,
     ) -> io.NodeOutput:
+        require_parts("Progressive-Mask Re-denoise", model=model)
         samples = redenoise(
             model,
             cast,

@@ -27,16 +27,25 @@ REFRESH = "run python -m tests.host.write_node_schemas, then python -m story_ide
 
 
 def literals() -> list[str]:
-    """Every text in the code but docstrings, with "…" for the parts of f-strings that vary."""
+    """Every text in the code but docstrings, with … for the parts of f-strings that vary, in quotes if they are."""
     nodes = [node for tree in CODE for node in ast.walk(tree)]
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     texts = []
     for node in nodes:
         if isinstance(node, ast.JoinedStr):
-            texts.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+            texts.append(
+                "".join(part.value if isinstance(part, ast.Constant) else _shown(part) for part in node.values)
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             texts.append(node.value)
     return [" ".join(text.split()) for text in texts]
+
+
+def _shown(part: ast.expr) -> str:
+    """What a part of an f-string that varies looks like in a help page."""
+    call = part.value if isinstance(part, ast.FormattedValue) else part
+    quoted = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "quote"
+    return '"…"' if quoted else "…"
 
 
 def given(keyword: str) -> set[str]:

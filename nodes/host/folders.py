@@ -4,6 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ...core.quoting import printable, quote
 from ...core.weights import by_name
 
 KINDS = {
@@ -56,8 +57,10 @@ def check_present(kind: str, name: str | None) -> bool | str:
     if weight is not None:
         return weight.describe_missing(Path(folders[0]))
     if kind == "identities":
-        return f'"{name}" is not in {folders[0]}. Save an identity with Save Identity, press R, and choose it here.'
-    return f'"{name}" is not in {folders[0]}. Put the file there and press R, or choose another.'
+        return (
+            f"{quote(name)} is not in {folders[0]}. Save an identity with Save Identity, press R, and choose it here."
+        )
+    return f"{quote(name)} is not in {folders[0]}. Put the file there and press R, or choose another."
 
 
 def full_path(kind: str, name: str) -> Path:
@@ -95,10 +98,10 @@ def check_face_models(name: str | None) -> bool | str:
     """True, or one sentence that says where insightface's models belong. None comes through a link."""
     if name is None or name in face_models():
         return True
-    folder = Path(folder_paths.get_folder_paths("insightface")[0]) / "models" / name
+    folder = Path(folder_paths.get_folder_paths("insightface")[0]) / "models" / printable(name, 120)
     return (
-        f'The face models "{name}" are not there: put insightface\'s .onnx files right into {folder} and press R. They '
-        "are for non-commercial research only and are never downloaded by this pack."
+        f"The face models {quote(name)} are not there: put insightface's .onnx files right into {folder} and press R. "
+        "They are for non-commercial research only and are never downloaded by this pack."
     )
 
 
@@ -119,11 +122,12 @@ def story_files() -> list[str]:
 
 
 def story_path(name: str) -> Path:
-    """A file of the input folder; refuses names that lead out of it."""
+    """A file of the input folder; refuses names that lead out of it, and what no file can be called."""
     folder = Path(folder_paths.get_input_directory()).resolve()
-    path = (folder / name).resolve()
+    possible = printable(name, 255) == name and len(name.encode()) <= 255
+    path = (folder / name).resolve() if possible else folder
     if path.parent != folder:
-        raise ValueError(f'The story file "{name}" is not in the input folder.')
+        raise ValueError(f"The story file {quote(name)} is not in the input folder.")
     return path
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import comfy.samplers
 import torch
+from comfy.conds import CONDConstant, CONDRegular
+from comfy.utils import repeat_to_batch_size, resize_to_batch_size
 from torch import Tensor
 
 from .story_prompts import NAMED
@@ -15,6 +18,11 @@ Conds = dict[str, list[dict[str, Any]]]
 ROWS = "story_identity_rows"
 """Where the transformer options of a group's sampling say which frames of the batch it has: a slice."""
 
+_REPEATED = frozenset({"cross_attn", "cross_attn_controlnet", "pooled_output", "mask", "noise_concat"})
+_RESIZED = frozenset({"concat_latent_image", "concat_mask"})
+"""What differs from frame to frame in a prompt for a UNet, by the host's two ways to bring it to the number of frames:
+the rows over and over, in order, or each row for so many frames that follow each other."""
+
 
 def groups_of(frames: int, size: int) -> list[slice]:
     """Rows of the groups: of `size` frames each, the last perhaps of fewer; size 0 is one group of all."""
@@ -22,41 +30,85 @@ def groups_of(frames: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, frames)) for first in range(0, frames, size)]
 
 
-def of_group(conds: Conds, rows: slice, frames: int) -> Conds:
-    """The prompts of some of the frames, copied: per-frame tensors, ControlNet hints and named positions are cut.
+def of_group(conds: Conds, rows: slice, frames: int, size: torch.Size) -> Conds:
+    """The prompts of some of the frames, copied, with the rows of everything that differs from frame to frame.
 
-    An entry keeps its uuid, and entries that share a ControlNet still share it, so that the host fuses them as before.
+    Where there are fewer or more rows than frames, those that the host would give these frames in the whole batch. An
+    entry keeps its uuid, and entries that share a ControlNet still share it, so that the host fuses them as before.
+
+    Args:
+        conds: The prompts of all frames.
+        rows: The frames of the group.
+        frames: How many there are in all.
+        size: Height and width of the latents.
     """
-    controls: dict[int, Any] = {}
-    return {
-        kind: [{key: _cut(key, value, rows, frames, controls) for key, value in cond.items()} for cond in entries]
-        for kind, entries in conds.items()
-    }
+    cut = _Cut(rows, frames)
+    return {kind: [cut.entry(_with_area(cond, size)) for cond in entries] for kind, entries in conds.items()}
 
 
-def _cut(key: str, value: Any, rows: slice, frames: int, controls: dict[int, Any]) -> Any:
-    if key == NAMED:
-        positions = [places[rows] for places in value["positions"]]
-        return {**value, "prompts": value["prompts"][rows], "positions": positions}
-    if key == "control":
-        return _cut_control(value, rows, frames, controls)
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == frames:
-        return value[rows]
-    return value
+def _with_area(cond: dict[str, Any], size: torch.Size) -> dict[str, Any]:
+    """The entry with the area that the host takes from the bounds of its masks, while it still has all of them."""
+    if "mask" not in cond or not cond.get("set_area_to_bounds"):
+        return cond
+    entries = [cond]
+    comfy.samplers.resolve_areas_and_cond_masks_multidim(entries, size, cond["mask"].device)
+    return {**entries[0], "set_area_to_bounds": False}
 
 
-def _cut_control(control: Any, rows: slice, frames: int, controls: dict[int, Any]) -> Any:
-    """A copy of a ControlNet, and of those before it in its chain, with the hints of the group."""
-    if control is None:
-        return None
-    if id(control) not in controls:
-        copy = control.copy()
-        if isinstance(control.cond_hint_original, Tensor) and control.cond_hint_original.shape[0] == frames:
-            copy.cond_hint_original = control.cond_hint_original[rows]
-        copy.extra_concat_orig = [each[rows] if each.shape[0] == frames else each for each in control.extra_concat_orig]
-        copy.set_previous_controlnet(_cut_control(control.previous_controlnet, rows, frames, controls))
-        controls[id(control)] = copy
-    return controls[id(control)]
+class _Cut:
+    """Cuts the rows of one group out of what a prompt carries."""
+
+    def __init__(self, rows: slice, frames: int) -> None:
+        self.rows = rows
+        self.frames = frames
+        self.controls: dict[int, Any] = {}
+
+    def entry(self, cond: dict[str, Any]) -> dict[str, Any]:
+        return {key: self.value(key, value) for key, value in cond.items()}
+
+    def value(self, key: str, value: Any) -> Any:
+        if key == NAMED:
+            positions = [places[self.rows] for places in value["positions"]]
+            return {**value, "prompts": value["prompts"][self.rows], "positions": positions}
+        if key == "control":
+            return self.control(value)
+        if key == "model_conds":
+            return {name: self.model_cond(each) for name, each in value.items()}
+        if key in ("mask", "concat_mask") and value.ndim < 3:
+            return value  # one mask, without a batch
+        if isinstance(value, Tensor) and value.ndim and (key in _REPEATED | _RESIZED or len(value) == self.frames):
+            return value[self.places(len(value), resized=key in _RESIZED)]
+        return value
+
+    def places(self, count: int, resized: bool = False) -> Tensor:
+        """Which of `count` rows the group's frames have; a single row stays one, which the host gives everybody."""
+        if count == 1:
+            return torch.zeros(1, dtype=torch.long)
+        to_batch_size = resize_to_batch_size if resized else repeat_to_batch_size
+        return to_batch_size(torch.arange(count), self.frames)[self.rows]
+
+    def model_cond(self, cond: Any) -> Any:
+        """What a node prepared for the UNet by itself."""
+        if isinstance(cond, CONDRegular) and isinstance(cond.cond, Tensor) and not isinstance(cond, CONDConstant):
+            return type(cond)(cond.cond[self.places(len(cond.cond))])
+        return cond
+
+    def control(self, control: Any) -> Any:
+        """A copy of a ControlNet, and of those before it in its chain, with the hints of the group."""
+        if control is None:
+            return None
+        if id(control) not in self.controls:
+            copy, hints = control.copy(), control.cond_hint_original
+            if isinstance(hints, Tensor) and len(hints) > 1:
+                places = self.places(len(hints))
+                copy.cond_hint_original = hints[places]
+                copy.extra_concat_orig = [  # which the host brings to the number of hints first
+                    each[repeat_to_batch_size(torch.arange(len(each)), len(hints))[places]]
+                    for each in control.extra_concat_orig
+                ]
+            copy.set_previous_controlnet(self.control(control.previous_controlnet))
+            self.controls[id(control)] = copy
+        return self.controls[id(control)]
 
 
 class WholeBatch:

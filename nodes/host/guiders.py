@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core.latent_cache import CacheReplay, LatentRecorder, ModelCall, NoisyLatentCache
+from ...core.quoting import quote
 from ...core.redenoise import ProgressiveMasks, composite, to_latent_grid
 from ..types import Cast
 
@@ -87,7 +88,7 @@ class RecordingGuider(comfy.samplers.CFGGuider):
 class RedenoiseGuider(comfy.samplers.CFGGuider):
     """Answers the sampler from the cache and, from `masks.start` on, puts the characters' predictions into it.
 
-    The base model is never evaluated. A call costs one guided evaluation per character from `start` on and nothing
+    The base model is never evaluated. A call costs one guided evaluation per character from step `start` on and nothing
     before. The background follows the cached trajectory bit for bit.
 
     Args:
@@ -107,7 +108,6 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         self.soft_edge = soft_edge
         self.count = len(cast)
         self.replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
-        self.first_sigma = float(cache.sigmas[masks.start])
         self.arrived = False
         conds = {}
         for index, member in enumerate(cast):
@@ -156,15 +156,15 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         model_options = model_options or {}
-        sigma = float(timestep.max())
-        call = self.replay.answer(sigma)
+        call = self.replay.answer(float(timestep.max()))
+        step = self.cache.step_of_call(call)
         hooks = sampler_hooks(model_options, self.model_options)
         prediction = _on_device(call.prediction, x)
         unconditional = None if call.unconditional is None else _on_device(call.unconditional, x)
-        if sigma <= self.first_sigma and self.count:
+        if step >= self.masks.start and self.count:
             self._check_trajectory(call, x)
             prediction, unconditional = self._put_characters_in(
-                x, timestep, prediction, unconditional, model_options, len(hooks), seed
+                x, timestep, prediction, unconditional, step, model_options, len(hooks), seed
             )
         if unconditional is None:  # no hook was called here when the template was sampled either
             return prediction
@@ -191,10 +191,10 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         if not error <= tolerance:
             recipe = self.cache.recipe
             raise ValueError(
-                f'Replaying the cache with the sampler "{recipe.sampler_name}" and seed {recipe.seed} does not give '
-                f"the template's latent (relative difference {error:.2g} at sigma {call.sigma:.4g}). The sampler draws "
-                "noise that the seed does not fix, or one of the two MODELs has a patch that changes what the sampler "
-                "sees (Differential Diffusion) and the other has not, or the device changed."
+                f"Replaying the cache with the sampler {quote(recipe.sampler_name)} and seed {recipe.seed} does not "
+                f"give the template's latent (relative difference {error:.2g} at sigma {call.sigma:.4g}). The "
+                "sampler draws noise that the seed does not fix, or one of the two MODELs has a patch that changes "
+                "what the sampler sees (Differential Diffusion) and the other has not, or the device changed."
             )
 
     def _put_characters_in(
@@ -203,18 +203,18 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         timestep: Tensor,
         background: Tensor,
         background_unconditional: Tensor | None,
+        step: int,
         model_options: dict[str, Any],
         hook_count: int,
         seed: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Predict every character on the current latent and composite (equation 7)."""
+        """Predict every character on the current latent and composite with the masks of a step (equation 7)."""
         predictions = []
         for character in self.characters:
             self.conds = character.conds
             options = character.options(model_options, hook_count)
             predictions.append(super().outer_predict_noise(x, timestep, options, seed))
         self.conds = {}
-        step = self.cache.step_of(float(timestep.max()))
         masks = to_latent_grid(self.masks.at(step), x.shape[-2], x.shape[-1], self.soft_edge)
         masks = masks.unsqueeze(1).to(x.device)
         prediction = composite(background, torch.stack(predictions), masks)

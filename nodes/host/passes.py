@@ -1,5 +1,6 @@
 """Running the two passes on the host: everything is checked before the first UNet call."""
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ...core.latent_cache import LatentRecorder, NoisyLatentCache, Recipe
 from ...core.layout import Layout
+from ...core.quoting import quote, quote_all
 from ...core.redenoise import ProgressiveMasks, scaled_kernel
 from ..types import Cast, Conditioning
 from .guiders import RecordingGuider, RedenoiseGuider
@@ -42,8 +44,8 @@ def check_sampler(name: str) -> None:
     """Refuse by name the samplers that cannot be replayed."""
     if name in UNREPLAYABLE_SAMPLERS:
         raise ValueError(
-            f'The sampler "{name}" chooses its steps from the picture, so its noisy latents cannot be re-denoised. '
-            "Use any other sampler, such as euler."
+            f"The sampler {quote(name)} chooses its steps from the picture, so its noisy latents cannot be "
+            "re-denoised. Use any other sampler, such as euler."
         )
 
 
@@ -118,9 +120,9 @@ def sample_template(
     guider.set_cfg(cfg)
     reader = attach_reader(guider, len(samples)) if keep_maps else None
     kept_sigmas = _own(sigmas)  # before sampling: some solvers write into theirs
-    final = _sample(guider, model, noise, samples, sampler, sigmas.clone(), noise_mask, seed)
+    final = _sample(guider, model, noise, samples, sampler, sigmas.clone(), noise_mask, seed, recorder.begin_step)
     return NoisyLatentCache(
-        calls=tuple(recorder.calls),
+        calls=recorder.calls_of(kept_sigmas),
         sigmas=kept_sigmas,
         noise=_own(noise),
         initial=_own(samples),
@@ -186,17 +188,17 @@ def present_members(cast: Cast, layout: Layout) -> tuple[Cast, list[int]]:
     rows = [row for row, mask in enumerate(layout.masks) if mask.any()]
     missing = [layout.names[row] for row in rows if layout.names[row] not in by_name]
     if missing:
-        known = ", ".join(f'"{name}"' for name in by_name) or "nobody"
+        known = quote_all(by_name) or "nobody"
         raise ValueError(
-            f'{layout.label}: the layout shows "{missing[0]}", but the cast has {known}. Add a Cast node with this '
-            "character's identity, rename the identity (Load Identity), or leave them as drawn with a black mask "
+            f"{layout.label}: the layout shows {quote(missing[0])}, but the cast has {known}. Add a Cast node with "
+            "this character's identity, rename the identity (Load Identity), or leave them as drawn with a black mask "
             "(Layout from Masks)."
         )
     absent = [name for name in by_name if name not in layout.names]
     if absent:
         raise ValueError(
-            f'{layout.label}: the cast has "{absent[0]}", but the layout shows '
-            f"{', '.join(layout.names) or 'nobody'}. Connect the same STORY_FRAME to the layout and to Identity "
+            f"{layout.label}: the cast has {quote(absent[0])}, but the layout shows "
+            f"{quote_all(layout.names) or 'nobody'}. Connect the same STORY_FRAME to the layout and to Identity "
             "Conditioning, or rename the identity."
         )
     return tuple(by_name[layout.names[row]] for row in rows), rows
@@ -207,10 +209,23 @@ def _range(pair: tuple[float, float]) -> str:
 
 
 def _sample(
-    guider: Any, model: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, mask: Tensor | None, seed: int
+    guider: Any,
+    model: Any,
+    noise: Tensor,
+    latent: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    mask: Tensor | None,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
-    """One run of the host's sampler; float32 on the CPU."""
-    callback = latent_preview.prepare_callback(model, len(sigmas) - 1)
+    """One run of the host's sampler; float32 on the CPU. `on_step` hears every step that the sampler reports."""
+    show = latent_preview.prepare_callback(model, len(sigmas) - 1)
+
+    def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        on_step(step)
+        show(step, x0, x, total)
+
     result = guider.sample(
         noise,
         latent,

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ...core.quoting import quote
+
 _OTHER_WORDS = ("cat", "dog", "the", "a", "and")
 
 
@@ -39,12 +41,14 @@ def span_positions(clip: Any, text: str, span: tuple[int, int], label: str) -> t
         last = len(shown) - _first_difference(shown[::-1], changed[::-1])
         if shown[first:last] != wanted:
             raise ValueError(
-                f'{label}: the tokenizer does not show the word "{words}" as a word of its own in "{text}". Write it '
-                "plainly, not as part of an embedding's name or glued to other letters."
+                f"{label}: the tokenizer does not show the word {quote(words)} as a word of its own in {quote(text)}. "
+                "Write it plainly, not as part of an embedding's name or glued to other letters."
             )
         found.add(tuple(position for _, position in stream[first:last]))
     if len(found) != 1:
-        raise ValueError(f'{label}: the text encoders place the word "{words}" differently, at {sorted(found)}.')
+        raise ValueError(
+            f"{label}: the text encoders place the word {quote(words)} differently, at {quote(sorted(found))}."
+        )
     return found.pop()
 
 

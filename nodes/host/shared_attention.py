@@ -95,7 +95,7 @@ class SharedAttention:
         groups = groups_of(frames, self.anchors)
         shown = WholeBatch(callback, groups, noise) if callback is not None and len(groups) > 1 else None
         for number, rows in enumerate(groups):
-            guider.conds = of_group(conds, rows, frames) if len(groups) > 1 else conds
+            guider.conds = of_group(conds, rows, frames, noise.shape[2:]) if len(groups) > 1 else conds
             record, see = (bank, None) if number == 0 else (None, bank)
             run = self._run(guider, noise[rows].shape, *(record, see) if len(groups) > 1 else ())
             if "latent_shapes" in more:

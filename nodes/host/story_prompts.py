@@ -4,6 +4,7 @@ What it says travels in the entry's dict, under `NAMED`, so it comes through eve
 (ControlNet, masks, timestep ranges) and reaches the sampler with the prompt itself.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from ...core.story import Frame
 from ..types import Conditioning
+from .checkpoint_parts import require_parts
 from .prompt import span_positions
+
+MOST_TOKENS = 30 * 77
+"""The longest text that rows are repeated to: 30 windows, a common multiple of 1, 2, 3, 5 and 6.
+
+An SDXL prompt of that length has 18 MiB, an SD1.5 prompt 7 MiB. Longer prompts than that stay as they are.
+"""
 
 NAMED = "story_identity_named"
 
@@ -48,18 +56,20 @@ class Named:
         repeats, rest = divmod(length, self.tokens)
         if rest or not repeats:
             return None
-        return [[_repeated(places, repeats, self.tokens) for places in frames] for frames in self.positions]
+        return [[_repeated(places, self.tokens, length) for places in frames] for frames in self.positions]
 
 
 def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> tuple[Conditioning, Conditioning]:
     """The prompts and the negative prompts of frames, a row per frame in each; the positive says where it names whom.
 
-    Every row is what the stock CLIP Text Encode makes of that prompt. A shorter one is repeated to the common length,
-    as the host does when it joins prompts: what is drawn does not change.
+    Every row is what the stock CLIP Text Encode makes of that prompt, repeated to a common length, as the host does
+    when it joins prompts: what is drawn does not change. Where that would take more than `MOST_TOKENS`, some rows are
+    repeated unevenly, which changes what is drawn a little, and a warning says so.
 
     Raises:
-        ValueError: If the CLIP is of a model without cross-attention to CLIP's tokens, such as Flux or SD3.
+        ValueError: If there is no CLIP, or it is of a model without cross-attention to CLIP's tokens, such as Flux.
     """
+    require_parts("Encode Story or Encode Frame", clip=clip)
     others = set(clip.tokenize("")) - _ENCODERS
     if others:
         raise ValueError(
@@ -70,12 +80,15 @@ def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> t
     made = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts}
     encoded, negatives = [made[frame.prompt] for frame in frames], [made[frame.negative] for frame in frames]
     lengths = [entries[0][0].shape[1] for entries in encoded]
+    _warn_of_uneven_rows(frames, lengths, "prompt")
+    _warn_of_uneven_rows(frames, [entries[0][0].shape[1] for entries in negatives], "negative prompt")
+    whole = common_length(lengths)
     named = {
         "names": list(names),
         "prompts": [frame.prompt for frame in frames],
         "positions": [
             [
-                _repeated(_places(clip, frame, name), math.lcm(*lengths) // length, length)
+                _repeated(_places(clip, frame, name), length, whole)
                 for frame, length in zip(frames, lengths, strict=True)
             ]
             for name in names
@@ -83,6 +96,48 @@ def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> t
     }
     positive = [[tensor, {**extras, NAMED: named}] for tensor, extras in _one_batch(encoded)]
     return positive, _one_batch(negatives)
+
+
+def common_length(lengths: Sequence[int]) -> int:
+    """The length to which rows are repeated: their least common multiple, if it is at most `MOST_TOKENS`.
+
+    Attention to a text that is repeated whole is attention to the text. If the multiple is longer, the length at which
+    the repetition is the least uneven.
+    """
+    multiple, most = math.lcm(*lengths), max(MOST_TOKENS, *lengths)
+    if multiple <= most:
+        return multiple
+    return min(
+        range(max(lengths), most + 1, math.gcd(*lengths)),
+        key=lambda whole: max(_unevenness(length, whole) for length in set(lengths)),
+    )
+
+
+def _unevenness(length: int, whole: int) -> float:
+    """By how much a part of a text counts too much or too little in its repetition to a length; 0: not at all."""
+    times, rest = divmod(whole, length)
+    return max((times + 1) * length / whole - 1, 1 - times * length / whole) if rest else 0.0
+
+
+def _warn_of_uneven_rows(frames: Sequence[Frame], lengths: Sequence[int], what: str) -> None:
+    whole = common_length(lengths)
+    uneven = [(frame, length) for frame, length in zip(frames, lengths, strict=True) if whole % length]
+    if not uneven:
+        return
+    shown = ", ".join(f"{frame.label} ({length} tokens)" for frame, length in uneven[:10])
+    logging.warning(
+        "Encode Story: %ss of %s tokens have no common multiple up to %d, so the %ss of %s%s are repeated unevenly: "
+        "parts of them count up to %.0f %% too much or too little. To draw just what each says, bring them to lengths "
+        "that divide %d, by leaving out or adding words.",
+        what,
+        ", ".join(map(str, sorted(set(lengths)))),
+        MOST_TOKENS,
+        what,
+        shown,
+        f" and {len(uneven) - 10} more" if len(uneven) > 10 else "",
+        100 * max(_unevenness(length, whole) for _, length in uneven),
+        whole,
+    )
 
 
 def named_in(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, Named]:
@@ -103,8 +158,8 @@ def _one_batch(encoded: Sequence[Conditioning]) -> Conditioning:
     """One CONDITIONING of several; its entries are as many as each has (more than one with scheduled LoRA hooks)."""
     batch: Conditioning = []
     for entries in zip(*encoded, strict=True):
-        length = math.lcm(*(tensor.shape[1] for tensor, _ in entries))
-        rows = torch.cat([tensor.repeat(1, length // tensor.shape[1], 1) for tensor, _ in entries])
+        whole = torch.arange(common_length([tensor.shape[1] for tensor, _ in entries]))
+        rows = torch.cat([tensor[:, whole % tensor.shape[1]] for tensor, _ in entries])
         extras = dict(entries[0][1])
         for key, value in extras.items():
             if isinstance(value, Tensor):
@@ -119,5 +174,6 @@ def _places(clip: Any, frame: Frame, name: str) -> list[int]:
     return sorted({place for span in spans for place in span_positions(clip, frame.prompt, span, frame.label)})
 
 
-def _repeated(places: Sequence[int], repeats: int, length: int) -> list[int]:
-    return [place + length * i for i in range(repeats) for place in places]
+def _repeated(places: Sequence[int], length: int, whole: int) -> list[int]:
+    """All places in a text that is repeated to a length, of places in the text."""
+    return [place for start in range(0, whole, length) for place in (start + each for each in places) if place < whole]

@@ -67,6 +67,54 @@ def test_a_noise_level_belongs_to_the_step_it_is_reached_in():
     assert [made.step_of(sigma) for sigma in (12.0, 9.5, 7.0, 4.25, 2.0, 1.5, 0.1)] == [0, 0, 0, 1, 1, 2, 2]
 
 
+def heun_calls(recorder: LatentRecorder, report) -> tuple[ModelCall, ...]:
+    """The calls of Heun's method over SIGMAS and 0: two per step, the second at the next level; the last step has one.
+
+    `report` hears the recorder, the step and which of its calls has just been made.
+    """
+    for step, levels in enumerate(([9.5, 4.25], [4.25, 1.5], [1.5])):
+        for number, sigma in enumerate(levels):
+            recorder.add(sigma, torch.zeros(SHAPE), torch.zeros(SHAPE))
+            report(recorder, step, number)
+    return recorder.calls_of(torch.tensor([*SIGMAS, 0.0]))
+
+
+def test_a_second_call_at_the_next_level_belongs_to_the_step_that_made_it():
+    recorder = LatentRecorder()
+    calls = heun_calls(recorder, lambda recorder, step, number: recorder.begin_step(step) if number == 0 else None)
+    assert [call.step for call in calls] == [0, 0, 1, 1, 2]
+    made = replace(cache(recorder), calls=calls)
+    assert [made.step_of_call(call) for call in calls] == [0, 0, 1, 1, 2]
+    assert [made.step_of(call.sigma) for call in calls] == [0, 1, 1, 2, 2]  # what noise levels alone would say
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param(lambda recorder, step, number: None, id="says nothing"),
+        pytest.param(lambda recorder, step, number: recorder.begin_step(step) if number == 1 else None, id="late"),
+        pytest.param(lambda recorder, step, number: recorder.begin_step(step), id="twice per step"),
+        pytest.param(lambda recorder, step, number: recorder.begin_step(step) if step else None, id="not the first"),
+        pytest.param(lambda recorder, step, number: recorder.begin_step(5 - step), id="other numbers"),
+    ],
+)
+def test_a_solver_that_does_not_report_its_steps_is_read_by_noise_level(report):
+    recorder = LatentRecorder()
+    calls = heun_calls(recorder, report)
+    assert [call.step for call in calls] == [None] * 5
+    made = replace(cache(recorder), calls=calls)
+    assert [made.step_of_call(call) for call in calls] == [0, 1, 1, 2, 2]
+
+
+def test_noise_added_before_a_step_leaves_its_calls_in_it():
+    """Heun with churn calls the model above the level of the step."""
+    recorder = LatentRecorder()
+    for step, sigma in enumerate(SIGMAS):
+        recorder.add(1.2 * sigma, torch.zeros(SHAPE), torch.zeros(SHAPE))
+        recorder.begin_step(step)
+    assert [call.step for call in recorder.calls_of(torch.tensor([*SIGMAS, 0.0]))] == [0, 1, 2]
+
+
 def test_calls_are_answered_in_order_and_another_path_is_refused():
     calls = recorded().calls
     replay = CacheReplay(calls, "wanderer")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from story_identity.headless.option_values import SCHEDULES
-from story_identity.headless.schedules import nearest_timestep, schedule, training_levels
+from story_identity.headless.schedules import log_levels, nearest_timesteps, schedule, training_levels
 
 from tests.closeness import assert_close
 
@@ -23,7 +23,7 @@ LEVELS = training_levels(SD)
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 300])
 def test_a_schedule_falls_from_within_the_levels_to_zero(name, steps):
-    sigmas = schedule(name, steps, LEVELS)
+    sigmas = schedule(name, steps, SD)
     assert (sigmas[1:] < sigmas[:-1]).all()
     assert sigmas[-1] == 0
     assert sigmas[0] <= LEVELS[-1] * (1 + 1e-6)
@@ -40,29 +40,37 @@ def test_training_levels_by_hand():
 
 
 def test_simple_counts_back_in_equal_parts_rounded_down():
-    assert torch.equal(schedule("simple", 3, LEVELS)[:-1], LEVELS[[999, 666, 333]])
+    assert torch.equal(schedule("simple", 3, SD)[:-1], LEVELS[[999, 666, 333]])
 
 
 def test_ddim_uniform_counts_from_one_and_may_need_a_step_more():
-    assert torch.equal(schedule("ddim_uniform", 4, LEVELS)[:-1], LEVELS[[751, 501, 251, 1]])
-    assert len(schedule("ddim_uniform", 30, LEVELS)) == 32
+    assert torch.equal(schedule("ddim_uniform", 4, SD)[:-1], LEVELS[[751, 501, 251, 1]])
+    assert len(schedule("ddim_uniform", 30, SD)) == 32
 
 
 def test_normal_has_both_ends_and_the_geometric_mean_between_two_levels():
-    sigmas = schedule("normal", 3, LEVELS)
+    sigmas = schedule("normal", 3, SD)
     assert sigmas[[0, 2]].tolist() == pytest.approx([LEVELS[999].item(), LEVELS[0].item()], rel=1e-6)
     assert sigmas[1].item() == pytest.approx(math.sqrt(LEVELS[499] * LEVELS[500]), rel=1e-6)
 
 
 def test_karras_is_linear_in_the_seventh_root():
-    roots = schedule("karras", 5, LEVELS)[:-1] ** (1 / 7)
+    roots = schedule("karras", 5, SD)[:-1] ** (1 / 7)
     assert_close(roots.diff(), roots.diff().mean().expand(4), 1e-4)
 
 
-@pytest.mark.parametrize("timestep", [0, 1, 500, 999])
-def test_a_level_belongs_to_its_own_timestep_and_what_lies_near_to_the_nearest(timestep):
-    assert nearest_timestep(float(LEVELS[timestep]), LEVELS) == timestep
-    assert nearest_timestep(float(LEVELS[timestep]) * 1.0001, LEVELS) == timestep
+def test_a_level_belongs_to_its_own_timestep_and_what_lies_near_to_the_nearest():
+    everyone = torch.arange(1000)
+    assert torch.equal(nearest_timesteps(LEVELS, log_levels(SD)), everyone)
+    assert torch.equal(nearest_timesteps(LEVELS * 1.0001, log_levels(SD)), everyone)
+
+
+def test_logarithms_are_those_of_the_unrounded_levels():
+    """Sigmas rounded to float32 have other logarithms in the last bit, and half way between two levels it decides."""
+    exact = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
+    kept = torch.cumprod(1 - exact, dim=0)
+    assert torch.equal(log_levels(SD), (((1 - kept) / kept) ** 0.5).log().float())
+    assert not torch.equal(log_levels(SD), LEVELS.log())
 
 
 def test_other_betas_are_refused_with_their_name():

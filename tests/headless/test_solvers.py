@@ -29,7 +29,7 @@ def noise(seed=0, shape=(1, 2, 3, 5)):
 
 def error(name, steps):
     """How far a solver ends from the true path's end, over the part of it above the smallest level."""
-    sigmas = schedule("karras", steps, LEVELS)
+    sigmas = schedule("karras", steps, SD)
     start = noise()
     latent = Solver(name, sigmas, 0).first_latent(start, LEVELS)
     ends = [math.sqrt(DEVIATION**2 + sigma**2) for sigma in (float(sigmas[0]), 0.0)]
@@ -46,7 +46,7 @@ def test_order_of_convergence(name, order):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_constant_prediction_is_where_every_solver_ends(name):
     target = noise(1)
-    found = sample(Solver(name, schedule("simple", 9, LEVELS), 3), lambda x, sigma: target, noise(), LEVELS)
+    found = sample(Solver(name, schedule("simple", 9, SD), 3), lambda x, sigma: target, noise(), LEVELS)
     assert_close(found, target)
 
 
@@ -69,11 +69,11 @@ def test_the_second_step_of_dpmpp_2m_by_hand():
 
 
 def test_noise_enters_at_the_first_level():
-    sigmas = schedule("simple", 5, LEVELS)
+    sigmas = schedule("simple", 5, SD)
     largest = float(LEVELS[-1])
     start = noise()
     assert_close(Solver("euler", sigmas, 0).first_latent(start, LEVELS), start * math.hypot(1, largest))
-    lower = schedule("ddim_uniform", 5, LEVELS)
+    lower = schedule("ddim_uniform", 5, SD)
     assert_close(Solver("euler", lower, 0).first_latent(start, LEVELS), start * float(lower[0]))
 
 
@@ -89,7 +89,7 @@ def test_ddim_is_diffusers_own(steps):
         set_alpha_to_one=True,
     )
     scheduler.set_timesteps(steps)
-    sigmas = schedule("simple", steps, LEVELS)
+    sigmas = schedule("simple", steps, SD)
     ours = Solver("ddim", sigmas, 0)
     latent = ours.first_latent(noise(), LEVELS)
     theirs = latent / math.hypot(1, float(sigmas[0]))
@@ -102,8 +102,7 @@ def test_ddim_is_diffusers_own(steps):
 
 def test_the_seed_fixes_a_stochastic_solvers_noise():
     ends = [
-        sample(Solver("dpmpp_2m_sde", schedule("simple", 6, LEVELS), seed), gaussian, noise(), LEVELS)
-        for seed in (1, 1, 2)
+        sample(Solver("dpmpp_2m_sde", schedule("simple", 6, SD), seed), gaussian, noise(), LEVELS) for seed in (1, 1, 2)
     ]
     assert torch.equal(ends[0], ends[1])
     assert largest_difference(ends[0], ends[2]) > 1e-2

@@ -1,21 +1,28 @@
 """Long stories: groups of frames, the anchors that all of them see, and nothing of a group in another."""
 
+import itertools
+
+import comfy.utils
 import setting
 import torch
+from comfy.conds import CONDConstant, CONDRegular
 from frames import (
     HEIGHT,
     WIDTH,
     amsa,
     controlled,
+    controlnet,
     noise_of,
+    per_frame,
     prompts,
     sample,
     story,
     warnings,
+    with_control,
 )
 from story_identity.core import frame_sharing
 from story_identity.nodes.host import shared_attention
-from story_identity.nodes.host.frame_groups import ROWS
+from story_identity.nodes.host.frame_groups import ROWS, groups_of, of_group
 
 from tests.closeness import assert_close, largest_difference
 
@@ -117,6 +124,93 @@ def check_groups_that_share_nothing_are_the_plain_batch():
         assert all(x0.shape == shape == (5, 4, HEIGHT, WIDTH) for _, _, x0, shape in steps)
         assert [int(x0.flatten(1).any(dim=1).sum()) for _, _, x0, _ in steps] == [2] * 3 + [4] * 3 + [5] * 3
         assert guided[0][1]["control"].cond_hint_original is hints
+
+
+def assert_groups_are_the_whole(model, told, **more):
+    """The same frames sampled in groups of two, which share nothing, and as one batch; what that gives."""
+    grouped = sample(amsa(model, told, end=1e-4, anchors=2), told, steps=2, **more)
+    whole = sample(model, told, steps=2, **more)
+    error = float((grouped - whole).abs().max() / whole.abs().max())
+    assert error < 2e-5, error
+    return whole
+
+
+def assert_all_differ(results):
+    for one, other in itertools.combinations(results, 2):
+        assert (one - other).abs().max() > 1e-3 * one.abs().max()
+
+
+def hints_of(count, size=(64, 128)):
+    return torch.linspace(-1, 1, count)[:, None, None, None].expand(count, 3, *size)
+
+
+def check_any_number_of_hints_is_dealt_out_as_in_the_whole_batch():
+    model, told = setting.tiny_sd15(), story(5)
+    positive, negative = prompts(model, told)
+    masks = torch.rand(3, 1, 64, 128, generator=torch.Generator().manual_seed(1))
+    results = []
+    for count in (1, 2, 3, 4, 7):
+        chain = controlnet(model, hints_of(count), masks).set_previous_controlnet(per_frame(model, hints_of(2)))
+        guided = with_control(positive, chain)
+        results.append(assert_groups_are_the_whole(model, told, positive=guided, negative=negative))
+    assert_all_differ(results)
+
+
+def check_masks_of_a_prompt_are_dealt_out_as_in_the_whole_batch():
+    """Any number of masks that the host takes, a height that is the number of frames, and areas from masks' bounds."""
+    model, told = setting.tiny_sd15(), story(8)
+    positive, negative = prompts(model, told)
+    boxes = torch.zeros(4, HEIGHT, WIDTH)
+    for row in range(4):
+        boxes[row, :, : 4 + 4 * row] = 1
+    [[tensor, extras]] = setting.conditioning(model, 77)
+    results = []
+    for masks in (boxes[1], boxes[:2], boxes, boxes.flip(0).repeat(3, 1, 1)):
+        for bounds in (False, True):
+            masked = [tensor, {**extras, "mask": masks, "mask_strength": 0.8, "set_area_to_bounds": bounds}]
+            results.append(assert_groups_are_the_whole(model, told, positive=[*positive, masked], negative=negative))
+    assert_all_differ(results[::2])
+
+
+def check_fewer_prompts_than_frames_are_dealt_out_as_in_the_whole_batch():
+    for model in (setting.tiny_sd15(), setting.tiny_sdxl()):
+        told = story(5)
+        positive, negative = prompts(model, told)
+        [[tensor, extras]] = negative
+        for rows in (1, 2, 3):
+            few = [[tensor[:rows], {key: value[:rows] for key, value in extras.items()}]]
+            assert_groups_are_the_whole(model, told, positive=positive, negative=few)
+
+
+def check_what_the_host_makes_of_a_groups_rows_are_the_groups_rows_of_what_it_makes_of_all():
+    """Whatever a prompt carries per frame, at every number of rows, and what is not per frame stays as it is."""
+    repeat, resize = comfy.utils.repeat_to_batch_size, comfy.utils.resize_to_batch_size
+    size, frames = torch.Size((HEIGHT, WIDTH)), 7
+    for count in range(1, 10):
+        rows_of = torch.arange(float(count))[:, None, None, None].expand(count, 4, HEIGHT, WIDTH)
+        entry = {
+            "cross_attn": rows_of[:, 0],
+            "cross_attn_controlnet": rows_of[:, 0],
+            "pooled_output": rows_of[:, 0, 0],
+            "noise_concat": rows_of,
+            "concat_latent_image": rows_of,
+            "concat_mask": rows_of[:, :1],
+            "model_conds": {"c": CONDRegular(rows_of), "one": CONDConstant(rows_of)},
+            "strength": 1.0,
+            "reading": torch.tensor(3.0),
+        }
+        for rows in groups_of(frames, 3):
+            [cut] = of_group({"positive": [entry]}, rows, frames, size)["positive"]
+            length = rows.stop - rows.start
+            for key in ("cross_attn", "cross_attn_controlnet", "pooled_output", "noise_concat"):
+                assert torch.equal(repeat(cut[key], length), repeat(entry[key], frames)[rows]), (count, rows, key)
+            for key in ("concat_latent_image", "concat_mask"):
+                assert torch.equal(resize(cut[key], length), resize(entry[key], frames)[rows]), (count, rows, key)
+            made = cut["model_conds"]["c"].process_cond(batch_size=length).cond
+            assert torch.equal(made, repeat(rows_of, frames)[rows])
+            assert cut["model_conds"]["one"] is entry["model_conds"]["one"]
+            assert cut["strength"] == 1.0
+            assert cut["reading"] is entry["reading"]
 
 
 def check_frames_of_different_groups_draw_different_noise_on_the_way():

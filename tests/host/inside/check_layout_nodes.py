@@ -183,7 +183,7 @@ def check_layouts_from_masks():
         lambda: LayoutFromMasksNode.execute(masks[:1], 0, frame),
         "frame 1",
         "masks given: 1, characters: 2",
-        "Mira, Ben",
+        '"Mira", "Ben"',
     )
     refused(lambda: LayoutFromMasksNode.execute(masks, 0, None, "one"), "masks given: 2, characters: 1")
     small = LayoutFromMasksNode.execute(masks[:, :48], 0, frame).result[0]

@@ -3,11 +3,12 @@
 from functools import cache
 
 import comfy.sd1_clip
+import frames
 import setting
 import torch
 from story_identity.core.story import Story
 from story_identity.nodes.host.prompt import span_positions
-from story_identity.nodes.host.story_prompts import NAMED, Named, named_in
+from story_identity.nodes.host.story_prompts import MOST_TOKENS, NAMED, Named, common_length, named_in
 from story_identity.nodes.story import EncodeFrameNode, EncodeStoryNode
 from story_identity.nodes.toyworld import ToyWorldLoaderNode
 
@@ -135,6 +136,75 @@ def check_a_batch_has_the_stock_nodes_rows():
     assert zorb[0] == zorb[2] == []
     assert all(2 * 77 < place < 3 * 77 for place in zorb[1])
     assert NAMED not in negative[0][1]
+
+
+def windows(count, text="a red house"):
+    """A prompt that fills so many windows of 75 words, the last in part."""
+    return " ".join([text, *["red"] * (75 * count - 20)])
+
+
+def encoded(counts):
+    """What Encode Story makes of prompts that fill so many windows, one per frame; and what it warns of."""
+    _, clip, _ = setting.stand_in_sdxl()
+    told = story(*(windows(count, f"Mira waits at {number}") for number, count in enumerate(counts)))
+    with frames.warnings() as said:
+        positive, _, _ = EncodeStoryNode.execute(clip, told).result
+    return told, positive[0][0], positive[0][1][NAMED], said
+
+
+def check_rows_are_repeated_whole_to_a_common_multiple_that_is_not_long():
+    for counts, expected in (((1, 2, 4), 4), ((2, 3), 6), ((1, 3, 5), 15)):
+        _, rows, _, said = encoded(counts)
+        assert rows.shape[1] == 77 * expected, counts
+        assert not said, said
+    assert [common_length([77 * n for n in counts]) // 77 for counts in ((1,), (7,), (2, 3, 5), (40,))] == [
+        1,
+        7,
+        30,
+        40,
+    ]
+    assert common_length([77, 31 * 77]) == 31 * 77  # nothing is shortened
+
+
+def check_rows_without_a_short_common_multiple_are_repeated_as_evenly_as_they_can_and_said_to_be():
+    """3, 4, 5 and 7 windows have 420 in common, 32,340 tokens and 1 GB; 28 windows repeat two of the prompts whole."""
+    _, clip, _ = setting.stand_in_sdxl()
+    told, rows, named, said = encoded((3, 4, 5, 7))
+    assert rows.shape[1] == 28 * 77 <= MOST_TOKENS
+    [message] = said
+    for part in ("231, 308, 385, 539 tokens", "frame 1 (231 tokens), frame 3 (385 tokens) are", "11 %", "divide 2156"):
+        assert part in message, (part, message)
+    for number, frame in enumerate(told.frames):
+        [[stock, _]] = nodes.CLIPTextEncode().encode(clip, frame.prompt)[0]
+        assert torch.equal(rows[number], stock[0, torch.arange(28 * 77) % stock.shape[1]])
+        again = list(range(0, 28 * 77, stock.shape[1]))
+        mira = named["positions"][0][number]
+        assert len(mira) == 6 * len(again)
+        assert {place % stock.shape[1] for place in mira} == {place for place in mira if place < stock.shape[1]}
+
+
+def check_attention_to_a_row_that_is_repeated_whole_is_attention_to_the_row():
+    text, query = (torch.randn(1, n, 32, generator=torch.Generator().manual_seed(n)) for n in (7, 5))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    expected = attend(query, text, text)
+    whole, uneven = (text[:, torch.arange(length) % 7] for length in (28, 30))
+    assert torch.allclose(attend(query, whole, whole), expected, atol=1e-6)
+    assert not torch.allclose(attend(query, uneven, uneven), expected, atol=1e-3)
+
+
+def check_negative_prompts_are_warned_of_too():
+    _, clip, _ = setting.stand_in_sdxl()
+    told = Story.parse(
+        {
+            "characters": [MIRA, ZORB],
+            "frames": [{"prompt": f"Mira waits at {n}", "negative": windows(n)} for n in (3, 4, 5, 7)],
+        }
+    )
+    with frames.warnings() as said:
+        positive, negative, _ = EncodeStoryNode.execute(clip, told).result
+    assert (positive[0][0].shape[1], negative[0][0].shape[1]) == (77, 28 * 77)
+    [message] = said
+    assert "negative prompts of frame 1" in message
 
 
 def check_a_frame_alone_names_its_own_cast():

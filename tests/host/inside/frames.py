@@ -131,13 +131,45 @@ class PerFrame(comfy.controlnet.ControlBase):
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         hint = self.cond_hint_original[:, :1, :1, :1]
-        rows = hint.repeat(x_noisy.shape[0] // len(hint), self.width, 1, 1)
-        return {"middle": [rows], "input": [], "output": []}
+        rows = comfy.controlnet.broadcast_image_to(hint, x_noisy.shape[0], batched_number)
+        return {"middle": [rows.expand(-1, self.width, 1, 1)], "input": [], "output": []}
+
+
+class Network(torch.nn.Module):
+    """A ControlNet's network that answers with the brightness of the first and of the last channel of its hint."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.dtype = torch.float32
+
+    def forward(self, x, hint, timesteps, context, **more):
+        rows = (hint[:, :1] + 5 * hint[:, -1:]).mean(dim=(2, 3), keepdim=True)
+        return {"middle": [rows.expand(-1, self.width, 1, 1).contiguous()], "input": [], "output": []}
+
+
+def controlnet(model, hints, masks):
+    """The host's own ControlNet, of the kind that takes masks beside its hints."""
+    network = Network(_width(model))
+    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"), extra_conds=[], concat_mask=True)
+    return control.set_cond_hint(hints, extra_concat=[masks])
+
+
+def per_frame(model, hints):
+    control = PerFrame().set_cond_hint(hints)
+    control.width = _width(model)
+    return control
+
+
+def _width(model):
+    return model.model.diffusion_model.middle_block[-1].out_channels
 
 
 def controlled(model, conditioning, hints):
-    control = PerFrame().set_cond_hint(hints)
-    control.width = model.model.diffusion_model.middle_block[-1].out_channels
+    return with_control(conditioning, per_frame(model, hints))
+
+
+def with_control(conditioning, control):
     return [
         [tensor, {**extras, "control": control, "control_apply_to_uncond": True}] for tensor, extras in conditioning
     ]
