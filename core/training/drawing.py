@@ -1,5 +1,6 @@
 """Pictures of a story while its model is being trained."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from ..headless.attention import plain as plain_hook
 from ..headless.frames import SharedFrames, Sharing, encode_together, positions_of, sample_together
 from ..headless.sampling import SamplingPlan, decode, starting_noise
 from ..headless.toyworld import PipelineVAE
+from ..quoting import printable, quote
 from ..replacing import replacing
 from ..story import Story
 from .settings import TrainingSettings
+from .storydb_sources import open_picture
 
 _PAPER = ("ddim", "ddim_uniform", 30, 7.0)  # Storynizor, section 5: sampler, scheduler, steps, guidance
 _TOYWORLD = ("euler", "simple", 20, 4.0)
@@ -23,6 +26,27 @@ _TOYWORLD = ("euler", "simple", 20, 4.0)
 def nothing_beside(story: Story) -> Hook:
     """Cross-attention as it is."""
     return plain_hook
+
+
+def check_story(settings: TrainingSettings, references: bool) -> None:
+    """Read the story that is to be drawn, if one is, and its reference pictures, if they are used.
+
+    Raises:
+        ValueError, FileNotFoundError: If one of the files is missing, or not what it should be.
+    """
+    if not (settings.draw_every and settings.story):
+        return
+    story = Story.load(Path(settings.story))
+    for character in story.characters if references else ():
+        for name in character.reference_images:
+            path = Path(settings.story).parent / name
+            who = f"The reference picture {quote(name)} of {quote(character.name)}"
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"{who} is not there: there is no file {printable(str(path))}.")
+            try:
+                open_picture(path)
+            except ValueError as error:
+                raise ValueError(f"{who} cannot be read: {printable(str(error))}.") from error
 
 
 def story_drawer(

@@ -69,8 +69,9 @@ class InjectorSettings(TrainingSettings):
         if self.stage == 2 and not self.start:
             raise ValueError("stage 2 goes on from the adapter of stage 1; give start its file.")
 
-    def least(self) -> dict[str, int]:
-        return {**super().least(), **dict.fromkeys(("tokens", "resampler_heads", "resampler_depth"), 1)}
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        sizes = dict.fromkeys(("tokens", "resampler_heads", "resampler_depth"), (1, 2**10))
+        return {**super().bounds(), **sizes, "resampler_width": (0, 2**16)}
 
     def shares(self) -> tuple[str, ...]:
         return (*super().shares(), "face_dropout")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from story_identity.core.headless.checkpoint import load_checkpoint
+from story_identity.core.training import checkpoints
 from story_identity.core.training.diffusion import Dice
 from story_identity.core.training.loop import Loop
 from story_identity.core.training.synchronizer import Synchronizer
@@ -46,7 +47,8 @@ def main(out, moment):
     loop = Loop(line, Source(), line_settings(out, **(CHANGING_RATE if moment == "both" else {})))
     index = loop.accelerator.process_index
     if moment == "during":
-        loop.accelerator.register_save_state_pre_hook(lambda *_: loop.progress.step == STEP and kill())
+        write = checkpoints.save_file
+        checkpoints.save_file = lambda *given: kill() if loop.done == STEP else write(*given)
     saved = loop.run(on_step=lambda step, values: moment == "between" and step == STEP and kill())
     if moment == "both":
         found = {"slope": line.slope.detach(), "height": line.height.detach(), "seen": line.seen, "saved": str(saved)}
