@@ -97,7 +97,8 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     """Make a story: an identity per character, then frame after frame. Stopped at any point, run it again to go on.
 
     With --checkpoint toyworld, settings that are not given are those of the toy world. Several processes share the work
-    under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m story_identity.core.headless run STORY ...
+    under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m -- story_identity.core.headless run
+    STORY ...
     """
     from ..story import Story
     from .run import run_story
@@ -193,7 +194,8 @@ def train_synchronizer(
 
     Stopped at any point, run it again to go on from its newest checkpoint. For several GPUs or hosts: accelerate launch
     -m story_identity.core.headless train-synchronizer SETTINGS. For several processes on CPUs: torchrun
-    --nproc-per-node 2 -m story_identity.core.headless ... (accelerate launch starts only one there, and does not say).
+    --nproc-per-node 2 -m -- story_identity.core.headless ... (accelerate launch starts only one there, and does not
+    say).
     """
     _train("synchronizer", settings, dry_run, out=out, steps=steps, device=device)
 

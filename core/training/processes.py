@@ -31,9 +31,9 @@ class Rank:
 def joined(device: str, wait_minutes: float | int) -> Iterator[Rank]:
     """Join the other processes of the launcher, if there is one.
 
-    A process that is stopped or hangs keeps the others waiting inside torch, on a GPU where no exception reaches them.
-    So a thread of each ends its process, with a sentence, when it has finished no step for `wait_minutes`. The process
-    group's own limit is twice that: it ends a wait that keeps the thread from running.
+    A process that is stopped or hangs keeps the others waiting inside torch, where no exception reaches them. So a
+    thread of each process ends it, with a sentence, when it has finished no step for `wait_minutes`. The process
+    group's own limit is twice that; it counts where the thread cannot run.
 
     Args:
         device: "cpu", or "cuda", which becomes a device of this process's own.
@@ -44,8 +44,7 @@ def joined(device: str, wait_minutes: float | int) -> Iterator[Rank]:
         return
     from accelerate import PartialState
 
-    watch = _Watch(60 * wait_minutes, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    with watch:
+    with _Watch(60 * wait_minutes, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as watch:
         state: Any = PartialState(cpu=device == "cpu", timeout=timedelta(minutes=2 * wait_minutes))
         try:
             own = device if device == "cpu" else str(state.device)
@@ -62,17 +61,18 @@ class _Watch:
         self._last = "the start"
         self._until = time.monotonic() + seconds
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def went_on(self, step: int) -> None:
         self._last, self._until = f"step {step}", time.monotonic() + self._seconds
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    def __enter__(self) -> "_Watch":
+        self.thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self.thread.join()
 
     def _watch(self) -> None:
         while (left := self._until - time.monotonic()) > 0:
