@@ -16,8 +16,8 @@ from ..headless.toyworld import PipelineVAE
 from ..quoting import printable, quote
 from ..replacing import replacing
 from ..story import Story
+from .pictures import open_picture
 from .settings import TrainingSettings
-from .storydb_sources import open_picture
 
 _PAPER = ("ddim", "ddim_uniform", 30, 7.0)  # Storynizor, section 5: sampler, scheduler, steps, guidance
 _TOYWORLD = ("euler", "simple", 20, 4.0)

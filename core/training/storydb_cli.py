@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..quoting import quote
+from ..quoting import printable, quote
 from .storydb_settings import TOYWORLD_STORYDB, StoryDBSettings
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def show(manifest: Mapping[str, Any]) -> None:
     if drops:
         table = Table("picture", "reason", "why")
         for drop in drops:
-            table.add_row(drop["file"], drop["reason"], drop["detail"])
+            table.add_row(*(printable(drop[part]) for part in ("file", "reason", "detail")))
         console.print(table)
     pictures = sum(len(group["pictures"]) for group in groups)
     console.print(f"{len(groups)} groups of {pictures} pictures; {len(drops)} pictures dropped")

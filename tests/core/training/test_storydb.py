@@ -12,7 +12,8 @@ import pytest
 import story_identity.core.training.storydb as building
 from PIL import Image
 from story_identity.core.toyworld.world import draw, sample_plan
-from story_identity.core.training.storydb import build_storydb, read_storydb
+from story_identity.core.training.storydb import build_storydb
+from story_identity.core.training.storydb_manifest import read_storydb
 from story_identity.core.training.storydb_settings import TOYWORLD_STORYDB, StoryDBSettings
 from story_identity.core.training.storydb_shards import read_files
 

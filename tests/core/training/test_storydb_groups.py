@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from story_identity.core.detectors import Detections
+from story_identity.core.training.pictures import open_picture, stored_picture
 from story_identity.core.training.storydb_groups import Sieve, clusters, median_likeness
 from story_identity.core.training.storydb_measures import Measures
 from story_identity.core.training.storydb_settings import StoryDBSettings
-from story_identity.core.training.storydb_sources import find_sources, open_picture, stored_picture
+from story_identity.core.training.storydb_sources import find_sources
 
 COLOURS = {"red": (250, 20, 20), "crimson": (220, 40, 30), "blue": (20, 30, 240)}
 SETTINGS = StoryDBSettings(least=2, most=4, least_side=16, words=("woman", "man"), look=0.5, aesthetic=0.5)

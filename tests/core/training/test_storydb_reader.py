@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 import torch
 from PIL import Image
-from story_identity.core.training.storydb import read_storydb
+from story_identity.core.training.storydb_manifest import read_storydb
 from story_identity.core.training.storydb_reader import StoryDBReader, fitted
 from story_identity.core.training.storydb_shards import read_files, write_shard
 from torch.utils.data import DataLoader, IterableDataset
