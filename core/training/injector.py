@@ -26,8 +26,8 @@ from .batch import Batch, batch_of
 from .diffusion import Dice, ask
 from .frozen import FrozenPipeline
 from .groups import Group
+from .pictures import read_float
 from .settings import TrainingSettings, setting
-from .storydb_groups import read_float
 
 FILE = "injector.safetensors"
 PLUS_FACE, FACEID_PLUS = ADAPTERS = ("plus-face", "FaceID-Plus")

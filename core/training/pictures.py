@@ -4,7 +4,10 @@ import io
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from PIL import Image, ImageOps
+from torch import Tensor
 
 _ORIENTATION = 0x0112
 _WHITES = (1.0, 255.0, 65535.0)
@@ -28,6 +31,11 @@ def open_picture(file: Path | io.BytesIO) -> Image.Image:
             return picture.convert("RGB")
     except Exception as error:  # Pillow's readers of damaged files raise nearly everything
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def read_float(path: Path) -> Float[Tensor, "h w 3"]:
+    """A picture in [0, 1]."""
+    return torch.from_numpy(np.asarray(open_picture(path), dtype=np.float32) / 255)
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ from ..headless.prompts import word_positions
 from ..layout import Layout
 from ..layout_search import find_layout
 from ..quoting import printable, quote
-from .pictures import open_picture, png_bytes, spread_of
+from .pictures import open_picture, png_bytes, read_float, spread_of
 from .storydb_measures import Measures, Picture
 from .storydb_phrase import find_class_word, phrase_span, shared_phrase, telling_spans
 from .storydb_settings import StoryDBSettings
@@ -384,11 +384,6 @@ def about_member(kept: Kept, member: Member) -> dict[str, Any]:
             }
         )
     return {"source": member.file, "characters": people}
-
-
-def read_float(path: Path) -> Picture:
-    """A picture in [0, 1]."""
-    return torch.from_numpy(np.asarray(open_picture(path), dtype=np.float32) / 255)
 
 
 def _alone(picture: Picture, mask: Bool[Tensor, "h w"]) -> Float[Tensor, "side side 3"]:

@@ -21,6 +21,7 @@ from ..people import HAIR_COLOURS, WORDS, Person, sample_person
 from ..vae import ToyVAE
 from ..world import Plan, draw, portrait_plan, sample_plan
 from .base import BaseModel, Diffusion
+from .kept import read_kept, write_kept
 from .loop import Dice, Settings, train
 from .pictures import to_pixels
 
@@ -115,7 +116,7 @@ def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lesson
     """Draw scenes, each with four portraits of one of its people, from fresh draws of the world; kept on disk."""
     path = settings.folder / f"lessons_{count}_{settings.seed}.pt"
     if path.is_file():
-        return Lessons(**torch.load(path, weights_only=True))
+        return Lessons(**read_kept(path))
     random = np.random.default_rng([settings.seed, 77])
     rows = [_lesson(random) for _ in range(count)]
     pictures, tokens, positions, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
@@ -128,7 +129,7 @@ def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lesson
     lessons = Lessons(
         latents, torch.from_numpy(tokens), torch.from_numpy(positions), small, torch.from_numpy(portraits)
     )
-    torch.save(lessons.__dict__, path)
+    write_kept(path, lessons.__dict__)
     return lessons
 
 

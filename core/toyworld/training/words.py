@@ -22,6 +22,7 @@ from ..vae import ToyVAE
 from ..world import sample_scene
 from .base import BaseModel
 from .detector import Drawn, drawn_scenes, words_loss
+from .kept import read_kept, write_kept
 from .loop import Dice, Settings, train
 from .softness import jitter, soften
 
@@ -113,7 +114,7 @@ def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settin
     """Pictures `(n, 3, 64, 64)` in [0, 1] by Euler's method with guidance; kept on disk."""
     path = Path(settings.folder) / f"generated_{len(captions)}_{settings.seed}.pt"
     if path.is_file():
-        return torch.load(path, weights_only=True)
+        return read_kept(path)
     sigmas = noise_levels()
     timesteps = [999 - step * 1000 // STEPS for step in range(STEPS)]
     nothing = base.text(torch.tensor([tokenize("", TEXT_LENGTH)]))[0]
@@ -135,5 +136,5 @@ def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settin
             latent = clean + (latent - clean) * following / sigma
         parts.append((vae.decode(latent) / 2 + 0.5).clamp(0, 1))
     result = torch.cat(parts)
-    torch.save(result, path)
+    write_kept(path, result)
     return result
