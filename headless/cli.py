@@ -85,7 +85,8 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     """Make a story: an identity per character, then frame after frame. Stopped at any point, run it again to go on.
 
     With --checkpoint toyworld, settings that are not given are those of the toy world. Several processes share the work
-    under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m story_identity.headless run STORY ...
+    under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m -- story_identity.headless run
+    STORY ...
     """
     from ..core.near_misses import unfound_names
     from ..core.story import Story

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..core.atomic_files import remove_unfinished
 from ..core.character_mentions import Character
 from ..core.identity import PACK_VERSION, safe_file_name
+from ..core.locking import locked
 from ..core.story import Frame, Story
 from .run_files import frame_file, read_about, read_manifest, write_json
 from .run_settings import RunSettings
@@ -51,19 +50,12 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other runs out of the folder; the system lets go of the lock when the process ends, however it ends."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"Another run is working in {self.root}. Wait for it, choose another folder, or share one run between "
-                "processes with torchrun."
-            ) from error
-        try:
+        refusal = (
+            f"Another run is working in {self.root}. Wait for it, choose another folder, or share one run between "
+            "processes with torchrun."
+        )
+        with locked(self.root, refusal):
             yield
-        finally:
-            lock.release()
 
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where there is none.

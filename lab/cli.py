@@ -35,7 +35,7 @@ def train_synchronizer(
 
     Stopped at any point, run it again to go on from its newest checkpoint. For several GPUs or hosts: accelerate launch
     -m story_identity.lab train-synchronizer SETTINGS. For several processes on CPUs: torchrun
-    --nproc-per-node 2 -m story_identity.lab ... (accelerate launch starts only one there, and does not say).
+    --nproc-per-node 2 -m -- story_identity.lab ... (accelerate launch starts only one there, and does not say).
     """
     _train("synchronizer", settings, dry_run, out=out, steps=steps, device=device)
 

@@ -20,31 +20,22 @@ from typing import Any
 
 from ...core.atomic_files import remove_unfinished
 from ...core.identity import PACK_VERSION
-from ...headless.run_files import mark_of, read_manifest, write_json
+from ...core.locking import locked
+from ...core.quoting import quote
+from ...headless.run_files import mark_of, write_json
 from .group_filter import LOOSE, Drop, Kept, Sieve, about_member, clusters
+from .manifest import FORMAT, GROUPS, find_storydb
 from .measures import Measures
+from .pictures import stored_picture
 from .settings import StoryDBSettings
 from .shards import write_folder, write_shard
-from .sources import Source, find_sources, stored_picture
+from .sources import Source, find_sources
 
 Report = Callable[[str, int, int], None]
 
-_FORMAT = "story-identity-storydb/1"
-_GROUPS = "groups"
 _MARK = 8
-
-
-def read_storydb(folder: Path) -> dict[str, Any]:
-    """The manifest of a StoryDB: settings, models, sources, groups with checksums, drops with reasons.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is none of ours.
-    """
-    manifest = read_manifest(folder / "manifest.json", _FORMAT, "a StoryDB")
-    if manifest is None:
-        raise FileNotFoundError(f"{folder} is no StoryDB: it has no manifest.json. Make one with build-storydb.")
-    return manifest
+_WRITTEN = re.compile(rf"[\w-]+-\d+-[0-9a-f]{{{_MARK}}}(\.tar)?", re.ASCII)
+"""What the files and folders of groups are called."""
 
 
 def build_storydb(
@@ -59,7 +50,7 @@ def build_storydb(
     A source (a folder, or a set of loose pictures that are alike) is done again only if one of its pictures, captions
     or names changed, or the settings or models did, or a file of it is gone; the files of the others are not touched.
     A new file stands beside the old one until the manifest names it: whenever the process is killed, the manifest
-    names whole files only, and the same call goes on from there. One process at a time may build in a folder.
+    names whole files only, and the same call goes on from there. One process at a time can build in a folder.
 
     Args:
         root: The user's folder; see `storydb_sources.find_sources`. Nothing in it is changed.
@@ -72,14 +63,23 @@ def build_storydb(
         The manifest, see `read_storydb`.
 
     Raises:
-        FileNotFoundError, ValueError: For what is wrong with the folders or the files that describe pictures.
+        FileNotFoundError, ValueError: For what is wrong with the folders or the files that describe pictures, or if
+            another process builds there.
     """
     if out.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{out} lies in {root}, and its pictures would become sources; choose a folder outside.")
+        raise ValueError(
+            f"{quote(str(out))} lies in {quote(str(root))}, and its pictures would become sources; choose a folder "
+            "outside."
+        )
     sources, loose = find_sources(root)
-    old = read_manifest(out / "manifest.json", _FORMAT, "a StoryDB")
-    remove_unfinished(out)
-    builder = _Builder(root, out, settings, measures, old or {"sources": {}, "groups": [], "drops": []})
+    refusal = f"Another build-storydb is at work in {quote(str(out))}. Wait for it, or choose another folder."
+    with locked(out, refusal):
+        old = find_storydb(out) or {"sources": {}, "groups": [], "drops": []}
+        remove_unfinished(out)
+        return _build(_Builder(root, out, settings, measures, old), sources, loose, report)
+
+
+def _build(builder: "_Builder", sources: list[Source], loose: Source | None, report: Report) -> dict[str, Any]:
     if loose is not None:
         report("loose pictures", 0, 1)
         sources = [*sources, *builder.put_together(loose)]
@@ -97,7 +97,7 @@ class _Builder:
     def __init__(
         self, root: Path, out: Path, settings: StoryDBSettings, measures: Measures, manifest: dict[str, Any]
     ) -> None:
-        about = {"format": _FORMAT, "pack_version": PACK_VERSION}
+        about = {"format": FORMAT, "pack_version": PACK_VERSION}
         models = dict(sorted(measures.names.items()))
         self.manifest = {**about, **manifest, **about, "settings": settings.record(), "models": models}
         self._root, self._out = root, out
@@ -106,7 +106,7 @@ class _Builder:
     def put_together(self, loose: Source) -> list[Source]:
         """Sources of loose pictures that show the same character; found again only if one of them changed."""
         before, mark = self.manifest["sources"].get(LOOSE, {}), self._fingerprint(loose)
-        if before.get("fingerprint") != mark:
+        if before.get("fingerprint") != mark or not _are_sets_of(before.get("clusters"), loose.files):
             sieve = Sieve(self._root, loose, self._settings, self._measures)
             files, vectors = sieve.vectors()
             numbers = clusters(vectors, self._settings.cluster).tolist()
@@ -133,15 +133,20 @@ class _Builder:
         self._record(source.name, {"fingerprint": mark}, entries, sieve.drops)
 
     def finish(self, names: set[str]) -> None:
-        """Forget sources that are gone, and delete files that the manifest does not name."""
+        """Forget sources that are gone, and delete the files of groups that the manifest does not name.
+
+        Whatever else is in the folder stays, and no link is followed.
+        """
         self.manifest["sources"] = {name: each for name, each in self.manifest["sources"].items() if name in names}
         for part in ("groups", "drops"):
             self.manifest[part] = [each for each in self.manifest[part] if each["source"] in names]
         self._save()
         named = {entry["file"] for entry in self.manifest["groups"]}
-        for path in (self._out / _GROUPS).glob("*"):
-            if path.relative_to(self._out).as_posix() not in named:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder = self._out / GROUPS
+        for path in [] if folder.is_symlink() else folder.glob("*"):
+            if f"{GROUPS}/{path.name}" in named or not _WRITTEN.fullmatch(path.name) or path.is_symlink():
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _groups_of(self, name: str) -> Iterator[dict[str, Any]]:
         return (entry for entry in self.manifest["groups"] if entry["source"] == name)
@@ -162,7 +167,7 @@ class _Builder:
             files |= {f"{key}/{place:03d}.{part}": each for part, each in parts.items()}
             sums = {part: hashlib.sha256(each).hexdigest() for part, each in parts.items()}
             pictures.append({"key": f"{key}/{place:03d}", "source": member.file, "sha256": sums})
-        name = f"{_GROUPS}/{key}-{mark[:_MARK]}"
+        name = f"{GROUPS}/{key}-{mark[:_MARK]}"
         if self._settings.form == "tar":
             name += ".tar"
             write_shard(self._out / name, files)
@@ -189,14 +194,22 @@ class _Builder:
     def _fingerprint(self, source: Source) -> str:
         """Of everything that a source's groups depend on."""
         inputs = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "settings": self._settings.record(),
             "models": dict(self._measures.names),
             "characters": [asdict(character) for character in source.characters],
             "pictures": [[file, mark_of(self._root / file), source.captions.get(file)] for file in source.files],
-            "missing": source.missing,
+            "refused": {file: asdict(why) for file, why in source.refused.items()},
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _are_sets_of(sets: Any, files: Sequence[str]) -> bool:
+    """Whether a manifest's value holds sets of these files, none of them empty."""
+    if not isinstance(sets, list) or not all(isinstance(each, list) and each for each in sets):
+        return False
+    known = set(files)
+    return all(isinstance(file, str) and file in known for each in sets for file in each)
 
 
 def _slug(name: str) -> str:

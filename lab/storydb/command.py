@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ...core.quoting import printable, quote
 from .settings import TOYWORLD_STORYDB, StoryDBSettings
 
 if TYPE_CHECKING:
@@ -66,16 +67,19 @@ def settings_from(given: Sequence[str], defaults: Mapping[str, Any]) -> StoryDBS
         ValueError: If there is no such setting, or the value is of another kind or out of range.
     """
     known = {each.name: type(each.default) for each in fields(StoryDBSettings)}
-    changes = dict(defaults)
+    changes, given_names = dict(defaults), set()
     for text in given:
         name, sign, value = text.partition("=")
         if not sign or name not in known:
-            raise ValueError(f'--set takes NAME=VALUE, not "{text}"; there are {", ".join(known)}.')
+            raise ValueError(f"--set takes NAME=VALUE, not {quote(text)}; there are {', '.join(known)}.")
+        if name in given_names:
+            raise ValueError(f"--set {name} is given twice.")
+        given_names.add(name)
         try:
             words = tuple(word.strip() for word in value.split(",") if word.strip())
             changes[name] = words if known[name] is tuple else known[name](value)
         except ValueError as error:
-            raise ValueError(f'--set {name}: "{value}" is no {known[name].__name__}.') from error
+            raise ValueError(f"--set {name}: {quote(value)} is no {known[name].__name__}.") from error
     return StoryDBSettings(**changes)
 
 
@@ -96,7 +100,7 @@ def load_measures(files: Mapping[str, Path | None], aesthetic: str, captioner: s
         raise ValueError(f"Masks need a detector: give {', '.join(missing)} too (or --toyworld, for the toy world).")
     for name, path in paths.items():
         if not path.exists():
-            raise FileNotFoundError(f'{name}: there is no "{path}".')
+            raise FileNotFoundError(f"{name}: there is no {quote(str(path))}.")
     clip = load_clip(paths["clip"], device) if "clip" in paths else None
     tokenizer = None
     if "tokenizer" in paths:
@@ -122,7 +126,7 @@ def show(manifest: Mapping[str, Any]) -> None:
     if drops:
         table = Table("picture", "reason", "why")
         for drop in drops:
-            table.add_row(drop["file"], drop["reason"], drop["detail"])
+            table.add_row(*(printable(drop[part]) for part in ("file", "reason", "detail")))
         console.print(table)
     pictures = sum(len(group["pictures"]) for group in groups)
     console.print(f"{len(groups)} groups of {pictures} pictures; {len(drops)} pictures dropped")

@@ -15,13 +15,15 @@ from torch import Tensor
 from ...core.character_mentions import Character
 from ...core.layout import Layout
 from ...core.layout_search import find_layout
+from ...core.quoting import printable, quote
 from ...core.shapes import Bool, Float, Int
 from ...headless.prompts import word_positions
 from ...headless.run_files import mask_picture
 from .measures import Measures, Picture
 from .phrase import find_class_word, phrase_span, shared_phrase, telling_spans
+from .pictures import open_picture, png_bytes, read_float, spread_of
 from .settings import StoryDBSettings
-from .sources import Source, open_picture, png_bytes
+from .sources import Source
 
 LOOSE = "loose/"
 """The source of the pictures that lie beside the folders; no folder is called so."""
@@ -98,8 +100,7 @@ class Sieve:
 
     def groups(self) -> list[Kept]:
         """The source's groups, none if too few of its pictures pass."""
-        for file in self._source.missing:
-            self._drop(file, "missing", "a metadata.jsonl names it, but there is no such file")
+        self._drop_refused()
         captions = self._captions(self._readable())
         captions = {file: caption for file, caption in captions.items() if self._fits(file, caption)}
         characters = self._characters(captions)
@@ -118,7 +119,8 @@ class Sieve:
         Raises:
             ValueError: If there is neither an identity nor a look model.
         """
-        if self._measures.identity is None and self._measures.look is None:
+        self._drop_refused()
+        if self._source.files and self._measures.identity is None and self._measures.look is None:
             raise ValueError(
                 "Loose pictures are told apart by faces or by CLIP, and neither is given: name a model, or put the "
                 "pictures into one folder per character."
@@ -132,6 +134,10 @@ class Sieve:
                 found[file] = vector
         return list(found), torch.stack([*found.values()]) if found else torch.zeros(0, 1)
 
+    def _drop_refused(self) -> None:
+        for file, why in self._source.refused.items():
+            self._drop(file, why.reason, why.detail)
+
     def _readable(self) -> list[str]:
         """Files that are pictures, large enough, with something on them, and no copies of an earlier one."""
         kept: dict[bytes, str] = {}
@@ -139,14 +145,14 @@ class Sieve:
             try:
                 picture = open_picture(self._root / file)
             except ValueError as error:
-                self._drop(file, "unreadable", str(error).replace(str(self._root), ""))
+                self._drop(file, "unreadable", printable(str(error).replace(str(self._root), "")))
                 continue
-            spread, pixels = float(np.asarray(picture).std() / 255), picture.tobytes()
+            spread = spread_of(picture)
             if min(picture.size) < self._settings.least_side:
                 self._drop(file, "too small", f"{picture.width}x{picture.height}, least {self._settings.least_side}")
             elif spread < self._settings.contrast:
                 self._drop(file, "blank", f"colours spread by {spread:.3f}, least {self._settings.contrast:.3f}")
-            elif (mark := hashlib.sha256(pixels).digest()) in kept:
+            elif (mark := hashlib.sha256(picture.tobytes()).digest()) in kept:
                 self._drop(file, "duplicate", f"the same as {kept[mark]}")
             else:
                 kept[mark] = file
@@ -205,8 +211,8 @@ class Sieve:
         for file, caption in captions.items():
             named = [character for character in characters if phrase_span(character, caption)]
             if not named:
-                phrases = " or ".join(f'"{character.description}"' for character in characters)
-                self._drop(file, "other words", f'the caption "{caption}" does not say {phrases}')
+                phrases = " or ".join(quote(character.description) for character in characters)
+                self._drop(file, "other words", f"the caption {quote(caption)} does not say {phrases}")
                 continue
             if not self._tells(file, caption, named):
                 continue
@@ -226,7 +232,7 @@ class Sieve:
             for span in [span for character in named for span in telling_spans(character, caption)]:
                 word_positions(pipe, caption, span, file)
         except ValueError as error:
-            return self._drop(file, "glued words", str(error))
+            return self._drop(file, "glued words", printable(str(error)))
         return True
 
     def _layout(
@@ -251,8 +257,8 @@ class Sieve:
                 self._drop(
                     file,
                     "nobody found",
-                    f'the mask of "{character.name}" ({character.word}) covers {share:.1%} of the picture, least '
-                    f"{settings.least_mask:.1%}",
+                    f"the mask of {quote(character.name)} ({printable(character.word)}) covers {share:.1%} of the "
+                    f"picture, least {settings.least_mask:.1%}",
                 )
                 return None
         masks = torch.zeros(len(characters), *picture.shape[:2], dtype=torch.bool)
@@ -269,7 +275,7 @@ class Sieve:
             there, identity, look = bool(mask.any()), self._measures.identity, self._measures.look
             face = identity(picture, mask) if identity is not None and there else None
             if identity is not None and there and face is None:
-                self._drop(file, "no face", f'of "{name}" no face was found to compare')
+                self._drop(file, "no face", f"of {quote(name)} no face was found to compare")
                 return None
             faces.append(face)
             looks.append(look(_alone(picture, mask)) if look is not None and there else None)
@@ -313,7 +319,9 @@ class Sieve:
             medians = median_likeness(torch.stack([vector for _, vector in known]))
             for (file, _), value in zip(known, medians.tolist(), strict=True):
                 if value < least and file not in dropped:
-                    self._drop(file, reason, f'"{character.name}": cosine {value:.2f} to the others, least {least:.2f}')
+                    self._drop(
+                        file, reason, f"{quote(character.name)}: cosine {value:.2f} to the others, least {least:.2f}"
+                    )
                     dropped.add(file)
         return [each for each in seen if each.member.file not in dropped]
 
@@ -376,11 +384,6 @@ def about_member(kept: Kept, member: Member) -> dict[str, Any]:
             }
         )
     return {"source": member.file, "characters": people}
-
-
-def read_float(path: Path) -> Picture:
-    """A picture in [0, 1]."""
-    return torch.from_numpy(np.asarray(open_picture(path), dtype=np.float32) / 255)
 
 
 def _alone(picture: Picture, mask: Bool[Tensor, "h w"]) -> Float[Tensor, "side side 3"]:

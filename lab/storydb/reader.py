@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from ...core.quoting import printable
 from ..training.groups import Group
-from .build import read_storydb
+from .manifest import read_storydb
+from .pictures import open_picture
 from .shards import read_files
-from .sources import open_picture
 
 _log = logging.getLogger(__name__)
 _WORKERS = 256
@@ -150,8 +151,9 @@ class StoryDBReader:
                 break
             try:
                 found.append(_decoded(files, entry, picture, *self._size))
-            except (ValueError, OSError) as error:
-                self._skip(0, f"the picture {picture['key']}: {error}")
+            except Exception as error:  # whatever is wrong with one picture, the others go on
+                why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                self._skip(0, f"the picture {picture['key']}: {why}")
         if len(found) < self._least:
             self._skip(1, f"the group {entry['key']}: {len(found)} pictures are whole, least {self._least}")
             return None
@@ -160,7 +162,7 @@ class StoryDBReader:
     def _skip(self, what: int, why: str) -> None:
         worker = get_worker_info()
         self._counts[1 + worker.id if worker else 0, what] += 1
-        _log.warning("%s: skipped %s", self._folder, why)
+        _log.warning("%s: skipped %s", self._folder, printable(why))
 
     def _check(self, process: int, processes: int, first: int) -> None:
         if not 0 <= process < processes or first < 0:

@@ -1,12 +1,15 @@
 """What decides which pictures a StoryDB keeps."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ...core.quoting import quote
 from ...core.toyworld.vocabulary import CLASS_WORDS
 from ..training.settings import setting
 
+_MOST = 10**6
 FORMS = ("tar", "folder")
 
 
@@ -42,10 +45,17 @@ class StoryDBSettings:
     form: str = setting("tar", "tar (webdataset) or folder.")
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{each.name} is {value}; it must be a finite number.")
+        for name in ("least", "most", "least_side"):
+            if getattr(self, name) > _MOST:
+                raise ValueError(f"{name} is {quote(getattr(self, name))}; it must be {_MOST} or less.")
         if not 2 <= self.least <= self.most or 2 * self.least > self.most + 1:
             raise ValueError(
-                f"least is {self.least} and most {self.most}; least must be 2 or more and most at least twice as much "
-                "less one, so that every larger folder can be divided."
+                f"least is {quote(self.least)} and most {quote(self.most)}; least must be 2 or more and most at least "
+                "twice as much less one, so that every larger folder can be divided."
             )
         for name in ("phrase_share", "contrast", "box_threshold", "text_threshold", "least_mask"):
             if not 0 <= getattr(self, name) <= 1:
@@ -54,7 +64,7 @@ class StoryDBSettings:
             if not -1 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a cosine and must be from -1 to 1.")
         if self.form not in FORMS:
-            raise ValueError(f'form is "{self.form}"; it must be one of {", ".join(FORMS)}.')
+            raise ValueError(f"form is {quote(self.form)}; it must be one of {', '.join(FORMS)}.")
         if not self.words or self.least_side < 1:
             raise ValueError("words needs at least one class word, and least_side must be 1 or more.")
 

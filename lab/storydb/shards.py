@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...core.atomic_files import replacing
+from ...core.quoting import printable, quote
 
 
 def write_shard(path: Path, files: Mapping[str, bytes]) -> None:
@@ -31,15 +32,28 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 def read_files(path: Path, ending: str = "") -> dict[str, bytes]:
     """What `write_shard` or `write_folder` wrote there, or only the files whose names end so.
 
+    Links, folders and devices in a tar are passed over; nothing is written anywhere, whatever the names say.
+
     Raises:
         ValueError: If there is nothing, or a tar is damaged.
     """
-    if path.is_dir():
-        files = (file for file in path.rglob(f"*{ending}") if file.is_file())
-        return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
     try:
+        if path.is_dir():
+            files = (file for file in path.rglob(f"*{ending}") if file.is_file())
+            return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
         with tarfile.open(path, "r:") as shard:
-            chosen = (entry for entry in shard if entry.name.endswith(ending))
-            return {entry.name: file.read() for entry in chosen if (file := shard.extractfile(entry)) is not None}
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+            return {entry.name: _content(shard, entry, path) for entry in shard if _is_ours(entry, ending)}
+    except Exception as error:  # what a damaged tar makes tarfile raise is not bounded
+        raise ValueError(f"{path} cannot be read: {printable(f'{type(error).__name__}: {error}')}") from error
+
+
+def _is_ours(entry: tarfile.TarInfo, ending: str) -> bool:
+    return entry.isreg() and not entry.issparse() and entry.name.endswith(ending)
+
+
+def _content(shard: tarfile.TarFile, entry: tarfile.TarInfo, path: Path) -> bytes:
+    if entry.size > path.stat().st_size:
+        raise ValueError(f"{quote(entry.name)} claims to have {entry.size:,} bytes, more than the whole file")
+    file = shard.extractfile(entry)
+    assert file is not None  # of regular files there is one
+    return file.read()

@@ -1,20 +1,20 @@
 """What a StoryDB is built from: a user's folders of pictures, and the captions that lie beside them."""
 
-import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from ...core.character_mentions import Character, find_word
+from ...core.quoting import printable, quote, quote_all
+from .files import FoundFiles, Refusal, walk
 
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CHARACTERS_FILE = "characters.json"
 METADATA_FILE = "metadata.jsonl"
-_ORIENTATION = 0x0112
+_LONGEST_CAPTION = 2**16
+"""In bytes. No caption is so long, and the search for the words that captions share takes time."""
 
 
 @dataclass(frozen=True)
@@ -26,122 +26,181 @@ class Source:
         files: Paths of the pictures below the root, sorted.
         captions: By file; not every file has one.
         characters: Who is shown, where `characters.json` says so; else empty, and one character is found.
-        missing: Files that a metadata.jsonl names and that are not there.
+        refused: What is left out before any picture is opened, and why: links that lead outside, captions that are no
+            text, files that a metadata.jsonl names and that are not there.
     """
 
     name: str
     files: tuple[str, ...]
     captions: Mapping[str, str]
     characters: tuple[Character, ...] = ()
-    missing: tuple[str, ...] = ()
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
 
 
 def find_sources(root: Path) -> tuple[list[Source], Source | None]:
     """The folders of characters, and the loose pictures that lie beside them.
 
     Every folder directly in `root` is one set of characters, with all pictures in it and below. Names that begin with
-    a dot are left out. A caption is the text of the `.txt` beside a picture, or of its line in a `metadata.jsonl` in
-    the picture's folder or one above it: `{"file_name": ..., "text": ...}`, as Hugging Face's imagefolder has it.
+    a dot are left out; symbolic links are followed where they stay inside `root`. A caption is the text of the `.txt`
+    beside a picture, or of its line in a `metadata.jsonl` in the picture's folder or one above it: `{"file_name": ...,
+    "text": ...}`, as Hugging Face's imagefolder has it. All text is UTF-8, with or without a byte order mark.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If there are no pictures, or a file that describes them is damaged.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f'There is no folder "{root}".')
-    told = _read_metadata(root)
-    pictures = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in PICTURE_TYPES and path.is_file()]
-    files = [path.relative_to(root) for path in pictures]
-    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
-    if not files:
-        raise ValueError(f"There are no pictures in {root}; expected {', '.join(PICTURE_TYPES)}.")
-    folders = sorted({file.parts[0] for file in files if len(file.parts) > 1})
-    sources = [_source(root, name, [file for file in files if file.parts[0] == name], told) for name in folders]
-    loose = [file for file in files if len(file.parts) == 1]
-    return sources, _source(root, "", loose, told) if loose else None
+        raise FileNotFoundError(f"There is no folder {quote(str(root))}.")
+    found = walk(root)
+    told = _read_metadata(root, found)
+    pictures = [file for file in found.files if PurePath(file).suffix.lower() in PICTURE_TYPES]
+    if not pictures:
+        left_out = f" Left out are {quote_all(found.refused)}, links that lead outside." if found.refused else ""
+        expected = ", ".join(PICTURE_TYPES)
+        raise ValueError(f"There are no pictures in {quote(str(root))}; expected {expected}.{left_out}")
+    parts = _by_source(pictures, told, found.refused)
+    sources = {name: _source(root, name, each, told, found) for name, each in parts.items()}
+    loose = sources.pop("", None)
+    return list(sources.values()), loose
 
 
-def _source(root: Path, name: str, files: list[Path], told: Mapping[str, str]) -> Source:
-    """One folder's pictures; the name of the loose ones' is empty."""
-    captions = {}
-    for file in files:
-        beside = (root / file).with_suffix(".txt")
-        text = beside.read_text(encoding="utf-8") if beside.is_file() else told.get(file.as_posix(), "")
+def _by_source(*kinds: Iterable[str]) -> dict[str, tuple[list[str], ...]]:
+    """Files of several kinds by the source that they belong to, sorted; the loose pictures' name is empty."""
+    parts: dict[str, tuple[list[str], ...]] = {}
+    for kind, files in enumerate(kinds):
+        for file in files:
+            folder, slash, _ = file.partition("/")
+            parts.setdefault(folder if slash else "", tuple([] for _ in kinds))[kind].append(file)
+    return dict(sorted(parts.items()))
+
+
+def _source(root: Path, name: str, parts: tuple[list[str], ...], told: Mapping[str, str], found: FoundFiles) -> Source:
+    """One folder's pictures, or the loose ones; of its parts the pictures, what is told of, and what is refused."""
+    pictures, described, left_out = parts
+    refused = {file: found.refused[file] for file in left_out}
+    files, captions = [], {}
+    for file in pictures:
+        text = _caption(root, file, told.get(file, ""), found)
+        if isinstance(text, Refusal):
+            refused[file] = text
+            continue
+        files.append(file)
         if text.strip():
-            captions[file.as_posix()] = " ".join(text.split())
-    here = [file for file in told if Path(file).parts[0] == name or (not name and len(Path(file).parts) == 1)]
-    return Source(
-        name,
-        tuple(file.as_posix() for file in files),
-        captions,
-        _read_characters(root / name / CHARACTERS_FILE),
-        tuple(sorted(file for file in here if not (root / file).is_file())),
-    )
+            captions[file] = " ".join(text.split())
+    for file in {*described} - {*pictures, *left_out}:
+        refused[file] = Refusal("missing", "a metadata.jsonl names it, but there is no such picture")
+    characters = f"{name}/{CHARACTERS_FILE}" if name else CHARACTERS_FILE
+    people = _read_characters(root / characters) if characters in found.files else ()
+    return Source(name, tuple(files), captions, people, dict(sorted(refused.items())))
 
 
-def _read_metadata(root: Path) -> dict[str, str]:
+def _caption(root: Path, picture: str, told: str, found: FoundFiles) -> str | Refusal:
+    """The caption of a picture, empty where there is none."""
+    beside = PurePath(picture).with_suffix(".txt")
+    if why := found.refused.get(beside.as_posix()):
+        return Refusal("unreadable caption", f"{beside.name}: {why.detail}")
+    if beside.as_posix() not in found.files:
+        return told
+    try:
+        if (root / beside).stat().st_size > _LONGEST_CAPTION:
+            return Refusal("caption too long", f"{beside.name} has more than {_LONGEST_CAPTION:,} bytes")
+        return (root / beside).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        return Refusal(
+            "unreadable caption", f"{beside.name} is not UTF-8 text ({error.reason}); save it again as UTF-8"
+        )
+    except OSError as error:
+        return Refusal("unreadable caption", f"{beside.name}: {error.strerror}")
+
+
+def _read_metadata(root: Path, found: FoundFiles) -> dict[str, str]:
     """Captions by file, from every metadata.jsonl; one nearer to the picture wins."""
     told: dict[str, str] = {}
-    for path in sorted(root.rglob(METADATA_FILE), key=lambda path: len(path.parts)):
-        folder = path.parent.relative_to(root)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
+    files = [PurePath(file) for file in found.files if PurePath(file).name == METADATA_FILE]
+    for file in sorted(files, key=lambda file: len(file.parts)):
+        for number, line in _lines(root / file):
             try:
-                entry = json.loads(line)
-                told[(folder / entry["file_name"]).as_posix()] = str(entry["text"])
+                entry = parse_json(line)
+                name, text = entry["file_name"], entry["text"]
+                _check_texts(name, text)
+                if len(text) > _LONGEST_CAPTION:
+                    raise ValueError(f"the text has more than {_LONGEST_CAPTION:,} characters")
+                told[(file.parent / _below(name)).as_posix()] = text
             except (ValueError, KeyError, TypeError) as error:
+                why = printable(f"{type(error).__name__}: {error}", 200)
                 raise ValueError(
-                    f'{path}, line {number}: expected {{"file_name": ..., "text": ...}}, found {line[:80]}'
+                    f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}, found {quote(line)} ({why}).'
                 ) from error
     return told
 
 
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a UTF-8 file that have something on them."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path.name}, line {number}, in {quote(str(path.parent))} is not UTF-8 text ({error.reason}); save "
+                "the file again as UTF-8."
+            ) from error
+        if text:
+            yield number, text
+
+
+def _below(name: str) -> PurePath:
+    """A path as a metadata.jsonl writes it, with either kind of slash."""
+    path = PureWindowsPath(name)
+    if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
+        raise ValueError("file_name is a path below the file's own folder")
+    return PurePath(path.as_posix())
+
+
 def _read_characters(path: Path) -> tuple[Character, ...]:
     """Who a folder shows, as its user says: `[{"name": ..., "word": ..., "description": ...}, ...]`."""
-    if not path.is_file():
-        return ()
     expected = f'{path}: expected [{{"name": ..., "word": ..., "description": ...}}, ...]'
     try:
-        entries: Any = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8-sig"))
         people = tuple(Character(entry["name"], entry["word"], entry["description"]) for entry in entries)
+        for person in people:
+            _check_texts(person.name, person.word, person.description)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it again as UTF-8.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{expected}; {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{expected}; {printable(f'{type(error).__name__}: {error}', 200)}.") from error
     if not people or len({person.name for person in people}) < len(people):
         raise ValueError(f"{expected}, one or more, each name once.")
     for person in people:
-        if not find_word(person.word, person.description):
-            raise ValueError(f'{path}: the class word "{person.word}" is not in "{person.description}".')
+        if not (person.name.strip() and person.word.strip() and find_word(person.word, person.description)):
+            raise ValueError(
+                f"{path}: the class word {quote(person.word)} is not in {quote(person.description)}, the description "
+                f"of {quote(person.name)}."
+            )
     return people
 
 
-def open_picture(file: Path | io.BytesIO) -> Image.Image:
-    """A picture as RGB, turned upright; what is transparent becomes white.
+def _check_texts(*texts: Any) -> None:
+    """Raise a TypeError if one is no string, a ValueError if one cannot be written as UTF-8."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{quote(text)} is no string")
+        text.encode()
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON in which no key may be given twice.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If it is none, has a key twice, or is nested without end.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
     try:
-        with Image.open(file) as found:
-            picture = ImageOps.exif_transpose(found)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all are Pillow's for "damaged"
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-def stored_picture(path: Path) -> tuple[str, bytes]:
-    """Suffix and bytes of a picture as a database keeps it: an upright RGB PNG or JPEG as it is, others as PNG."""
-    with Image.open(path) as found:
-        plain = found.mode == "RGB" and "transparency" not in found.info
-        if plain and found.format in ("PNG", "JPEG") and found.getexif().get(_ORIENTATION, 1) == 1:
-            return {"PNG": "png", "JPEG": "jpg"}[found.format], path.read_bytes()
-    return "png", png_bytes(open_picture(path))
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -1,5 +1,6 @@
 """What the command line does when it is told to train."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...headless.checkpoint import load_checkpoint
 from ...headless.option_values import TOYWORLD
-from ...headless.processes import joined
 from ...headless.prompts import check_length
 from ..storydb.reader import StoryDBReader
 from ..toyworld.training.toy_groups import ToyGroups
 from .groups import GroupSource
 from .loop import Loop, OnStep, check_tracker, dry_run
-from .sample_pictures import plain_cross_attention, story_drawer
+from .processes import Rank, joined
+from .sample_pictures import check_story, plain_cross_attention, story_drawer
 from .settings import TrainingSettings, read_settings
 from .train_synchronizer import Synchronizer, SynchronizerSettings
 
@@ -43,10 +44,11 @@ def train(what: str, file: Path, dry: bool, changes: Mapping[str, Any]) -> str:
     kind, trainee_of = _trainee(what)
     settings = read_settings(kind, settings_file(file), **changes)
     check_tracker("" if dry else settings.tracker)
-    with joined(settings.device) as share:
+    check_story(settings, references=what == "injector")
+    with joined(settings.device, settings.wait_minutes) as rank:
         source = groups_of(settings)
         config = Path(settings.config) if settings.config else None
-        pipe = load_checkpoint(settings.checkpoint, share.device, frozen_dtype(settings), config)
+        pipe = load_checkpoint(settings.checkpoint, rank.device, frozen_dtype(settings), config)
         check_captions(pipe, source)
         trainee = trainee_of(pipe, settings)
         if dry:
@@ -54,12 +56,12 @@ def train(what: str, file: Path, dry: bool, changes: Mapping[str, Any]) -> str:
             said = f"{cost.parameters:,} parameters, {cost.seconds_per_step:.2f} s a step, {cost.peak_gib:.1f} GiB"
         else:
             hook = getattr(trainee, "cross_attention", plain_cross_attention)
-            draw = story_drawer(pipe, settings, hook) if share.is_main else None
-            with _progress(settings.steps, share.is_main) as on_step:
+            draw = story_drawer(pipe, settings, hook) if rank.is_main else None
+            with _progress(settings.steps, rank) as on_step:
                 said = f"What was learned is in {Loop(trainee, source, settings).run(draw, on_step)}"
         if isinstance(source, StoryDBReader) and any(source.skipped.values()):
             said += "; left out as unreadable: {pictures} pictures, {groups} groups".format(**source.skipped)
-    return said if share.is_main else ""
+    return said if rank.is_main else ""
 
 
 def _trainee(what: str) -> tuple[type[TrainingSettings], Callable[[Any, Any], Any]]:
@@ -74,7 +76,7 @@ def _trainee(what: str) -> tuple[type[TrainingSettings], Callable[[Any, Any], An
 def settings_file(file: Path) -> Path:
     """The file, or if there is none, the one of that name that comes with the pack."""
     own = _CONFIGS / f"{file.name.removesuffix('.toml')}.toml"
-    return own if own.is_file() and not file.is_file() and file.parent == Path() else file
+    return own if os.path.isfile(own) and not os.path.isfile(file) and file.parent == Path() else file
 
 
 def groups_of(settings: TrainingSettings) -> GroupSource:
@@ -100,15 +102,18 @@ def frozen_dtype(settings: TrainingSettings) -> torch.dtype:
 
 
 @contextmanager
-def _progress(steps: int, shown: bool) -> Iterator[OnStep]:
+def _progress(steps: int, rank: Rank) -> Iterator[OnStep]:
     """A bar with the loss, the seconds a step takes, and the time that is left."""
     told = TextColumn("loss {task.fields[loss]:.4f}, {task.fields[seconds]:.2f} s a step")
     columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), told, TimeRemainingColumn())
     console, period = Console(stderr=True), 600.0  # seconds over which the speed is taken
-    with Progress(*columns, console=console, transient=True, disable=not shown, speed_estimate_period=period) as bars:
+    with Progress(
+        *columns, console=console, transient=True, disable=not rank.is_main, speed_estimate_period=period
+    ) as bars:
         task = bars.add_task("", total=steps, loss=0.0, seconds=0.0)
 
         def on_step(step: int, losses: Mapping[str, float]) -> None:
+            rank.went_on(step)
             speed = bars.tasks[task].speed
             bars.update(task, completed=step, loss=losses["loss"], seconds=1 / speed if speed else 0.0)
 

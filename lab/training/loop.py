@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,14 +19,20 @@ from typing import Any, Protocol, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedType,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...core.atomic_files import remove_unfinished, replacing
+from ...core.locking import locked
+from .checkpoints import Checkpoint, checkpoint_path, checkpoints_in, read_checkpoint, remove_checkpoint
 from .denoising_task import Dice
 from .groups import Group, GroupSource
 from .settings import TrainingSettings
@@ -33,7 +40,7 @@ from .settings import TrainingSettings
 _log = logging.getLogger(__name__)
 
 LOSSES = "losses.jsonl"
-_TRAINED = "trained.safetensors"
+_DATA_PARALLEL = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 _LARGEST_GRADIENT = 1.0
 
 _Result = TypeVar("_Result")
@@ -60,24 +67,6 @@ class _Batches(IterableDataset):
             yield [next(groups) for _ in range(self.count)]
 
 
-@dataclass
-class _Progress:
-    """What accelerate saves with the rest: how many optimizer steps are done, and the moving average."""
-
-    average: EMAModel | None
-    device: torch.device
-    step: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "average": self.average and self.average.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.step = state["step"]
-        if self.average and state["average"]:
-            self.average.load_state_dict({**state["average"], "decay": self.average.decay})
-            self.average.to(self.device)
-
-
 class Loop:
     """One training, from its newest checkpoint to the end; data parallel under torchrun or accelerate launch.
 
@@ -90,7 +79,8 @@ class Loop:
         log: Whether the tracker hears of it.
 
     Raises:
-        ValueError: If accelerate works on another device than the settings say, since it was told so before.
+        ValueError: If accelerate works on another device than the settings say, since it was told so before, or is
+            configured for more than data parallelism.
     """
 
     def __init__(self, trainee: Any, source: GroupSource, settings: TrainingSettings, log: bool = True) -> None:
@@ -107,16 +97,18 @@ class Loop:
         )
         if self.accelerator.device.type != settings.device:
             raise ValueError(f'device is "{settings.device}", but accelerate is at work on {self.accelerator.device}.')
+        if self.accelerator.distributed_type not in _DATA_PARALLEL:
+            raise ValueError(
+                f"accelerate is configured for {self.accelerator.distributed_type.value}; this training is data "
+                "parallel only. Run accelerate config again, or launch with accelerate launch --multi_gpu."
+            )
         optimizer = torch.optim.AdamW(self.trained.values(), lr=settings.learning_rate, weight_decay=0.01)
         scheduler = get_scheduler(
             settings.schedule, optimizer, num_warmup_steps=settings.warm_up, num_training_steps=settings.steps
         )
         self.model, self.optimizer, self.scheduler = self.accelerator.prepare(trainee, optimizer, scheduler)
         self.average = EMAModel(self.trained.values(), decay=settings.ema) if settings.ema else None
-        self.progress = _Progress(self.average, self.accelerator.device)
-        self.accelerator.register_for_checkpointing(self.progress)
-        self.accelerator.register_save_state_pre_hook(self._save_trained)
-        self.accelerator.register_load_state_pre_hook(self._load_trained)
+        self.done = 0
 
     def run(self, draw: Draw | None = None, on_step: OnStep = lambda step, values: None) -> Path:
         """Train to the end.
@@ -129,14 +121,20 @@ class Loop:
             The file that the trainee saved; in every process.
 
         Raises:
-            ValueError: If the newest checkpoint is of another trainee, or the loss is no number.
+            ValueError: If another training is at work in the folder, the newest checkpoint is damaged or of another
+                trainee, or the loss is no number.
+            OSError: If a checkpoint cannot be written.
         """
+        with self._alone():
+            return self._run(draw, on_step)
+
+    def _run(self, draw: Draw | None, on_step: OnStep) -> Path:
         settings, accelerator = self.settings, self.accelerator
         self._resume()
         if accelerator.log_with:
             accelerator.init_trackers("training", config=dict(settings.__dict__))
         batches = self._batches()
-        while (step := self.progress.step) < settings.steps:
+        while (step := self.done) < settings.steps:
             values = self.step(batches)
             self._log(values)
             step += 1
@@ -160,7 +158,7 @@ class Loop:
         """
         settings, totals = self.settings, {}
         for part in range(settings.accumulate):
-            number = self.progress.step * settings.accumulate + part
+            number = self.done * settings.accumulate + part
             with self.accelerator.accumulate(self.model):
                 dice = Dice.of(settings.seed, self.accelerator.process_index, number)
                 losses = self.model(next(batches), dice)
@@ -175,7 +173,7 @@ class Loop:
         means = {name: float(value) for name, value in self.accelerator.reduce(totals, reduction="mean").items()}
         if not math.isfinite(means["loss"]):
             raise ValueError(self._no_number(means["loss"]))
-        self.progress.step += 1
+        self.done += 1
         if self.average and not self.accelerator.optimizer_step_was_skipped:
             self.average.step(self.trained.values())
         return means
@@ -188,23 +186,23 @@ class Loop:
         kept = self._checkpoints()[-1:]
         onward = f"The checkpoint {kept[0]} is sound, and a new start goes on from there" if kept else "Start again"
         return (
-            f"The loss of step {self.progress.step + 1} is {loss}. {onward}: set a lower learning_rate first, or "
+            f"The loss of step {self.done + 1} is {loss}. {onward}: set a lower learning_rate first, or "
             'precision = "bf16" or "no".'
         )
 
     def _batches(self) -> Iterator[list[Group]]:
         settings, accelerator = self.settings, self.accelerator
-        first = self.progress.step * settings.accumulate
+        first = self.done * settings.accumulate
         share = accelerator.process_index, accelerator.num_processes
         dataset = _Batches(self.source, settings.groups, first, *share)
         return iter(DataLoader(dataset, batch_size=None, num_workers=settings.workers))
 
     def _log(self, values: Mapping[str, float]) -> None:
         rate = self.scheduler.get_last_lr()[0]
-        self.accelerator.log({**values, "learning_rate": rate}, step=self.progress.step)
+        self.accelerator.log({**values, "learning_rate": rate}, step=self.done)
         if self.accelerator.is_main_process:
             with (self.out / LOSSES).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.progress.step, **values}) + "\n")
+                file.write(json.dumps({"step": self.done, **values}) + "\n")
 
     def _with_average(self, work: Callable[[], _Result]) -> _Result | None:
         """Do something with the moving average in the trainee's place, in the first process."""
@@ -219,70 +217,93 @@ class Loop:
         finally:
             self.average.restore(self.trained.values())
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; the first process holds the lock, and all hear if it cannot."""
+        refused: list[str | None] = [None]
+        with ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                fix = "Wait for it, or choose another folder for out."
+                try:
+                    stack.enter_context(locked(self.out, f"Another training is at work in {self.out}. {fix}"))
+                except ValueError as error:
+                    refused = [str(error)]
+            broadcast_object_list(refused)
+            if refused[0] is not None:
+                raise ValueError(refused[0])
+            yield
+
     def _save(self) -> None:
-        folder, unfinished = self._checkpoint(self.progress.step), self.out / "checkpoints" / ".unfinished"
-        if self.accelerator.is_main_process and unfinished.exists():
-            shutil.rmtree(unfinished)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
-        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            unfinished.rename(folder)
+            self._checkpoint().write(checkpoint_path(self._folder, self.done))
             for old in self._checkpoints()[: -self.settings.keep]:
-                shutil.rmtree(old)
+                remove_checkpoint(old)
         self.accelerator.wait_for_everyone()
 
+    def _checkpoint(self) -> Checkpoint:
+        """The state as it is now; what is trained only, since the frozen rest is the checkpoint that was loaded."""
+        state, scaler = self.optimizer.state, self.accelerator.scaler
+        shadows = self.average.shadow_params if self.average else []
+        return Checkpoint(
+            step=self.done,
+            updates=self.scheduler.scheduler.last_epoch,
+            weights=self.trained,
+            moments={name: state[each] for name, each in self.trained.items() if each in state},
+            average=dict(zip(self.trained, shadows, strict=True)) if self.average else {},
+            averaged=self.average.optimization_step if self.average else 0,
+            scaler=scaler.state_dict() if scaler else {},
+        )
+
     def _resume(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        for folder in self._checkpoints()[-1:]:
-            self.accelerator.load_state(str(folder))
-            self._take_learning_rate()
-        if self.progress.step >= self.settings.steps and self.accelerator.is_main_process:
+        for path in self._checkpoints()[-1:]:
+            shapes = {name: each.shape for name, each in self.trained.items()}
+            self._restore(read_checkpoint(path, shapes))
+        if not self.accelerator.is_main_process:
+            return
+        if self.done >= self.settings.steps:
             _log.warning(
                 "%s has %d steps already: nothing is left to train. For another training choose another out.",
                 self.out,
-                self.progress.step,
+                self.done,
             )
-        if self.accelerator.is_main_process:
-            remove_unfinished(self.out)
-        if self.accelerator.is_main_process and (self.out / LOSSES).is_file():
-            lines = (self.out / LOSSES).read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= self.progress.step]
+        remove_unfinished(self.out)
+        shutil.rmtree(self._folder / ".unfinished", ignore_errors=True)  # version 0.1.0 leaves it when it is killed
+        if (self.out / LOSSES).is_file():
+            lines = (self.out / LOSSES).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= self.done]
             with replacing(self.out / LOSSES) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def _take_learning_rate(self) -> None:
-        """The settings' learning rate, in place of the one that a checkpoint brought with it."""
-        rate = self.settings.learning_rate
-        for group in self.optimizer.param_groups:
-            group["lr"] *= rate / group["initial_lr"]
-            group["initial_lr"] = rate
-        self.scheduler.scheduler.base_lrs = [rate] * len(self.optimizer.param_groups)
-
-    def _checkpoint(self, step: int) -> Path:
-        return self.out / "checkpoints" / f"step_{step:07d}"
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.out / "checkpoints").glob("step_*"))
-
-    def _save_trained(self, models: list[nn.Module], weights: list[Any], folder: str) -> None:
-        """Checkpoints hold what is trained; the frozen rest is the checkpoint that was loaded."""
-        weights.clear()
-        if self.accelerator.is_main_process:
-            state = {name: each.detach().cpu().contiguous() for name, each in self.trained.items()}
-            save_file(state, Path(folder) / _TRAINED)
-
-    def _load_trained(self, models: list[nn.Module], folder: str) -> None:
-        models.clear()
-        state = load_file(Path(folder) / _TRAINED)
-        if _shapes(state) != _shapes(self.trained):
-            raise ValueError(
-                f"{folder} is a checkpoint of another training: its weights have other names or shapes. Choose another "
-                "folder for out, or delete that one."
-            )
+    def _restore(self, found: Checkpoint) -> None:
+        """Go on from a checkpoint, with the settings' learning rate and schedule."""
+        self.done = found.step
         with torch.no_grad():
             for name, each in self.trained.items():
-                each.copy_(state[name])
+                each.copy_(found.weights[name])
+        places = {name: place for place, name in enumerate(self.trained)}
+        moments = {places[name]: dict(own) for name, own in found.moments.items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        scheduler = self.scheduler.scheduler
+        counts = {"last_epoch": found.updates, "_step_count": found.updates + 1}
+        scheduler.load_state_dict({**scheduler.state_dict(), **counts})
+        for group, rate, rule in zip(
+            self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * rule(found.updates)
+        if self.average and found.average:
+            shadows = [found.average[name] for name in self.trained]
+            state = {"optimization_step": found.averaged, "shadow_params": shadows}
+            self.average.load_state_dict({**self.average.state_dict(), **state})
+            self.average.to(self.accelerator.device)
+        if self.accelerator.scaler and found.scaler:
+            self.accelerator.scaler.load_state_dict(dict(found.scaler))
+
+    @property
+    def _folder(self) -> Path:
+        return self.out / "checkpoints"
+
+    def _checkpoints(self) -> list[Path]:
+        return checkpoints_in(self._folder)
 
 
 @dataclass(frozen=True)
@@ -341,12 +362,8 @@ def _peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: each.shape for name, each in weights.items()}
-
-
 def _step_of(line: str) -> int:
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
         return sys.maxsize  # a line that was cut off

@@ -1,5 +1,6 @@
 """Pictures of a story while its model is being trained."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from PIL import Image
 from ...core.atomic_files import replacing
 from ...core.attention_hooks import Hook, unchanged
 from ...core.frame_sharing import Sharing
+from ...core.quoting import printable, quote
 from ...core.story import Story
 from ...headless.sampling import SamplingPlan, decode, starting_noise
 from ...headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
 from ...headless.toyworld_pipeline import PipelineVAE
+from ..storydb.pictures import open_picture
 from .settings import TrainingSettings
 
 _PAPER = ("ddim", "ddim_uniform", 30, 7.0)  # Storynizor, section 5: sampler, scheduler, steps, guidance
@@ -23,6 +26,27 @@ _TOYWORLD = ("euler", "simple", 20, 4.0)
 def plain_cross_attention(story: Story) -> Hook:
     """Cross-attention as it is."""
     return unchanged
+
+
+def check_story(settings: TrainingSettings, references: bool) -> None:
+    """Read the story that is to be drawn, if one is, and its reference pictures, if they are used.
+
+    Raises:
+        ValueError, FileNotFoundError: If one of the files is missing, or not what it should be.
+    """
+    if not (settings.draw_every and settings.story):
+        return
+    story = Story.load(Path(settings.story))
+    for character in story.characters if references else ():
+        for name in character.reference_images:
+            path = Path(settings.story).parent / name
+            who = f"The reference picture {quote(name)} of {quote(character.name)}"
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"{who} is not there: there is no file {printable(str(path))}.")
+            try:
+                open_picture(path)
+            except ValueError as error:
+                raise ValueError(f"{who} cannot be read: {printable(str(error))}.") from error
 
 
 def story_drawer(

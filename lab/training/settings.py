@@ -1,5 +1,7 @@
 """What the trainers are told, from a TOML file; all of it checked before anything is loaded."""
 
+import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -8,10 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from ...core.quoting import printable, quote, quote_all
 from ...headless.option_values import TOYWORLD
 
 PRECISIONS = ("no", "fp16", "bf16")
 SCHEDULES = ("constant_with_warmup", "cosine")
+_LARGEST_FILE = 2**20
 _TOYS = ("checkpoint", "data", "image_encoder", "face_models")
 
 _Settings = TypeVar("_Settings", bound="TrainingSettings")
@@ -59,42 +63,65 @@ class TrainingSettings:
     story: str = setting("", "The story file they are drawn from.")
     tracker: str = setting("tensorboard", 'Where the losses go besides losses.jsonl: a tracker of accelerate, or "".')
     workers: int = setting(0, "1 prepares groups in a process of its own.")
+    wait_minutes: float = setting(30.0, "Of several processes: how long they wait for one that finishes no step.")
     device: str = setting("cuda", '"cuda" or "cpu"; which GPU, and how many, is up to the launcher.')
 
     def __post_init__(self) -> None:
-        for name, bound in self.least().items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {bound} or more.")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{each.name} is {value}; it must be a finite number.")
+        for name, (low, high) in self.bounds().items():
+            value = getattr(self, name)
+            if value < low:
+                raise ValueError(f"{name} is {quote(value)}; it must be {low} or more.")
+            if value > high:
+                raise ValueError(f"{name} is {quote(value)}; it must be {high} or less.")
         for name in ("width", "height"):
             if getattr(self, name) % 8:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        for name in ("learning_rate", "wait_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
         for name in self.shares():
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be from 0 to under 1.")
         for name, known in self.choices().items():
-            if getattr(self, name) not in known:
-                raise ValueError(f'{name} is "{getattr(self, name)}"; it must be one of {", ".join(map(str, known))}.')
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} is {quote(value)}; it must be one of {', '.join(map(str, known))}.")
+        self._check_device()
+        self._check_paths()
+
+    def _check_device(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError('device is "cuda", but torch finds no CUDA device here; use "cpu".')
         if self.device == "cpu" and self.precision == "fp16":
             raise ValueError('precision "fp16" needs a GPU; on a CPU use "bf16" or "no".')
+
+    def _check_paths(self) -> None:
         if self.draw_every and not self.story:
             raise ValueError("draw_every is set, but there is no story to draw; give story a file, or take it out.")
+        for name in ("checkpoint", "data", "out"):
+            if not getattr(self, name):
+                raise ValueError(f'{name} is ""; it must not be empty.')
+        if not _may_be_folder(self.out):
+            raise ValueError(f"out is {quote(self.out)}, which cannot be a folder; choose another name.")
         for name in self.files():
             path = getattr(self, name)
             toy = path == TOYWORLD and name in _TOYS
-            if path and not toy and not Path(path).exists():
-                raise FileNotFoundError(f'{name}: there is no "{path}".')
+            if path and not toy and not os.path.exists(path):
+                raise FileNotFoundError(f"{name}: there is no {quote(path)}.")
 
-    def least(self) -> dict[str, int]:
-        """The least that settings may be."""
-        least = {"width": 8, "height": 8}
-        least |= dict.fromkeys(("steps", "groups", "frames", "accumulate", "save_every", "keep"), 1)
-        return least | dict.fromkeys(("warm_up", "seed", "draw_every", "workers"), 0)
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """The least and the most that whole numbers may be; more than the most is a slip, whatever the machine."""
+        sizes = dict.fromkeys(("width", "height"), (8, 2**14))
+        counts = dict.fromkeys(("groups", "frames"), (1, 2**12))
+        steps = dict.fromkeys(("steps", "accumulate", "save_every", "keep"), (1, 10**9))
+        others = dict.fromkeys(("warm_up", "draw_every"), (0, 10**9))
+        return {**sizes, **counts, **steps, **others, "seed": (0, 2**63 - 1), "wait_minutes": (0, 60 * 24 * 30)}
 
     def shares(self) -> tuple[str, ...]:
         """The settings from 0 to 1."""
@@ -122,34 +149,52 @@ def read_settings(kind: type[_Settings], path: Path, **changes: Any) -> _Setting
         ValueError: If it is no TOML, has a name that there is not, lacks one, or a value is of another type or out of
             range.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no settings file {path}.")
-    try:
-        found = _parse(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not valid TOML: {error}") from error
+    found = _parse(path)
     given = {**found, **changes}
     known = {each.name: each for each in fields(kind)}
     strange = sorted(set(given) - set(known))
     if strange:
-        raise ValueError(f"{path.name}: there is no setting {', '.join(strange)}. There are {', '.join(known)}.")
+        raise ValueError(f"{path.name}: there is no setting {quote_all(strange)}. There are {', '.join(known)}.")
     missing = [name for name, each in known.items() if each.default is MISSING and name not in given]
     if missing:
         raise ValueError(f"{path.name} does not say {', '.join(missing)}.")
     return kind(**{name: _typed(path.name, name, value, known[name].type) for name, value in given.items()})
 
 
+def _may_be_folder(path: str) -> bool:
+    """Whether a folder is there, or there is nothing and the name is one that a folder may have."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # a part is a file or too long, or there is a zero byte in it
+        return False
+    return os.path.isdir(path)
+
+
 def _typed(file: str, name: str, value: Any, kind: Any) -> Any:
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{file}: {name} is {quote(value)}, which is too large.") from error
     if type(value) is not kind:
-        raise ValueError(f"{file}: {name} is {value!r}; it must be of type {kind.__name__}.")
+        raise ValueError(f"{file}: {name} is {quote(value)}; it must be of type {kind.__name__}.")
     return value
 
 
-def _parse(text: str) -> Mapping[str, Any]:
+def _parse(path: Path) -> Mapping[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib  # pyright: ignore[reportMissingImports]
-    return tomllib.loads(text)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no settings file {quote(str(path))}.")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"{path.name} is larger than a settings file may be ({_LARGEST_FILE:,} bytes).")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 text ({error.reason}); save it again as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not valid TOML: {printable(str(error), 300)}") from error

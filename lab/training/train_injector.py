@@ -23,7 +23,7 @@ from ...core.story import Story
 from ...headless.checkpoint import merge_lora
 from ...headless.reference_faces import FeatureReader, load_reader
 from ...headless.reference_injection import cross_attention_hook, cross_attention_widths, inject_story
-from ..storydb.group_filter import read_float
+from ..storydb.pictures import read_float
 from .batch import Batch, batch_of
 from .denoising_task import Dice, ask
 from .frozen_unet import FrozenPipeline
@@ -70,8 +70,9 @@ class InjectorSettings(TrainingSettings):
         if self.stage == 2 and not self.start:
             raise ValueError("stage 2 goes on from the adapter of stage 1; give start its file.")
 
-    def least(self) -> dict[str, int]:
-        return {**super().least(), **dict.fromkeys(("tokens", "resampler_heads", "resampler_depth"), 1)}
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        sizes = dict.fromkeys(("tokens", "resampler_heads", "resampler_depth"), (1, 2**10))
+        return {**super().bounds(), **sizes, "resampler_width": (0, 2**16)}
 
     def shares(self) -> tuple[str, ...]:
         return (*super().shares(), "face_dropout")

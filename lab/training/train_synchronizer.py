@@ -42,8 +42,11 @@ class SynchronizerSettings(TrainingSettings):
         super().__post_init__()
         if self.frames < 2:
             raise ValueError(f"frames is {self.frames}; frames that see each other are 2 or more.")
-        if self.rank < 1 or self.mask_loss < 0:
-            raise ValueError(f"rank is {self.rank} and mask_loss {self.mask_loss}; at least 1 and 0 are needed.")
+        if self.mask_loss < 0:
+            raise ValueError(f"mask_loss is {self.mask_loss}; it must be 0 or more.")
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        return {**super().bounds(), "rank": (1, 2**12)}
 
 
 class Synchronizer(FrozenPipeline):

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ....core.quoting import quote
 from ....core.toyworld.models import WEIGHTS
 from .stages import STAGES, run_stage
 
@@ -28,9 +29,12 @@ def main(
 ) -> None:
     """Train one network of the toy world, or all."""
     if stage != "all" and stage not in STAGES:
-        raise typer.BadParameter(f'There is no stage "{stage}". There are {", ".join(STAGES)}, and all.')
+        raise typer.BadParameter(f"There is no stage {quote(stage)}. There are {', '.join(STAGES)}, and all.")
     for name in STAGES if stage == "all" else (stage,):
-        run_stage(name, device=device, seed=seed, minutes=minutes, work=work, out=out)
+        try:
+            run_stage(name, device=device, seed=seed, minutes=minutes, work=work, out=out)
+        except (ValueError, OSError) as error:
+            raise typer.BadParameter(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ had not been.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,9 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+
+from ....core.quoting import printable, quote
+from .kept import read_kept, write_kept
 
 MOVING_AVERAGE = 0.999
 WARM_UP = 100
@@ -45,10 +47,16 @@ class Settings:
     save_every: int = 250
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.minutes < 0:
+        if self.steps < 1 or self.batch < 1 or not 0 <= self.minutes < math.inf:
             raise ValueError(
                 f"steps, batch and minutes must be positive, not {self.steps}, {self.batch}, {self.minutes}."
             )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {quote(self.seed)}; it must be from 0 to {2**32 - 1}.")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"device is {quote(self.device)}; it must be cpu or cuda.")
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"device is {quote(self.device)}, but torch finds no CUDA device here; use cpu.")
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,25 @@ def _resume(
 ) -> tuple[int, float]:
     if not path.is_file():
         return 0, 0.0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    optimizer.load_state_dict(state["optimizer"])
+    state = read_kept(path)
+    shapes = [parameter.shape for parameter in trained]
+    try:
+        weights, means = list(state["trained"]), list(state["averages"])
+        if not [each.shape for each in weights] == [each.shape for each in means] == shapes:
+            raise ValueError("its weights have other shapes")
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent, losses = int(state["step"]), float(state["spent"]), [float(each) for each in state["history"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = printable(f"{type(error).__name__}: {error}", 300)
+        raise ValueError(
+            f"{path} is a checkpoint of another training ({why}). Delete it, or give another --work."
+        ) from error
     with torch.no_grad():
-        for own, kept in ((trained, state["trained"]), (averages, state["averages"])):
+        for own, kept in ((trained, weights), (averages, means)):
             for tensor, value in zip(own, kept, strict=True):
                 tensor.copy_(value)
-    history += state["history"]
-    return state["step"], state["spent"]
+    history += losses
+    return step, spent
 
 
 def _save(
@@ -152,7 +171,6 @@ def _save(
     averages: list[Tensor],
     history: list[float],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "step": step,
         "spent": spent,
@@ -161,9 +179,7 @@ def _save(
         "averages": averages,
         "history": history,
     }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    write_kept(path, state)
 
 
 def _report(name: str, step: int, loss: float, elapsed: float) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....core.atomic_files import replacing
 from ....core.toyworld.models import PICTURE_SIDE, TEXT_LENGTH
 from ....core.toyworld.vocabulary import tokenize
 from ..world import sample_scene
@@ -32,7 +33,8 @@ def scenes(count: int, seed: int, folder: Path, held_out: bool = False) -> tuple
                 pictures[start : start + len(images)] = images
                 tokens[start : start + len(ids)] = ids
         for path, array in zip(paths, (pictures, tokens), strict=True):
-            np.save(path, array)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, array)
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
 
 

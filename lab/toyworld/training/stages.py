@@ -15,6 +15,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ....core.atomic_files import replacing
+from ....core.locking import locked
+from ....core.quoting import printable
 from ....core.toyworld.models import PREVIEW_COLOURS, UNET, load_weights, store
 from ....core.toyworld.vae import load_vae
 from ..ldm_keys import unet_to_ldm
@@ -124,27 +127,39 @@ def run_stage(name: str, *, device: str, seed: int, minutes: float, work: Path, 
     """Train one stage, write its weights and add it to the card."""
     stage = STAGES[name]
     settings = Settings(stage.steps, stage.batch, stage.rate, minutes or stage.minutes, device, seed, work)
-    started = time.monotonic()
-    made = stage.make(settings, out)
-    out.mkdir(parents=True, exist_ok=True)
-    for file, weights in made.weights.items():
-        _write(weight_file(file, out), weights)
-    _note(out / CARD, name, settings, made, (time.monotonic() - started) / 60)
+    refusal = f"Another training is at work in {printable(str(work))}. Wait for it, or give another --work."
+    with locked(work, refusal):
+        card, started = _read_card(out / CARD), time.monotonic()
+        made = stage.make(settings, out)
+        for file, weights in made.weights.items():
+            with replacing(weight_file(file, out)) as temporary:
+                save_file(store(weights), temporary)
+        card[name] = _entry(name, settings, made, (time.monotonic() - started) / 60)
+        with replacing(out / CARD) as temporary:
+            temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def _with(settings: Settings, **changes: Any) -> Settings:
     return Settings(**(settings.__dict__ | changes))
 
 
-def _write(path: Path, weights: dict[str, Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(store(weights), partial)
-    os.replace(partial, path)
+def _read_card(path: Path) -> dict[str, Any]:
+    """What is told of the other stages' weights.
+
+    Raises:
+        ValueError: If the file is no card.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {printable(str(error), 300)}") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{path} is not a card of weights; move it away.")
+    return card
 
 
-def _note(path: Path, name: str, settings: Settings, made: Made, minutes: float) -> None:
-    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    card[name] = {
+def _entry(name: str, settings: Settings, made: Made, minutes: float | int) -> dict[str, Any]:
+    return {
         "command": f"python -m story_identity.lab.toyworld.training {name} --seed {settings.seed}"
         f" --minutes {settings.minutes:g} --device {settings.device}",
         "files": sorted(made.weights),
@@ -157,7 +172,6 @@ def _note(path: Path, name: str, settings: Settings, made: Made, minutes: float)
         "measured": made.measured,
         "licence": "Apache-2.0, as the code; trained only on pictures drawn by this package",
     }
-    path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def load_base(folder: Path, seed: int) -> BaseModel:

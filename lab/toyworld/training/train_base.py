@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 from ....core.toyworld.models import UNET, noise_levels
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
+from .kept import read_kept, write_kept
 from .loop import Dice, Settings, train
 from .pictures import scenes, to_pixels
 from .text_encoder import new_text_encoder
@@ -86,12 +87,12 @@ def encode(vae: ToyVAE, pictures: np.ndarray, settings: Settings, name: str = "l
     """Latents of all pictures, float16 on the CPU; kept on disk."""
     path = Path(settings.folder) / f"{name}_{len(pictures)}_{settings.seed}.pt"
     if path.is_file():
-        return torch.load(path, weights_only=True)
+        return read_kept(path)
     latents = []
     for start in range(0, len(pictures), 64):
         with torch.autocast(settings.device, torch.bfloat16):
             mean = vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device))
         latents.append(mean.half().cpu())
     result = torch.cat(latents)
-    torch.save(result, path)
+    write_kept(path, result)
     return result

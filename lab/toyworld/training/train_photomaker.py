@@ -21,6 +21,7 @@ from ....core.toyworld.vocabulary import CLASS_WORDS, HAIR_COLOURS, tokenize, vo
 from ..people import Person, sample_person
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
+from .kept import read_kept, write_kept
 from .loop import Dice, Settings, train
 from .pictures import to_pixels
 from .train_base import BaseModel, Diffusion
@@ -116,7 +117,7 @@ def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lesson
     """Draw scenes, each with four portraits of one of its people, from fresh draws of the world; kept on disk."""
     path = settings.folder / f"lessons_{count}_{settings.seed}.pt"
     if path.is_file():
-        return Lessons(**torch.load(path, weights_only=True))
+        return Lessons(**read_kept(path))
     random = np.random.default_rng([settings.seed, 77])
     rows = [_lesson(random) for _ in range(count)]
     pictures, tokens, positions, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
@@ -129,7 +130,7 @@ def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lesson
     lessons = Lessons(
         latents, torch.from_numpy(tokens), torch.from_numpy(positions), small, torch.from_numpy(portraits)
     )
-    torch.save(lessons.__dict__, path)
+    write_kept(path, lessons.__dict__)
     return lessons
 
 

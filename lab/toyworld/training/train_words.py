@@ -20,6 +20,7 @@ from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
 from ..world import sample_scene
 from .augmentation import jitter, soften
+from .kept import read_kept, write_kept
 from .loop import Dice, Settings, train
 from .train_base import BaseModel
 from .train_detector import Drawn, drawn_scenes, words_loss
@@ -112,7 +113,7 @@ def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settin
     """Pictures `(n, 3, 64, 64)` in [0, 1] by Euler's method with guidance; kept on disk."""
     path = Path(settings.folder) / f"generated_{len(captions)}_{settings.seed}.pt"
     if path.is_file():
-        return torch.load(path, weights_only=True)
+        return read_kept(path)
     sigmas = noise_levels()
     timesteps = [999 - step * 1000 // STEPS for step in range(STEPS)]
     nothing = base.text(torch.tensor([tokenize("", TEXT_LENGTH)]))[0]
@@ -134,5 +135,5 @@ def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settin
             latent = clean + (latent - clean) * following / sigma
         parts.append((vae.decode(latent) / 2 + 0.5).clamp(0, 1))
     result = torch.cat(parts)
-    torch.save(result, path)
+    write_kept(path, result)
     return result

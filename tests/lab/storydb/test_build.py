@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import story_identity.lab.storydb.build as building
 from PIL import Image
-from story_identity.lab.storydb.build import build_storydb, read_storydb
+from story_identity.lab.storydb.build import build_storydb
+from story_identity.lab.storydb.manifest import read_storydb
 from story_identity.lab.storydb.settings import TOYWORLD_STORYDB, StoryDBSettings
 from story_identity.lab.storydb.shards import read_files
 from story_identity.lab.toyworld.world import draw, sample_plan

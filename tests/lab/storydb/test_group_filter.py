@@ -10,8 +10,9 @@ from PIL import Image
 from story_identity.core.detectors import Detections
 from story_identity.lab.storydb.group_filter import Sieve, clusters, median_likeness
 from story_identity.lab.storydb.measures import Measures
+from story_identity.lab.storydb.pictures import open_picture, stored_picture
 from story_identity.lab.storydb.settings import StoryDBSettings
-from story_identity.lab.storydb.sources import find_sources, open_picture, stored_picture
+from story_identity.lab.storydb.sources import find_sources
 
 COLOURS = {"red": (250, 20, 20), "crimson": (220, 40, 30), "blue": (20, 30, 240)}
 SETTINGS = StoryDBSettings(least=2, most=4, least_side=16, words=("woman", "man"), look=0.5, aesthetic=0.5)

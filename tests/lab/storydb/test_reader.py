@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 import torch
 from PIL import Image
-from story_identity.lab.storydb.build import read_storydb
+from story_identity.lab.storydb.manifest import read_storydb
 from story_identity.lab.storydb.reader import StoryDBReader, fitted
 from story_identity.lab.storydb.shards import read_files, write_shard
 from torch.utils.data import DataLoader, IterableDataset

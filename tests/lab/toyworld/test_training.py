@@ -1,19 +1,27 @@
 """The training loop: resuming, time limits, moving averages; and that every stage learns and gives files that load."""
 
 import json
+import math
+import os
+import pickle
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from story_identity.core.locking import locked
 from story_identity.core.photomaker import split_file, vision_config
 from story_identity.core.toyworld.models import TEXT_LENGTH, TEXT_WIDTH, UNET, load_weights, noise_levels
 from story_identity.core.toyworld.vae import ToyVAE
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
+from story_identity.lab.toyworld.training import loop
+from story_identity.lab.toyworld.training.kept import read_kept, write_kept
 from story_identity.lab.toyworld.training.loop import Dice, Settings, train
-from story_identity.lab.toyworld.training.stages import load_base, run_stage, text_keys
-from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, spoil
+from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys
+from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, encode, spoil
 from story_identity.lab.toyworld.training.train_photomaker import (
     Adapter,
     IdEncoder,
@@ -25,6 +33,8 @@ from story_identity.lab.toyworld.training.train_photomaker import (
 )
 from story_identity.lab.toyworld.training.train_vae import normalise_latents, start_at_principal_components
 from torch import nn
+
+from tests.closeness import assert_close
 
 
 def line(settings, stop_at=None):
@@ -74,15 +84,95 @@ def test_a_finished_training_is_not_done_again(settings):
     assert again == history
 
 
-def test_the_time_limit_holds(settings):
-    _, _, calls = line(replace(settings, steps=10**7, minutes=0.02))
-    assert 0 < calls < 10**6
+def test_the_time_limit_holds(settings, monkeypatch):
+    """By a clock that goes on by a second whenever it is read, which is twice a step and once before the first."""
+    clock = count()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    _, _, calls = line(replace(settings, steps=10**7, minutes=1, save_every=10**7))
+    assert calls == 30
+
+
+def test_the_learning_rate_falls_until_the_time_limit(settings, monkeypatch):
+    """A pause that was not foreseen counts too: at the limit the rate is 2 % of the highest."""
+    rates, step = [], torch.optim.AdamW.step
+    clock = iter([0, 1, 30, 31, 59, 61])  # the start, and twice each step: may it begin, and how far it is
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(loop, "WARM_UP", 1)
+
+    def note(optimizer, *arguments, **named):
+        rates.append(optimizer.param_groups[0]["lr"] / settings.rate)
+        return step(optimizer, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", note)
+    with suppress(StopIteration):  # the clock is asked once more for the last report
+        line(replace(settings, steps=10**7, minutes=1, save_every=10**7))
+    assert_close(rates, [0.02 + 0.98 * math.cos(share * math.pi / 2) ** 2 for share in (0.5, 59 / 60)])
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"batch": 0}, {"minutes": -1.0}])
 def test_settings_out_of_range_are_refused(settings, bad):
     with pytest.raises(ValueError, match="must be positive"):
         replace(settings, **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"minutes": float("nan")}, "must be positive"),
+        ({"minutes": float("inf")}, "must be positive"),
+        ({"seed": -1}, "seed is -1; it must be from 0"),
+        ({"device": "tpu\x1b"}, r'device is "tpu.x1b"; it must be cpu or cuda'),
+    ],
+)
+def test_settings_that_would_fail_later_are_refused(settings, bad, said):
+    with pytest.raises(ValueError, match=said):
+        replace(settings, **bad)
+
+
+class Runs:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_code_runs_from_what_training_keeps(settings, tmp_path, zipped):
+    vae, mark = ToyVAE(), tmp_path / "ran"
+    kept = [tmp_path / name for name in ("line.checkpoint", "lessons_8_0.pt", "latents_8_0.pt")]
+    for path in kept:
+        torch.save({"step": Runs(mark)}, path) if zipped else path.write_bytes(pickle.dumps(Runs(mark)))
+    uses = (
+        lambda: line(settings),
+        lambda: draw_lessons(vae, settings, count=8),
+        lambda: encode(vae, np.zeros((8, 64, 64, 3), np.uint8), settings),
+    )
+    for path, use in zip(kept, uses, strict=True):
+        with pytest.raises(ValueError, match=f"{path.name} is damaged, or no file of this training.*Delete it"):
+            use()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("change", [{"trained": []}, {"step": "x"}, {"optimizer": {}}, {"history": 3}, None])
+def test_a_checkpoint_of_another_training_is_refused(settings, tmp_path, change):
+    line(settings)
+    path = tmp_path / "line.checkpoint"
+    write_kept(path, [1, 2] if change is None else {**read_kept(path), **change})
+    with pytest.raises(ValueError, match="line.checkpoint is a checkpoint of another training .*--work"):
+        line(settings)
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    chosen = {"device": "cpu", "seed": 3, "minutes": 0.0, "work": tmp_path, "out": tmp_path / "out"}
+    with locked(tmp_path, "not expected"), pytest.raises(ValueError, match="Another training is at work in"):
+        run_stage("vae", **chosen)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "card.json").write_text("[")
+    with pytest.raises(ValueError, match="card.json is not valid JSON"):
+        run_stage("vae", **chosen)
 
 
 def test_a_step_is_seeded_by_its_number():
@@ -98,7 +188,7 @@ def test_what_v_is():
     timesteps = torch.tensor([0, 500, 999])
     noisy, target = diffusion.noisy_and_target(latents, noise, timesteps)
     a, b = diffusion.signal[timesteps].view(3, 1, 1, 1), diffusion.noise[timesteps].view(3, 1, 1, 1)
-    torch.testing.assert_close(a * noisy - b * target, latents, atol=1e-5, rtol=1e-5)
+    assert_close(a * noisy - b * target, latents)
     assert float(noise_levels()[-1]) == pytest.approx(14.6, abs=0.1)  # Stable Diffusion's largest
 
 
@@ -120,10 +210,14 @@ def test_half_of_a_batch_shares_a_caption():
     assert len({person.identity for person in people}) == 10
 
 
+SHORT = replace(STAGES["vae"], steps=40, batch=16, minutes=0)
+
+
 def test_a_stage_writes_weights_that_load_and_its_card(tmp_path, monkeypatch):
+    monkeypatch.setitem(STAGES, "vae", SHORT)
     monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.PICTURES", 64)
     monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.SAMPLE", 64)
-    run_stage("vae", device="cpu", seed=3, minutes=0.02, work=tmp_path / "work", out=tmp_path / "out")
+    run_stage("vae", device="cpu", seed=3, minutes=0.0, work=tmp_path / "work", out=tmp_path / "out")
     vae = ToyVAE()
     vae.load_state_dict(load_weights("vae", tmp_path / "out"))
     card = json.loads((tmp_path / "out" / "card.json").read_text(encoding="utf-8"))["vae"]
@@ -199,7 +293,7 @@ def test_normalising_the_latents_changes_no_picture():
         normalise_latents(vae, pixels)
         after, again = vae.encode(pixels), vae.decode(vae.encode(pixels))
     assert before.mean() > 1
-    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
-    torch.testing.assert_close(after.std((0, 2, 3)), torch.ones(8), atol=1e-3, rtol=0)
+    assert_close(after.mean((0, 2, 3)), torch.zeros(8), tolerance=1e-4, scale=1)
+    assert_close(after.std((0, 2, 3)), torch.ones(8), tolerance=1e-3)
     inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))  # beyond the edge the convolutions see other zeros
-    torch.testing.assert_close(drawn[inside], again[inside], atol=1e-4, rtol=1e-4)
+    assert_close(drawn[inside], again[inside], tolerance=1e-4)

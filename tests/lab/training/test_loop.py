@@ -17,6 +17,8 @@ from story_identity.lab.training.denoising_task import Dice
 from story_identity.lab.training.loop import LOSSES, Loop, check_tracker, dry_run
 from story_identity.lab.training.train_synchronizer import Synchronizer
 
+from tests.closeness import assert_close
+
 from .pieces import Line, Source, settings, synchronizer_settings
 
 ROOT = Path(__file__).parents[3]
@@ -60,16 +62,15 @@ def test_stopped_and_run_again_it_comes_to_the_same(tmp_path, whole, monkeypatch
     with (tmp_path / LOSSES).open("a") as file:
         file.write('{"step": 6, "lo')
     assert train(tmp_path) == whole
-    assert checkpoints(tmp_path) == ["step_0000004", "step_0000006"]
+    assert checkpoints(tmp_path) == ["step_0000004.safetensors", "step_0000006.safetensors"]
 
 
 def test_from_any_checkpoint_it_comes_to_the_same(tmp_path, whole):
     train(tmp_path, keep=3)
     for newest in ("step_0000006", "step_0000004"):
-        for path in (tmp_path / "checkpoints" / newest).iterdir():
-            path.unlink()
-        (tmp_path / "checkpoints" / newest).rmdir()
-    assert train(tmp_path) == whole
+        (tmp_path / "checkpoints" / f"{newest}.safetensors").unlink()
+        assert train(tmp_path, keep=3) == whole
+        assert checkpoints(tmp_path)[0] == "step_0000002.safetensors"
 
 
 def test_a_synchronizer_that_is_stopped_comes_to_the_same(two_grids, tmp_path):
@@ -100,10 +101,11 @@ def test_killed_it_comes_to_the_same(tmp_path, whole, moment):
     command = [sys.executable, "-m", "tests.lab.training.train_once", str(tmp_path), moment]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    left = checkpoints(tmp_path)
-    assert left == (["step_0000002"] if moment == "between" else [".unfinished", "step_0000002"])
+    *unfinished, left = checkpoints(tmp_path)
+    assert left == "step_0000002.safetensors"
+    assert [name.endswith(".tmp") for name in unfinished] == ([] if moment == "between" else [True])
     assert train(tmp_path) == whole
-    assert checkpoints(tmp_path) == ["step_0000004", "step_0000006"]
+    assert checkpoints(tmp_path) == ["step_0000004.safetensors", "step_0000006.safetensors"]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -123,19 +125,19 @@ def test_two_processes_are_one_with_twice_the_groups(tmp_path):
     result = Loop(alone, Source(), line_settings(tmp_path / "one", groups=2, **CHANGING_RATE)).run()
     assert alone.seen == [each for pair in zip(first["seen"], second["seen"], strict=True) for each in pair]
     together = load_file(tmp_path / "two" / "line.safetensors")
-    assert all(torch.allclose(each, together[key], atol=1e-6) for key, each in load_file(result).items())
-    assert [each["loss"] for each in losses(tmp_path / "two")] == pytest.approx(
-        [each["loss"] for each in losses(tmp_path / "one")], abs=1e-6
-    )
+    for key, each in load_file(result).items():
+        assert_close(together[key], each)
+    assert_close(*([each["loss"] for each in losses(tmp_path / name)] for name in ("two", "one")))
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
     """Where the loss is a mean over groups and the dice do not matter, parts of a step are as good as one."""
     parts, told = train(tmp_path / "parts", blur=0.0, accumulate=2)
     once, whole = train(tmp_path / "once", blur=0.0, groups=2)
-    assert [each["loss"] for each in told] == pytest.approx([each["loss"] for each in whole], abs=1e-6)
+    assert_close([each["loss"] for each in told], [each["loss"] for each in whole])
     one, other = (load_file(tmp_path / name / "line.safetensors") for name in ("parts", "once"))
-    assert all(torch.allclose(each, other[key], atol=1e-6) for key, each in one.items())
+    for key, each in one.items():
+        assert_close(each, other[key])
 
 
 def test_a_step_follows_the_mean_gradient_of_its_parts_each_with_its_own_dice(tmp_path, monkeypatch):
@@ -155,7 +157,8 @@ def test_a_step_follows_the_mean_gradient_of_its_parts_each_with_its_own_dice(tm
     loss = sum(line([next(groups)], Dice.of(0, 0, number))["loss"] for number in range(3)) / 3
     expected = torch.autograd.grad(loss, [line.slope, line.height])
     assert len(followed) == 2
-    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(followed[0], expected, strict=True))
+    for one, other in zip(followed[0], expected, strict=True):
+        assert_close(one, other)
 
 
 def test_what_is_saved_is_the_moving_average(tmp_path):
@@ -166,7 +169,7 @@ def test_what_is_saved_is_the_moving_average(tmp_path):
     expected = seen[0]
     for decay, slope in zip((2 / 11, 3 / 12), seen[1:], strict=True):
         expected = decay * expected + (1 - decay) * slope
-    assert torch.allclose(load_file(saved)["slope"], expected, atol=1e-6)
+    assert_close(load_file(saved)["slope"], expected)
     assert torch.equal(line.slope, seen[2])
     plain = Line(0.1)
     saved = Loop(plain, Source(), line_settings(tmp_path / "plain", ema=0.0)).run()
@@ -206,7 +209,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
             super().__init__()
             self.slope = torch.nn.Parameter(torch.zeros(3))
 
-    with pytest.raises(ValueError, match="step_0000002 is a checkpoint of another training.*out"):
+    with pytest.raises(ValueError, match="step_0000002.safetensors is a checkpoint of another training.*out"):
         Loop(Other(), Source(), line_settings(tmp_path)).run()
 
 
@@ -217,10 +220,10 @@ def test_a_loss_that_is_no_number_stops_it_and_names_the_step_and_the_checkpoint
             return {"loss": found["loss"] * (float("nan") if len(self.seen) > 3 else 1)}
 
     with pytest.raises(
-        ValueError, match="loss of step 4 is nan. The checkpoint .*step_0000002 is sound.*learning_rate"
+        ValueError, match="loss of step 4 is nan. The checkpoint .*step_0000002.safetensors is sound.*learning_rate"
     ):
         Loop(Breaks(0.1), Source(), line_settings(tmp_path)).run()
-    assert checkpoints(tmp_path) == ["step_0000002"]
+    assert checkpoints(tmp_path) == ["step_0000002.safetensors"]
     assert [each["step"] for each in losses(tmp_path)] == [1, 2, 3]
 
 

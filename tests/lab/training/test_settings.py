@@ -30,7 +30,14 @@ def test_every_setting_arrives(tmp_path):
     story = tmp_path / "story.json"
     story.touch()
     other = {"precision": "bf16", "schedule": "cosine", "device": "cpu", "workers": 1, "width": 72, "height": 80}
-    other |= {"ema": 0.25, "text_dropout": 1.0, "checkpoint": str(story), "data": str(story), "config": str(story)}
+    other |= {
+        "ema": 0.25,
+        "out": str(tmp_path),
+        "text_dropout": 1.0,
+        "checkpoint": str(story),
+        "data": str(story),
+        "config": str(story),
+    }
     values = {}
     for each in fields(SynchronizerSettings):
         plain = {int: 7, float: 0.75, bool: True, str: str(story)}[each.type]
@@ -49,8 +56,8 @@ def test_whole_numbers_are_numbers_and_changes_replace(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stepz": 3}, "mine.toml: there is no setting stepz. There are checkpoint"),
-        ({"steps": "many"}, "steps is 'many'; it must be of type int"),
+        ({"stepz": 3}, 'mine.toml: there is no setting "stepz". There are checkpoint'),
+        ({"steps": "many"}, 'steps is "many"; it must be of type int'),
         ({"steps": 1.5}, "steps is 1.5; it must be of type int"),
         ({"steps": True}, "steps is True; it must be of type int"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing is 1; it must be of type bool"),
@@ -61,11 +68,22 @@ def test_whole_numbers_are_numbers_and_changes_replace(tmp_path):
         ({"ema": 1}, "ema is 1.0; it must be from 0 to under 1"),
         ({"precision": "half"}, 'precision is "half"; it must be one of no, fp16, bf16'),
         ({"precision": "fp16"}, 'precision "fp16" needs a GPU'),
-        ({"workers": 2}, 'workers is "2"; it must be one of 0, 1'),
+        ({"workers": 2}, "workers is 2; it must be one of 0, 1"),
         ({"draw_every": 5}, "draw_every is set, but there is no story"),
         ({"frames": 1}, "frames is 1; frames that see each other are 2 or more"),
         ({"rank": 0}, "rank is 0"),
-        ({"mask_loss": -0.1}, "mask_loss -0.1"),
+        ({"steps": 10**10}, "steps is 10000000000; it must be 1000000000 or less"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it must be 9223372036854775807 or less"),
+        ({"learning_rate": 10**400}, "learning_rate is 10.*, which is too large"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be a finite number"),
+        ({"mask_loss": float("nan")}, "mask_loss is nan; it must be a finite number"),
+        ({"wait_minutes": 0}, "wait_minutes is 0.0; it must be above 0"),
+        ({"out": ""}, 'out is ""; it must not be empty'),
+        ({"checkpoint": ""}, 'checkpoint is ""; it must not be empty'),
+        ({"out": __file__}, "out is .*, which cannot be a folder"),
+        ({"out": __file__ + "/x"}, "out is .*, which cannot be a folder"),
+        ({"out": "x" * 5000}, "out is .*, which cannot be a folder"),
+        ({"mask_loss": -0.1}, "mask_loss is -0.1"),
     ],
 )
 def test_mistakes(tmp_path, changes, said):

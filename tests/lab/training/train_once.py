@@ -1,18 +1,21 @@
 """A training in a process of its own: `train_once OUT MOMENT`, for tests that kill it or start several.
 
 MOMENT: "between" kills it in step 4, "during" while it saves that step's checkpoint, "both" lets it end and writes what
-each process saw and came to.
+each process saw and came to, "stall" has the second process sleep after step 3.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
 from story_identity.headless.checkpoint import load_checkpoint
+from story_identity.lab.training import checkpoints
 from story_identity.lab.training.denoising_task import Dice
 from story_identity.lab.training.loop import Loop
+from story_identity.lab.training.processes import joined
 from story_identity.lab.training.train_synchronizer import Synchronizer
 
 from tests.stand_ins.diffusers_models import write_sd15
@@ -40,13 +43,28 @@ def synchronize(out):
     return {name: each.detach() for name, each in loop.trained.items()}
 
 
+def stall(out):
+    """A training of two processes, of which one sleeps."""
+    with joined("cpu", wait_minutes=0.25) as rank:
+
+        def on_step(step, values):
+            rank.went_on(step)
+            if rank.index == 1 and step == 3:
+                time.sleep(3600)
+
+        Loop(Line(0.1), Source(), line_settings(out)).run(on_step=on_step)
+
+
 def main(out, moment):
+    if moment == "stall":
+        return stall(out)
     line = Line(0.0 if moment == "both" else 0.1)
     synchronized = synchronize(out) if moment == "both" else None
     loop = Loop(line, Source(), line_settings(out, **(CHANGING_RATE if moment == "both" else {})))
     index = loop.accelerator.process_index
     if moment == "during":
-        loop.accelerator.register_save_state_pre_hook(lambda *_: loop.progress.step == STEP and kill())
+        write = checkpoints.save_file
+        checkpoints.save_file = lambda *given: kill() if loop.done == STEP else write(*given)
     saved = loop.run(on_step=lambda step, values: moment == "between" and step == STEP and kill())
     if moment == "both":
         found = {"slope": line.slope.detach(), "height": line.height.detach(), "seen": line.seen, "saved": str(saved)}

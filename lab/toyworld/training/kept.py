@@ -1,0 +1,28 @@
+"""What training keeps on disk: files of tensors, numbers and lists, from which nothing can run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....core.atomic_files import replacing
+from ....core.quoting import printable
+
+
+def write_kept(path: Path, content: Any) -> None:
+    """Write tensors, numbers, and lists and dictionaries of them; the file is there whole or not at all."""
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_kept(path: Path) -> Any:
+    """What `write_kept` wrote, on the CPU, by torch's restricted unpickler.
+
+    Raises:
+        ValueError: If it is damaged or holds anything else.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # what a damaged or foreign file can raise is not bounded
+        why = printable(f"{type(error).__name__}: {error}", 300)
+        raise ValueError(f"{path} is damaged, or no file of this training: {why}. Delete it and run again.") from error
