@@ -1,5 +1,6 @@
 """From portraits to an identity, and from an identity to a conditioning."""
 
+import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..core.casting import find_word
 from ..core.identity import Identity, discover_identity, largest_usable_rank, safe_file_name
+from ..core.quoting import quote
 from ..core.story import Frame, Story
 from .host import photomaker as pm
 from .host.folders import check_present, full_path, identity_path, names
@@ -95,8 +97,11 @@ class CharacterPortraitsNode(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         person = story.character(character.strip())
+        safe_file_name(person.name)  # for Save Identity, which runs only after all the portraits are drawn
         if "{character}" not in template:
-            raise ValueError(f'The portrait template "{template}" has no {{character}} for the description to go into.')
+            raise ValueError(
+                f"The portrait template {quote(template)} has no {{character}} for the description to go into."
+            )
         positive, negative_cond = (
             clip.encode_from_tokens_scheduled(clip.tokenize(text))
             for text in (template.replace("{character}", person.description), negative)
@@ -201,6 +206,7 @@ class IdentityDiscoveryNode(io.ComfyNode):
         name = name.strip()
         if not name:
             raise ValueError("Identity Discovery needs the character's name: connect it from Character Portraits.")
+        safe_file_name(name)  # for Save Identity
         progress = comfy.utils.ProgressBar(len(portraits))
         embeddings = pm.embed_portraits(photomaker, portraits, batch_size=8, advance=progress.update)
         used = rank
@@ -277,7 +283,8 @@ class IdentityConditioningNode(io.ComfyNode):
     ) -> io.NodeOutput:
         identity.require_encoder(pm.encoder_id(photomaker))
         if frame is None:
-            prompt, span, label = text, _first_word(text, class_word), f'Identity Conditioning of "{identity.name}"'
+            label = f"Identity Conditioning of {quote(identity.name)}"
+            prompt, span = text, _first_word(text, class_word)
         else:
             prompt, span, label = frame.prompt, frame.span_of(identity.name), frame.label
         if span is None:
@@ -316,8 +323,16 @@ class SaveIdentityNode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename: str | None) -> bool | str:
+        """A name of None comes through a link; it is checked when it arrives."""
+        try:
+            return filename is None or not filename.strip() or bool(safe_file_name(filename))
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
     def execute(cls, identity: Identity, filename: str, overwrite: bool) -> io.NodeOutput:
-        path = identity.save(identity_path(safe_file_name(filename or identity.name), overwrite))
+        path = identity.save(identity_path(safe_file_name(filename.strip() or identity.name), overwrite))
         return io.NodeOutput(identity, str(path), ui=ui.PreviewText(f"saved as {path}"))
 
 
@@ -348,9 +363,11 @@ class LoadIdentityNode(io.ComfyNode):
         return check_present("identities", identity_file)
 
     @classmethod
-    def fingerprint_inputs(cls, identity_file: str, **_: str) -> float:
-        """Run again when the file was written again."""
-        return full_path("identities", identity_file).stat().st_mtime
+    def fingerprint_inputs(cls, identity_file: str | None = None, **_: str) -> str | float:
+        """Run again when the file has another content. A name that comes through a link is not known yet: run again."""
+        if identity_file is None:
+            return float("nan")
+        return hashlib.sha256(full_path("identities", identity_file).read_bytes()).hexdigest()
 
     @classmethod
     def execute(cls, identity_file: str, rename: str) -> io.NodeOutput:
@@ -367,7 +384,7 @@ def _first_word(text: str, class_word: str) -> tuple[int, int]:
     places = find_word(class_word.strip(), text) if class_word.strip() else []
     if not places:
         raise ValueError(
-            f'The class word "{class_word}" is not a word of the prompt "{text}". Write the word that stands for this '
-            "person (woman, boy ...) into both, or connect a frame."
+            f"The class word {quote(class_word)} is not a word of the prompt {quote(text)}. Write the word that stands "
+            "for this person (woman, boy ...) into both, or connect a frame."
         )
     return places[0]

@@ -1,6 +1,7 @@
 """The help pages say what the nodes say: every node, every socket, every quoted message.
 
-Messages are quoted in the first column of the tables headed "message"; "…" stands for what varies.
+Messages are quoted in the first column of the tables headed "message"; "…" stands for what varies, with the quotation
+marks around it that the code may leave to `core.quoting.quote`.
 """
 
 import ast
@@ -43,7 +44,7 @@ def literals() -> list[str]:
             texts.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             texts.append(node.value)
-    return [" ".join(text.split()) for text in texts]
+    return [" ".join(text.split()).replace('"…"', "…") for text in texts]
 
 
 def first_cells(page: str, header: str) -> list[str]:
@@ -70,7 +71,7 @@ def test_a_page_names_the_nodes_inputs_and_outputs(node: str):
     ("node", "quote"), [(node, quote) for node, page in PAGES.items() for quote in first_cells(page, "message")]
 )
 def test_a_quoted_message_is_in_the_code(node: str, quote: str):
-    fixed = [part for part in quote.split("…") if part.strip()]
+    fixed = [part for part in quote.replace('"…"', "…").split("…") if part.strip()]
     assert max(map(len, fixed)) >= SHORTEST
     pattern = re.compile(".*".join(map(re.escape, fixed)))
     assert any(pattern.search(text) for text in LITERALS), quote

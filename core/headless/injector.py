@@ -17,6 +17,7 @@ from ..attention import plain_attention
 from ..dealing import deal_people
 from ..injector import Injector, ReferenceFeatures, decoupled_attention
 from ..layout import Layout
+from ..quoting import quote
 from ..shuffle import deal_tokens
 from ..story import Story
 from .attention import Layer, layer_names
@@ -74,14 +75,15 @@ def load_injector(path: Path, pipe: Any) -> Injector:
     """The adapter in a file, on a pipeline's device and in its UNet's dtype.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file is none, is made for another kind of model, or is FaceID's with a LoRA in it.
     """
     adapter = read_adapter(path)
     adapter.check(cross_attention_widths(pipe.unet), pipe.unet.config.cross_attention_dim)
     if adapter.lora:
         raise ValueError(
-            f'"{adapter.name}" has a LoRA for the checkpoint in it, which is applied in ComfyUI only. Use a plus-face '
-            "file, or one that train-injector wrote."
+            f"{quote(adapter.name)} has a LoRA for the checkpoint in it, which is applied in ComfyUI only. Use a "
+            "plus-face file, or one that train-injector wrote."
         )
     return adapter.injector().to(pipe.unet.device, pipe.unet.dtype).requires_grad_(False)
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .convolutions import Block, halve
-from .models import PICTURE_SIDE, WEIGHTS, load_weights
+from .models import PICTURE_SIDE, WEIGHTS, load_network
 from .people import CLOTHES_COLOURS, HAIR_COLOURS, WORDS, Person
 from .scenery import HOURS, PLACES, PROPS
 from .world import POSES, Plan
@@ -89,7 +89,8 @@ def load_probe(folder: Path = WEIGHTS) -> Probe:
 
     Raises:
         FileNotFoundError: If the weights are not there.
+        ValueError: If the file cannot be read, or has other tensors.
     """
     network = Probe()
-    network.load_state_dict(load_weights("probe", folder))
-    return network.eval().requires_grad_(False)
+    load_network(network, "probe", folder)
+    return network
