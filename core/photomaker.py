@@ -46,15 +46,15 @@ def split_file(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor]
         ValueError: If the file is PhotoMaker v2 or something else, or not all of it; the message says what was found.
     """
     encoder, lora = (_part(content, part) for part in _PARTS)
-    if not encoder or not lora:
-        raise WeightFileError(
-            f"{name} is not a PhotoMaker file: it has {quote_all(sorted(content), 4) or 'nothing'}, and not both "
-            "id_encoder and lora_weights with tensors in them."
-        )
     if any(key.startswith("qformer_perceiver") for key in encoder):
         raise WeightFileError(
             f"{name} is PhotoMaker v2, which needs a face recogniser whose models are non-commercial. "
             "Use photomaker-v1.bin."
+        )
+    if not encoder or not lora:
+        raise WeightFileError(
+            f"{name} is not a PhotoMaker file: it has {quote_all(sorted(content), 4) or 'nothing'}, and not both "
+            "id_encoder and lora_weights with tensors in them."
         )
     besides = [key for key in content if key not in _PARTS and not key.startswith(tuple(f"{part}." for part in _PARTS))]
     if besides:

@@ -5,7 +5,7 @@ Every part is compared with its files, so that a gap, a stranger or another shap
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,38 +16,11 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from ..quoting import printable, quote, quote_all
-from ..state_dict import WeightFileError, read_shapes, refuse_notes
+from ..state_dict import WeightFileError, read_shapes, refuse_gaps, refuse_notes
 
 _NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 _UNLEARNED = r"(^|\.)position_ids$"
 _DTYPE = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
-
-
-def load_part(folder: Path, what: str, load: Callable[[], Any]) -> Any:
-    """What `load` makes of a folder, be it weights or none.
-
-    Args:
-        folder: Whose files it reads.
-        what: What messages call it: "a text encoder".
-        load: The library's loader.
-
-    Raises:
-        ValueError: If a file of weights cannot be read or holds whole numbers in place of fractions, or the loader
-            gives up; the message names the file or the folder.
-    """
-    with loading(folder, what):
-        for file in _weight_files(folder):
-            odd = [
-                key
-                for key, tensor in read_shapes(file, what).items()
-                if isinstance(tensor, Tensor) and not tensor.is_floating_point() and not re.search(_UNLEARNED, key)
-            ]
-            if odd:
-                found = quote_all(sorted(odd), 3)
-                raise WeightFileError(
-                    f"{printable(str(file))} holds whole numbers where {what} has fractions: {found}."
-                )
-        return load()
 
 
 @contextmanager
@@ -86,16 +59,17 @@ def load_network(
         strangers: A pattern of tensors that the files may have besides.
 
     Raises:
-        ValueError: If tensors are missing, do not belong to it or are of another shape, and as `load_part` does.
+        ValueError: If a file cannot be read, or tensors are missing, do not belong to it, are of another shape, or hold
+            whole numbers in place of fractions.
     """
     is_transformer = issubclass(kind, transformers.PreTrainedModel)
     options: dict[str, Any] = {_DTYPE if is_transformer else "torch_dtype": dtype} if dtype else {}
     if is_transformer:
         options["ignore_mismatched_sizes"] = True  # they come with the notes, under their names
-    network, notes = load_part(
-        folder, what, lambda: kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    )
-    files = ", ".join(file.name for file in _weight_files(folder)[:2])
+    with loading(folder, what):
+        _check_files(folder, what)
+        network, notes = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    files = ", ".join(file.name for file in list(_weight_files(folder))[:2])
     ours = [key for key in notes["unexpected_keys"] if not re.search(f"{_UNLEARNED}|{strangers}", key)]
     refuse_notes({**notes, "unexpected_keys": ours}, printable(f"{folder} ({files})"), what)
     return network.eval()
@@ -144,21 +118,39 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that the libraries read a part's weights from; none for a part without."""
+def _check_files(folder: Path, what: str) -> None:
+    """Refuse files of weights that cannot be read, hold whole numbers, or lack what their index says is in them."""
+    for file, promised in _weight_files(folder).items():
+        name, shapes = printable(str(file)), read_shapes(file, what)
+        refuse_gaps(promised - shapes.keys(), (), (), name, "the index of its folder")
+        odd = [
+            key
+            for key, tensor in shapes.items()
+            if isinstance(tensor, Tensor) and not tensor.is_floating_point() and not re.search(_UNLEARNED, key)
+        ]
+        if odd:
+            listed = quote_all(sorted(odd), 3)
+            raise WeightFileError(f"{name} holds whole numbers where {what} has fractions: {listed}.")
+
+
+def _weight_files(folder: Path) -> dict[Path, set[str]]:
+    """The files that the libraries read a part's weights from, and the tensors that an index says are in each."""
     for ending in ("safetensors", "bin"):
         for name in _NAMES:
             file = folder / f"{name}.{ending}"
             if file.is_file():
-                return [file]
+                return {file: set()}
             index = folder / f"{name}.{ending}.index.json"
             if index.is_file():
                 return _shards(index)
-    return []
+    return {}
 
 
-def _shards(index: Path) -> list[Path]:
-    shards: Any = read_json(index, "an index of files of weights").get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+def _shards(index: Path) -> dict[Path, set[str]]:
+    places: Any = read_json(index, "an index of files of weights").get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise WeightFileError(f"{printable(str(index))} has no weight_map that says which tensor is in which file.")
-    return [index.parent / name for name in sorted(set(shards.values()))]
+    shards: dict[Path, set[str]] = {}
+    for key, name in sorted(places.items()):
+        shards.setdefault(index.parent / name, set()).add(key)
+    return shards
