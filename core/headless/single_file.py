@@ -42,7 +42,8 @@ def check_single_file(path: Path, tensors: Mapping[str, Any], config: Path, two_
     Raises:
         ValueError: If tensors are missing, are of another shape or belong to none of them.
     """
-    kept = {key: value for key, value in tensors.items() if not re.search(_UNREAD, key)}
+    held = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
+    kept = {key: value for key, value in held.items() if not re.search(_UNREAD, key)}
     for part, kind, convert, prefix in (
         ("unet", UNet2DConditionModel, convert_ldm_unet_checkpoint, "model.diffusion_model."),
         ("vae", AutoencoderKL, convert_ldm_vae_checkpoint, "first_stage_model."),

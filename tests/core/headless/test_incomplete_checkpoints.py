@@ -217,6 +217,15 @@ def test_pickles_that_are_no_checkpoint_are_refused(tmp_path, sd15_folder):
             load_checkpoint(str(tmp_path / "model.ckpt"), config=sd15_folder)
 
 
+def test_what_is_no_tensor_in_a_single_file_counts_as_missing(tmp_path, sd15, sd15_folder):
+    path = write_single_file(tmp_path / "model.ckpt", sd15)
+    whole = torch.load(path, weights_only=True)["state_dict"]
+    for key in ("model.diffusion_model.out.0.bias", "cond_stage_model.transformer.text_model.final_layer_norm.bias"):
+        torch.save({"state_dict": {**whole, key: (1, 2)}}, path)
+        with pytest.raises(ValueError, match=r"model\.ckpt does not fit .*Missing: .*norm"):
+            load_checkpoint(str(path), config=sd15_folder)
+
+
 # --- LoRAs
 
 
