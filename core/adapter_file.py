@@ -5,7 +5,6 @@ A file holds `image_proj`, the image side, and `ip_adapter`, the projections of 
 kind it is follows from the keys; only FaceID-Plus v2 is told from version 1 by "plusv2" in the file's name.
 """
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,16 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .atomic_files import replacing
 from .injector import HEAD_WIDTH, AdapterConfig, Injector, ResamplerConfig
+from .quoting import quote, quote_all
+from .state_dict import (
+    WeightFileError,
+    check_tensors,
+    count_parts,
+    meta,
+    read_tensors,
+    shape_of,
+    sizes_from,
+    state_without_numbers,
+    tensors_of,
+)
 
 Layer = tuple[str, int, int]
 """A cross-attention layer as ComfyUI names it: input, middle or output; the block; the transformer in the block."""
 
+_PARTS = ("image_proj", "ip_adapter")
 _SIDES = ("input", "output", "middle")
 _LAYERS_PER_LEVEL = 2
 _LORA = re.compile(r"(\d+)\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight")
@@ -82,19 +93,20 @@ class Adapter:
         config = self.config
         if config.cross_width != cross_width:
             raise ValueError(
-                f'"{self.name}" is made for prompts that are {config.cross_width} wide{_whose(config.cross_width)}; '
-                f"this model reads {cross_width}{_whose(cross_width)}. Load a checkpoint and an adapter that agree."
+                f"{quote(self.name)} is made for prompts that are {config.cross_width} wide"
+                f"{_whose(config.cross_width)}; this model reads {cross_width}{_whose(cross_width)}. "
+                "Load a checkpoint and an adapter that agree."
             )
         if len(config.layer_widths) != len(widths):
             raise ValueError(
-                f'"{self.name}" is made for {len(config.layer_widths)} cross-attention layers; this model has '
+                f"{quote(self.name)} is made for {len(config.layer_widths)} cross-attention layers; this model has "
                 f"{len(widths)}. Load a checkpoint and an adapter that agree."
             )
         for index, (found, (layer, width)) in enumerate(zip(config.layer_widths, widths.items(), strict=True)):
             if found != width:
                 raise ValueError(
-                    f'ip_adapter.{2 * index + 1} in "{self.name}" is {found} wide; it belongs to {layer}, which is '
-                    f"{width} wide. The adapter is made for another model."
+                    f"ip_adapter.{2 * index + 1} in {quote(self.name)} is {found} wide; it belongs to {layer}, which "
+                    f"is {width} wide. The adapter is made for another model."
                 )
 
     def host_lora(self, layers: Iterable[Layer]) -> dict[str, Tensor]:
@@ -123,19 +135,10 @@ def read_adapter(path: Path) -> Adapter:
     """An adapter from its file, on the CPU, in the file's dtype.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or is not of a kind that `adapter_of` knows.
     """
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise ValueError(
-            f'"{path.name}" cannot be read as weights ({type(error).__name__}): it is missing, incomplete, or not a '
-            "file of weights. Fetch it again."
-        ) from error
-    return adapter_of(content, path.name)
+    return adapter_of(read_tensors(path, "an IP-Adapter file (plus-face, FaceID or FaceID-Plus)"), path.name)
 
 
 def adapter_of(content: Mapping[str, Any], name: str) -> Adapter:
@@ -148,20 +151,29 @@ def adapter_of(content: Mapping[str, Any], name: str) -> Adapter:
     Raises:
         ValueError: If the content is not a plus-face, FaceID or FaceID-Plus adapter; the message says what was found.
     """
-    image, layers = (_part(content, part) for part in ("image_proj", "ip_adapter"))
+    label, (image, layers) = quote(name), (_part(content, part) for part in _PARTS)
     if not image or not layers:
-        raise ValueError(
-            f'"{name}" is not an IP-Adapter file: it has {sorted(content)[:4]}, not image_proj and ip_adapter.'
+        found = quote_all(sorted(content), 4) or "nothing"
+        raise WeightFileError(
+            f"{label} is not an IP-Adapter file: it has {found}, and not both image_proj and ip_adapter with tensors "
+            "in them."
         )
+    besides = [key for key in content if key not in _PARTS and not key.startswith(tuple(f"{part}." for part in _PARTS))]
+    if besides:
+        raise WeightFileError(f"{label} holds {quote_all(sorted(besides), 3)}, which is no part of an IP-Adapter file.")
     for key, kind in _OTHER_KINDS.items():
         if key in image:
-            raise ValueError(f'"{name}" is {kind} (it has image_proj.{key}). Use plus-face, FaceID or FaceID-Plus.')
+            raise WeightFileError(f"{label} is {kind} (it has image_proj.{key}). Use plus-face, FaceID or FaceID-Plus.")
+    image, layers = tensors_of(image, label), tensors_of(layers, label)
     lora = {key: value for key, value in layers.items() if _LORA.fullmatch(key)}
     weights = {f"image_proj.{key}": value for key, value in image.items()}
     weights |= {f"ip_adapter.{key}": value for key, value in layers.items() if key not in lora}
-    config = _config(weights, name)
-    _check_keys(weights, config, name)
-    _check_lora(lora, len(config.layer_widths), name)
+    with sizes_from(label, "an IP-Adapter of a known kind"):
+        config = _config(weights, name, label)
+        expected = state_without_numbers(lambda: Injector(config))
+    check_tensors(weights, expected, label, f"a {config.kind} adapter of {len(config.layer_widths)} layers")
+    if lora:
+        check_tensors(lora, meta(_lora_shapes(config, lora)), f"The LoRA in {label}", "its adapter")
     return Adapter(name, config, weights, lora)
 
 
@@ -172,87 +184,58 @@ def write_adapter(path: Path, injector: Injector) -> None:
         ValueError: If the name does not fit: not .safetensors, or "plusv2" in it for another kind or lacking.
     """
     if path.suffix != ".safetensors":
-        raise ValueError(f"An adapter is written as .safetensors, not as {path.name}.")
+        raise ValueError(f"An adapter is written as .safetensors, not as {quote(path.name)}.")
     if _is_v2(path.name) != injector.config.shortcut:
         raise ValueError(
             f'Only the file of a FaceID-Plus v2 adapter has "plusv2" in its name; this is {injector.config.kind}, and '
-            f"the name is {path.name}."
+            f"the name is {quote(path.name)}."
         )
     state = {key: value.detach().cpu().contiguous() for key, value in injector.state_dict().items()}
     with replacing(path) as temporary:
         save_file(state, temporary)
 
 
-def _part(content: Mapping[str, Any], part: str) -> dict[str, Tensor]:
+def _part(content: Mapping[str, Any], part: str) -> dict[str, Any]:
     nested = content.get(part)
     if isinstance(nested, Mapping):
         return dict(nested)
     return {key.removeprefix(f"{part}."): value for key, value in content.items() if key.startswith(f"{part}.")}
 
 
-def _config(weights: Mapping[str, Tensor], name: str) -> AdapterConfig:
-    """Sizes from the shapes of a few weights; `_check_keys` compares all the others with them."""
+def _config(weights: Mapping[str, Tensor], name: str, label: str) -> AdapterConfig:
+    """Sizes from the shapes of a few weights; all the others are compared with them afterwards."""
 
-    def size(key: str, axis: int) -> int:
-        if key not in weights or weights[key].ndim <= axis:
-            found = f"of shape {tuple(weights[key].shape)}" if key in weights else "not there"
-            raise ValueError(f'"{name}" is damaged, or of a kind that is not known here: {key} is {found}.')
-        return weights[key].shape[axis]
+    def size(key: str, axis: int, axes: int) -> int:
+        return shape_of(weights, key, axes, label)[axis]
 
     face = "image_proj.proj.0.weight" in weights
     stem = "image_proj.perceiver_resampler." if face else "image_proj."
-    cross_width = size("image_proj.norm.weight" if face else "image_proj.proj_out.weight", 0)
+    cross_width = size("image_proj.norm.weight", 0, 1) if face else size("image_proj.proj_out.weight", 0, 2)
     resampler = None
     if not face or any(key.startswith(stem) for key in weights):
-        depth = len({key.removeprefix(stem).split(".")[1] for key in weights if key.startswith(f"{stem}layers.")})
-        heads = max(1, size(f"{stem}layers.0.0.to_q.weight", 0) // HEAD_WIDTH)
-        width, clip_width = (size(f"{stem}proj_in.weight", axis) for axis in (0, 1))
+        depth = count_parts(weights, f"{stem}layers.", label)
+        heads = max(1, size(f"{stem}layers.0.0.to_q.weight", 0, 2) // HEAD_WIDTH)
+        width, clip_width = (size(f"{stem}proj_in.weight", axis, 2) for axis in (0, 1))
         resampler = ResamplerConfig(clip_width, width, heads, depth)
     layers = max(1, sum(key.endswith(".to_k_ip.weight") for key in weights))
-    widths = tuple(size(f"ip_adapter.{2 * index + 1}.to_k_ip.weight", 0) for index in range(layers))
-    tokens = size("image_proj.proj.2.weight", 0) // cross_width if face else size("image_proj.latents", 1)
-    face_width = size("image_proj.proj.0.weight", 1) if face else None
-    try:
-        shortcut = face and resampler is not None and _is_v2(name)
-        return AdapterConfig(tokens, cross_width, widths, resampler, face_width, shortcut)
-    except ValueError as error:
-        raise ValueError(f'"{name}" is of a kind that is not known here. {error}') from error
+    widths = tuple(size(f"ip_adapter.{2 * index + 1}.to_k_ip.weight", 0, 2) for index in range(layers))
+    tokens = size("image_proj.proj.2.weight", 0, 2) // cross_width if face else size("image_proj.latents", 1, 3)
+    face_width = size("image_proj.proj.0.weight", 1, 2) if face else None
+    shortcut = face and resampler is not None and _is_v2(name)
+    return AdapterConfig(tokens, cross_width, widths, resampler, face_width, shortcut)
 
 
-def _check_keys(weights: Mapping[str, Tensor], config: AdapterConfig, name: str) -> None:
-    with torch.device("meta"):
-        expected = {key: tuple(value.shape) for key, value in Injector(config).state_dict().items()}
-    missing, besides = (sorted(one.keys() - other.keys()) for one, other in ((expected, weights), (weights, expected)))
-    if missing or besides:
-        raise ValueError(
-            f'"{name}" looks like a {config.kind} adapter of {len(config.layer_widths)} layers, but it lacks '
-            f"{_some(missing)} and has {_some(besides)} besides."
-        )
-    for key, shape in expected.items():
-        if tuple(weights[key].shape) != shape:
-            raise ValueError(
-                f'{key} in "{name}" is of shape {tuple(weights[key].shape)}; in a {config.kind} adapter with prompts '
-                f"{config.cross_width} wide it is {shape}."
-            )
-
-
-def _check_lora(lora: Mapping[str, Tensor], layers: int, name: str) -> None:
-    expected = {
-        f"{number}.{projection}_lora.{part}.weight"
-        for number in range(2 * layers)
-        for projection in ("to_q", "to_k", "to_v", "to_out")
-        for part in ("down", "up")
-    }
-    if lora and lora.keys() != expected:
-        raise ValueError(
-            f'The LoRA in "{name}" lacks {_some(sorted(expected - lora.keys()))} and has '
-            f"{_some(sorted(lora.keys() - expected))} besides; expected one for each of {2 * layers} attention layers."
-        )
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more if keys else "nothing"
+def _lora_shapes(config: AdapterConfig, lora: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """FaceID's LoRA for each attention layer, self-attention under even numbers, cross-attention under odd ones."""
+    rank = next((tensor.shape[0] for key, tensor in sorted(lora.items()) if ".down." in key and tensor.ndim), 0)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in range(2 * len(config.layer_widths)):
+        width = config.layer_widths[number // 2]
+        source = config.cross_width if number % 2 else width
+        for projection, reads in (("to_q", width), ("to_k", source), ("to_v", source), ("to_out", width)):
+            shapes[f"{number}.{projection}_lora.down.weight"] = (rank, reads)
+            shapes[f"{number}.{projection}_lora.up.weight"] = (width, rank)
+    return shapes
 
 
 def _is_v2(name: str) -> bool:

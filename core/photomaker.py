@@ -4,14 +4,29 @@ Source: PhotoMaker (Li et al. 2024), section 3.2; IdentityStory, section 3.1. Sm
 """
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .clip_shapes import vision_tower
+from .lora_file import lora_pairs
+from .quoting import quote_all
 from .shapes import Float
+from .state_dict import (
+    WeightFileError,
+    check_tensors,
+    count_parts,
+    meta,
+    shape_of,
+    sizes_from,
+    state_without_numbers,
+    tensors_of,
+)
 
 ENCODER_ID = "photomaker-v1"
+_PARTS = ("id_encoder", "lora_weights")
 _HEAD_WIDTH = 64
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -20,45 +35,88 @@ _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 def split_file(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Encoder and LoRA of a PhotoMaker v1 file: two dicts in it, or the same as flat keys (safetensors).
 
+    Args:
+        content: What the file holds.
+        name: What messages call the file.
+
+    Returns:
+        The encoder's tensors, all that it needs and no more, and the LoRA's, complete in pairs.
+
     Raises:
-        ValueError: If the file is PhotoMaker v2 or something else; the message says what was found.
+        ValueError: If the file is PhotoMaker v2 or something else, or not all of it; the message says what was found.
     """
-    parts = {"id_encoder": content.get("id_encoder"), "lora_weights": content.get("lora_weights")}
-    for part in parts:
-        flat = {key.removeprefix(f"{part}."): value for key, value in content.items() if key.startswith(f"{part}.")}
-        parts[part] = flat or parts[part]
-    encoder, lora = parts.values()
-    if not isinstance(encoder, dict) or not isinstance(lora, dict):
-        raise ValueError(
-            f'"{name}" is not a PhotoMaker file: it has {sorted(content)[:4]}, not id_encoder and lora_weights.'
-        )
+    encoder, lora = (_part(content, part) for part in _PARTS)
     if any(key.startswith("qformer_perceiver") for key in encoder):
-        raise ValueError(
-            f'"{name}" is PhotoMaker v2, which needs a face recogniser whose models are non-commercial. '
+        raise WeightFileError(
+            f"{name} is PhotoMaker v2, which needs a face recogniser whose models are non-commercial. "
             "Use photomaker-v1.bin."
         )
-    if "visual_projection_2.weight" not in encoder:
-        raise ValueError(f'"{name}" has no visual_projection_2 in its encoder; expected PhotoMaker v1 for SDXL.')
+    if not encoder or not lora:
+        raise WeightFileError(
+            f"{name} is not a PhotoMaker file: it has {quote_all(sorted(content), 4) or 'nothing'}, and not both "
+            "id_encoder and lora_weights with tensors in them."
+        )
+    besides = [key for key in content if key not in _PARTS and not key.startswith(tuple(f"{part}." for part in _PARTS))]
+    if besides:
+        raise WeightFileError(
+            f"{name} holds {quote_all(sorted(besides), 3)}, which is no part of a PhotoMaker file: that has id_encoder "
+            "and lora_weights only."
+        )
+    encoder, lora = tensors_of(encoder, name), tensors_of(lora, name)
+    check_tensors(encoder, meta(encoder_shapes(encoder, name)), name, "the encoder of PhotoMaker v1")
+    lora_pairs(lora, name)
     return encoder, lora
 
 
-def vision_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The CLIP vision tower's sizes, read from its weights."""
-    patches = weights["vision_model.embeddings.patch_embedding.weight"]
-    positions = weights["vision_model.embeddings.position_embedding.weight"]
-    layers = {key.split(".")[3] for key in weights if key.startswith("vision_model.encoder.layers.")}
-    side = round((positions.shape[0] - 1) ** 0.5)
+def _part(content: Mapping[str, Any], part: str) -> dict[str, Any]:
+    flat = {key.removeprefix(f"{part}."): value for key, value in content.items() if key.startswith(f"{part}.")}
+    nested = content.get(part)
+    return flat or (dict(nested) if isinstance(nested, Mapping) else {})
+
+
+def encoder_shapes(weights: Mapping[str, Tensor], name: str) -> dict[str, tuple[int, ...]]:
+    """The tensors that an encoder of these sizes has: image encoder, both projections, fuse module.
+
+    Raises:
+        ValueError: If the sizes cannot be read from `weights`.
+    """
+    config = vision_config(weights, name)
+    projections = {
+        key: shape_of(weights, key, 2, name) for key in ("visual_projection.weight", "visual_projection_2.weight")
+    }
+    widths = {key: (shape[0], config["hidden_size"]) for key, shape in projections.items()}
+    total = sum(width for width, _ in widths.values())
+    fuse = state_without_numbers(lambda: FuseModule(total))
+    return vision_tower(config) | widths | {f"fuse_module.{key}": tuple(tensor.shape) for key, tensor in fuse.items()}
+
+
+def vision_config(weights: Mapping[str, Tensor], name: str = "The file") -> dict[str, Any]:
+    """The CLIP vision tower's sizes, read from its weights.
+
+    Args:
+        weights: The encoder part of a PhotoMaker file.
+        name: What messages call the file.
+
+    Raises:
+        ValueError: If a tensor that tells sizes is missing, or its shape is impossible.
+    """
+    patches = shape_of(weights, "vision_model.embeddings.patch_embedding.weight", 4, name)
+    positions = shape_of(weights, "vision_model.embeddings.position_embedding.weight", 2, name)
+    heads, side = max(1, patches[0] // _HEAD_WIDTH), isqrt(positions[0] - 1)
+    with sizes_from(name, "CLIP's image encoder"):
+        if patches[0] % heads or side * side != positions[0] - 1 or not side:
+            raise ValueError(f"width {patches[0]}, {positions[0]} positions")
     return {
         "model_type": "clip_vision_model",
         "hidden_act": "quick_gelu",
         "num_channels": 3,
-        "hidden_size": patches.shape[0],
-        "patch_size": patches.shape[-1],
-        "image_size": side * patches.shape[-1],
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, patches.shape[0] // _HEAD_WIDTH),
-        "intermediate_size": weights["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "projection_dim": weights["visual_projection.weight"].shape[0],
+        "hidden_size": patches[0],
+        "patch_size": patches[-1],
+        "image_size": side * patches[-1],
+        "num_hidden_layers": count_parts(weights, "vision_model.encoder.layers.", name),
+        "num_attention_heads": heads,
+        "intermediate_size": shape_of(weights, "vision_model.encoder.layers.0.mlp.fc1.weight", 2, name)[0],
+        "projection_dim": shape_of(weights, "visual_projection.weight", 2, name)[0],
     }
 
 

@@ -1,20 +1,21 @@
 """PhotoMaker under diffusers: the identity encoder, and its LoRA as an adapter that is on only in the identity pass."""
 
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from ..core.lora_file import check_lora, lora_pairs
 from ..core.photomaker import ENCODER_ID, FuseModule, look_at, split_file, vision_config
+from ..core.quoting import printable, quote
 from ..core.shapes import Float
+from ..core.state_dict import read_tensors
 from ..core.toyworld import models as toyworld
+from .components import clip_tower, layer_shapes
 from .prompts import Prompt
 
 _ADAPTER = "photomaker"
@@ -24,7 +25,7 @@ class PhotoMaker(nn.Module):
     """The image encoder with both projections and the fuse module, in float32.
 
     Args:
-        weights: The encoder part of the file.
+        weights: The encoder part of the file, as `core.photomaker.split_file` gives it.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -38,10 +39,7 @@ class PhotoMaker(nn.Module):
         self.fuse_module = FuseModule(sum(widths))
         self.width = sum(widths)
         rest = {key: value for key, value in weights.items() if not key.startswith("vision_model.")}
-        missing, unexpected = self.load_state_dict(rest, strict=False)
-        missing = [key for key in missing if not key.startswith("vision.")]
-        if missing or unexpected:
-            raise ValueError(f"The PhotoMaker encoder lacks {missing[:3]} and has, besides, {unexpected[:3]}.")
+        self.load_state_dict(rest | {f"vision.{key}": value for key, value in self.vision.state_dict().items()})
         self.eval()
 
     @property
@@ -66,9 +64,8 @@ class PhotoMaker(nn.Module):
 
 def vision_tower(weights: Mapping[str, Tensor]) -> CLIPVisionModel:
     """The image encoder of a PhotoMaker file alone; `weights` is the encoder part of it."""
-    tower = {key: value for key, value in weights.items() if key.startswith("vision_model.")}
-    config = CLIPVisionConfig(**vision_config(weights))
-    return CLIPVisionModel.from_pretrained(None, config=config, state_dict=tower).eval()
+    tower = {key: value.float() for key, value in weights.items() if key.startswith("vision_model.")}
+    return clip_tower(CLIPVisionModel, CLIPVisionConfig(**vision_config(weights)), tower)
 
 
 def load_photomaker(path: Path, pipe: Any) -> PhotoMaker:
@@ -76,24 +73,29 @@ def load_photomaker(path: Path, pipe: Any) -> PhotoMaker:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no PhotoMaker v1 file, or not made for this kind of checkpoint.
+        ValueError: If the file is no PhotoMaker v1 file, not all of it, or not made for this kind of checkpoint.
     """
-    encoder, lora = split_file(_read(path), path.name)
-    photomaker = PhotoMaker({key: value.float() for key, value in encoder.items()})
-    width = pipe.unet.config.cross_attention_dim
-    if photomaker.width != width:
+    name = printable(str(path))
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no PhotoMaker file {name}. `story-identity models list` says where to get one."
+        )
+    encoder, lora = split_file(read_tensors(path, "a PhotoMaker v1 file"), name)
+    width, made_for = pipe.unet.config.cross_attention_dim, len(encoder["fuse_module.layer_norm.weight"])
+    if made_for != width:
         raise ValueError(
-            f'"{path.name}" is made for prompts {photomaker.width} wide; this checkpoint reads {width}. PhotoMaker v1 '
+            f"{quote(path.name)} is made for prompts {made_for} wide; this checkpoint reads {width}. PhotoMaker v1 "
             "goes with SDXL checkpoints, the toy world's file with the toy world."
         )
-    before = set(pipe.unet.state_dict())
-    try:
-        converted, alphas = pipe.lora_state_dict(dict(lora))
-        pipe.load_lora_into_unet(converted, alphas, pipe.unet, adapter_name=_ADAPTER)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f'The LoRA in "{path.name}" does not fit this checkpoint: {error}') from error
-    if set(pipe.unet.state_dict()) == before:
-        raise ValueError(f'The LoRA in "{path.name}" fits none of the layers of this checkpoint.')
+    check_lora(lora, layer_shapes(pipe.unet), name)
+    photomaker = PhotoMaker({key: value.float() for key, value in encoder.items()})
+    halves = ("lora_A", "lora_B")
+    in_peft = {
+        f"unet.{layer}.{half}.weight": tensor
+        for layer, both in lora_pairs(lora, name).items()
+        for half, tensor in zip(halves, both, strict=True)
+    }
+    pipe.load_lora_into_unet(in_peft, None, pipe.unet, adapter_name=_ADAPTER)
     pipe.unet.disable_adapters()
     return photomaker.to(pipe.unet.device)
 
@@ -106,19 +108,3 @@ def identity_generator(pipe: Any) -> Iterator[None]:
         yield
     finally:
         pipe.unet.disable_adapters()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no PhotoMaker file {path}. `story-identity models list` says where to get one."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}): it is incomplete, or not a file of weights."
-        ) from error
-    return content if isinstance(content, dict) else {}

@@ -11,13 +11,17 @@ from transformers import CLIPVisionModelWithProjection
 from ..core.detectors.faces import Recogniser, load_face_recogniser
 from ..core.injector import ReferenceFeatures
 from ..core.photomaker import look_at, split_file
+from ..core.quoting import printable
 from ..core.shapes import Bool, Float
-from ..core.toyworld.models import load_weights
+from ..core.toyworld.models import load_weights, weights_file
 from ..core.toyworld.recogniser import load_recogniser
+from .components import load_network
 from .identity_generator import vision_tower
 from .option_values import TOYWORLD
 
 _BEFORE_LAST = -2
+_TEXT_SIDE = r"^(text_model\.|text_projection\.|logit_scale$)"
+"""What files of both of CLIP's towers have besides the image encoder."""
 
 
 @runtime_checkable
@@ -116,10 +120,10 @@ def load_reader(
 
     Raises:
         FileNotFoundError: If files are missing.
-        ValueError: If the folder is not of a CLIP image encoder.
+        ValueError: If the folder is not of a CLIP image encoder, or not all of it.
     """
     if image_encoder == TOYWORLD:
-        tower: Any = vision_tower(split_file(load_weights("photomaker"), "photomaker")[0])
+        tower: Any = vision_tower(split_file(load_weights("photomaker"), printable(str(weights_file("photomaker"))))[0])
     else:
         tower = _load_tower(Path(image_encoder))
     recogniser: Recogniser | None = None
@@ -133,15 +137,10 @@ def load_reader(
 def _load_tower(folder: Path) -> CLIPVisionModelWithProjection:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"There is no image encoder in {folder}: expected config.json and model.safetensors of CLIP's, as "
-            "in the folder models/image_encoder of the public IP-Adapter files."
+            f"There is no image encoder in {printable(str(folder))}: expected config.json and model.safetensors of "
+            "CLIP's, as in the folder models/image_encoder of the public IP-Adapter files."
         )
-    loaded: Any = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    tower, notes = loaded
-    if notes["missing_keys"]:
-        lacking = sorted(notes["missing_keys"])[:3]
-        raise ValueError(f"The image encoder in {folder} is not CLIP's: it lacks {', '.join(lacking)}.")
-    return tower
+    return load_network(CLIPVisionModelWithProjection, folder, "CLIP's image encoder", strangers=_TEXT_SIDE)
 
 
 def _upper_square(picture: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w"] | None) -> Float[Tensor, "_ _ 3"] | None:

@@ -13,6 +13,7 @@ from ..core.attention_hooks import Hook, Layer
 from ..core.face_injection import FaceInjection, InjectedPerson
 from ..core.injector import Injector, ReferenceFeatures
 from ..core.layout import Layout
+from ..core.quoting import quote
 from ..core.reference_assignment import deal_people
 from ..core.story import Story
 from .unet_attention import layer_names
@@ -32,14 +33,15 @@ def load_injector(path: Path, pipe: Any) -> Injector:
     """The adapter in a file, on a pipeline's device and in its UNet's dtype.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file is none, is made for another kind of model, or is FaceID's with a LoRA in it.
     """
     adapter = read_adapter(path)
     adapter.check(cross_attention_widths(pipe.unet), pipe.unet.config.cross_attention_dim)
     if adapter.lora:
         raise ValueError(
-            f'"{adapter.name}" has a LoRA for the checkpoint in it, which is applied in ComfyUI only. Use a plus-face '
-            "file, or one that train-injector wrote."
+            f"{quote(adapter.name)} has a LoRA for the checkpoint in it, which is applied in ComfyUI only. Use a "
+            "plus-face file, or one that train-injector wrote."
         )
     return adapter.injector().to(pipe.unet.device, pipe.unet.dtype).requires_grad_(False)
 

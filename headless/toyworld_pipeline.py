@@ -11,8 +11,21 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from ..core.toyworld.models import BETAS, LATENT_CHANNELS, LATENT_RATIO, TEXT_ENCODER, UNET, WEIGHTS, load_weights
+from ..core.quoting import printable
+from ..core.state_dict import load_exactly
+from ..core.toyworld.models import (
+    BETAS,
+    LATENT_CHANNELS,
+    LATENT_RATIO,
+    TEXT_ENCODER,
+    UNET,
+    WEIGHTS,
+    text_encoder_weights,
+    tokenizer_folder,
+    unet_weights,
+)
 from ..core.toyworld.vae import load_vae
+from .components import clip_tower, loading
 
 
 class PipelineVAE(ModelMixin, ConfigMixin):
@@ -42,11 +55,12 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        RuntimeError: If a file does not fit the sizes in `core.toyworld.models`.
+        ValueError: If a file cannot be read, or does not fit the sizes in `core.toyworld.models`.
     """
     unet = UNet2DConditionModel(**UNET)
-    stored = {f"model.diffusion_model.{key}": value for key, value in load_weights("unet", folder).items()}
-    unet.load_state_dict(convert_ldm_unet_checkpoint(stored, dict(unet.config)))
+    stored = {f"model.diffusion_model.{key}": value for key, value in unet_weights(folder).items()}
+    converted = convert_ldm_unet_checkpoint(stored, dict(unet.config))
+    load_exactly(unet, converted, printable(str(folder / "unet.safetensors")), "the toy world's unet")
     vae: Any = PipelineVAE()
     vae.network = load_vae(folder)
     scheduler: Any = EulerDiscreteScheduler(
@@ -70,14 +84,11 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
 
 
 def _text_encoder(folder: Path) -> Any:
-    weights = load_weights("text_encoder", folder)
-    words = next(value for key, value in weights.items() if key.endswith("token_embedding.weight"))
-    config = CLIPTextConfig(vocab_size=len(words), **TEXT_ENCODER)
-    return CLIPTextModel.from_pretrained(None, config=config, state_dict=weights).eval()
+    weights, words = text_encoder_weights(folder)
+    return clip_tower(CLIPTextModel, CLIPTextConfig(vocab_size=words, **TEXT_ENCODER), weights)
 
 
 def _tokenizer(folder: Path) -> Any:
-    path = folder / "tokenizer"
-    if not (path / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"The toy world's tokenizer is missing: there is no {path / 'tokenizer.json'}.")
-    return PreTrainedTokenizerFast.from_pretrained(path)
+    path = tokenizer_folder(folder)
+    with loading(path, "the toy world's tokenizer"):
+        return PreTrainedTokenizerFast.from_pretrained(path)

@@ -1,5 +1,6 @@
 """From portraits to an identity, and from an identity to a conditioning."""
 
+import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -104,6 +105,7 @@ class CharacterPortraitsNode(io.ComfyNode):
     ) -> io.NodeOutput:
         require_parts("Character Portraits", model=model, clip=clip, vae=vae)
         person = story.character(character.strip())
+        safe_file_name(person.name)  # for Save Identity, which runs only after all the portraits are drawn
         if "{character}" not in template:
             raise ValueError(
                 f"The portrait template {quote(template)} has no {{character}} for the description to go into."
@@ -238,6 +240,7 @@ class IdentityDiscoveryNode(io.ComfyNode):
         name = name.strip()
         if not name:
             raise ValueError("Identity Discovery needs the character's name: connect it from Character Portraits.")
+        safe_file_name(name)  # for Save Identity
         progress = comfy.utils.ProgressBar(len(portraits))
         embeddings = pm.embed_portraits(photomaker, portraits, batch_size=8, advance=progress.update)
         used = rank
@@ -325,11 +328,8 @@ class IdentityConditioningNode(io.ComfyNode):
         require_parts("Identity Conditioning", clip=clip)
         identity.require_encoder(pm.encoder_id(photomaker))
         if frame is None:
-            prompt, span, label = (
-                text,
-                _first_word(text, class_word),
-                f"Identity Conditioning of {quote(identity.name)}",
-            )
+            label = f"Identity Conditioning of {quote(identity.name)}"
+            prompt, span = text, _first_word(text, class_word)
         else:
             prompt, span, label = frame.prompt, frame.span_of(identity.name), frame.label
         if span is None:
@@ -375,8 +375,16 @@ class SaveIdentityNode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename: str | None) -> bool | str:
+        """A name of None comes through a link; it is checked when it arrives."""
+        try:
+            return filename is None or not filename.strip() or bool(safe_file_name(filename))
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
     def execute(cls, identity: Identity, filename: str, overwrite: bool) -> io.NodeOutput:
-        path = identity.save(identity_path(safe_file_name(filename or identity.name), overwrite))
+        path = identity.save(identity_path(safe_file_name(filename.strip() or identity.name), overwrite))
         return io.NodeOutput(identity, str(path), ui=ui.PreviewText(f"saved as {path}"))
 
 
@@ -412,9 +420,11 @@ class LoadIdentityNode(io.ComfyNode):
         return check_present("identities", identity_file)
 
     @classmethod
-    def fingerprint_inputs(cls, identity_file: str, **_: str) -> float:
-        """Run again when the file was written again."""
-        return full_path("identities", identity_file).stat().st_mtime
+    def fingerprint_inputs(cls, identity_file: str | None = None, **_: str) -> str | float:
+        """Run again when the file has another content. A name that comes through a link is not known yet: run again."""
+        if identity_file is None:
+            return float("nan")
+        return hashlib.sha256(full_path("identities", identity_file).read_bytes()).hexdigest()
 
     @classmethod
     def execute(cls, identity_file: str, rename: str) -> io.NodeOutput:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..quoting import printable
 from ..shapes import Bool, Float
 from .files import require_package
 
@@ -102,7 +103,9 @@ def load_face_recogniser(folder: Path) -> FaceRecogniser:
         ValueError: If they do not both find and recognise faces.
     """
     if folder.parent.name != "models" or not any(folder.glob("*.onnx")):
-        raise FileNotFoundError(f"There are no .onnx files in {folder}; insightface's models belong into models/NAME.")
+        raise FileNotFoundError(
+            f"There are no .onnx files in {printable(str(folder))}; insightface's models belong into models/NAME."
+        )
     with require_package("insightface onnxruntime", "recognising faces"):
         insightface, face_align = import_module("insightface.app"), import_module("insightface.utils.face_align")
     needed = ["detection", "recognition"]
@@ -115,6 +118,11 @@ def load_face_recogniser(folder: Path) -> FaceRecogniser:
         )
     except AssertionError as error:  # insightface's word for "no detector"
         raise ValueError(_lacks(folder, "find")) from error
+    except Exception as error:  # onnxruntime's errors derive from nothing narrower
+        told = f"{type(error).__name__}: {printable(str(error), 200)}"
+        raise ValueError(
+            f"A model in {printable(str(folder))} cannot be read ({told}): fetch the .onnx files again."
+        ) from error
     if "recognition" not in analysis.models:
         raise ValueError(_lacks(folder, "recognise"))
     analysis.prepare(ctx_id=-1, det_size=(_DETECTOR_PX, _DETECTOR_PX))
@@ -134,4 +142,5 @@ def _is_in(mask: Tensor, face: Any, top: int, left: int) -> bool:
 
 
 def _lacks(folder: Path, what: str) -> str:
-    return f"The models in {folder} do not {what} faces. Put all .onnx files of insightface's buffalo_l there."
+    where = printable(str(folder))
+    return f"The models in {where} do not {what} faces. Put all .onnx files of insightface's buffalo_l there."

@@ -1,17 +1,18 @@
 """Reading weight files in their authors' format, and saying what is wrong with one that cannot be used."""
 
-import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ..quoting import printable, quote_all
+from ..state_dict import WeightFileError, read_tensors, tensors_of
+
 StateDict = dict[str, Tensor]
+
+_WHOLE = "relative_position_index"  # what GroundingDINO's files hold of whole numbers
 
 # A key that only this kind of file has, and the kind.
 SIGNATURES = {
@@ -36,8 +37,10 @@ def require_file(path: Path, model: str, folder: str, names: str) -> None:
     Raises:
         FileNotFoundError: In one sentence: what is missing, where it belongs and how to get it there.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{model} is missing: there is no file {path}; put {names} into models/{folder}.")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{model} is missing: there is no file {printable(str(path))}; put {names} into models/{folder}."
+        )
 
 
 @contextmanager
@@ -70,71 +73,29 @@ def read_state_dict(path: Path, expected: str) -> StateDict:
     Raises:
         ValueError: If the file cannot be read or holds another kind of model.
     """
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}), {expected} was expected: it is incomplete or "
-            "not a plain file of weights, so fetch the authors' file again."
-        ) from error
+    name = printable(str(path))
+    content = read_tensors(path, f"{expected} in its authors' format")
     state: Any = content.get("model", content)
     found = describe(state)
     if found != expected:
-        raise ValueError(f"{path} holds {found}; {expected} in its authors' format was expected.")
-    return {
-        key.removeprefix("module."): value.float() if value.is_floating_point() else value
-        for key, value in state.items()
-    }
+        raise WeightFileError(f"{name} holds {found}; {expected} in its authors' format was expected.")
+    plain = tensors_of({key.removeprefix("module."): value for key, value in state.items()}, name)
+    whole = [key for key, value in plain.items() if not (value.is_floating_point() or key.endswith(_WHOLE))]
+    if whole:
+        raise WeightFileError(
+            f"{name} holds whole numbers where {expected} has fractions: {quote_all(sorted(whole), 3)}."
+        )
+    return {key: value.float() if value.is_floating_point() else value for key, value in plain.items()}
 
 
 def describe(state: object) -> str:
     """Name the model a state dict belongs to, or show some of its keys."""
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        return "something else than named tensors"
+    if not isinstance(state, Mapping) or not state:
+        return "no tensors"
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        return "something other than named tensors"
     keys = {key.removeprefix("module.") for key in state}
     for signature, kind in SIGNATURES.items():
         if signature in keys:
             return kind
-    return f"an unknown model with tensors such as {sorted(keys)[:3]}"
-
-
-def shape_of(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
-    """The shape of a tensor the architecture is read from.
-
-    Raises:
-        ValueError: If the file lacks it.
-    """
-    if key not in state:
-        raise ValueError(f"The file lacks the tensor {key}: the download may be incomplete, so fetch it again.")
-    return tuple(state[key].shape)
-
-
-def count_parts(state: Iterable[str], prefix: str) -> int:
-    """How many numbered parts follow `prefix`: one more than the largest number right after it.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    numbers = [int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)]
-    if not numbers:
-        raise ValueError(f"The file lacks all tensors {prefix}*: the download may be incomplete, so fetch it again.")
-    return 1 + max(numbers)
-
-
-def require_same_names(missing: Iterable[str], unexpected: Iterable[str], path: Path, model: str) -> None:
-    """Refuse a file whose tensors are not exactly those of the model.
-
-    Raises:
-        ValueError: With the numbers, and up to three names of each sort.
-    """
-    missing, unexpected = sorted(missing), sorted(unexpected)
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit {model}: {len(missing)} tensors are missing {missing[:3]} and {len(unexpected)} are "
-            f"not part of it {unexpected[:3]}; fetch the authors' file again."
-        )
-
-
-def _load_pickle(path: Path) -> dict[str, Any]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return content if isinstance(content, dict) else {}
+    return f"an unknown model with tensors such as {quote_all(sorted(keys)[:3])}"

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..quoting import printable, quote
 from ..shapes import Bool, Float, Int
+from ..state_dict import WeightFileError, refuse_notes, sizes_from
 from . import Detections
 from . import grounding_dino_keys as keys
-from .files import read_state_dict, require_package, require_same_names
+from .files import read_state_dict, require_package
 from .key_mapping import rename, without
 from .pictures import normalised, scaled_colours
 
@@ -104,9 +106,9 @@ def read_word(word: str, tokenizer: Any) -> Prompt:
     ids = torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64)
     own = ~torch.isin(ids, torch.tensor(SPECIAL_TOKENS))
     if not own.any():
-        raise ValueError(f"{word!r} is no word to look for.")
+        raise ValueError(f"{quote(word)} is no word to look for.")
     if len(ids) > LONGEST_PROMPT:
-        raise ValueError(f"{word[:40]!r}... has {len(ids)} tokens; at most {LONGEST_PROMPT} can be looked for.")
+        raise ValueError(f"{quote(word, 40)} has {len(ids)} tokens; at most {LONGEST_PROMPT} can be looked for.")
     return Prompt(text, ids, own)
 
 
@@ -135,20 +137,28 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises:
         FileNotFoundError: If they are not there.
-        ValueError: If it is another tokenizer.
+        ValueError: If it is another tokenizer, or cannot be read.
     """
+    where = printable(str(folder))
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise FileNotFoundError(
-            f"The tokenizer of GroundingDINO is missing: {folder} has neither tokenizer.json nor vocab.txt; put these "
+            f"The tokenizer of GroundingDINO is missing: {where} has neither tokenizer.json nor vocab.txt; put these "
             "files of bert-base-uncased into models/bert-base-uncased."
         )
     with require_package("transformers", "the tokenizer of GroundingDINO"):
         transformers = import_module("transformers")
-    tokenizer = transformers.BertTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    found = tuple(tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"]))
+    try:
+        tokenizer = transformers.BertTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        found = tuple(tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"]))
+    except Exception as error:  # the tokenizers package raises Exception itself
+        told = f"{type(error).__name__}: {printable(str(error), 200)}"
+        raise WeightFileError(
+            f"{where} holds no tokenizer that can be read ({told}): fetch tokenizer.json and vocab.txt of "
+            "bert-base-uncased again."
+        ) from error
     if found != SPECIAL_TOKENS:
         raise ValueError(
-            f"{folder} holds another tokenizer than that of bert-base-uncased: its [CLS] [SEP] . ? are {found}, "
+            f"{where} holds another tokenizer than that of bert-base-uncased: its [CLS] [SEP] . ? are {found}, "
             f"{SPECIAL_TOKENS} was expected."
         )
     return tokenizer
@@ -164,13 +174,15 @@ def load_model(path: Path) -> tuple[torch.nn.Module, Forward]:
     state = read_state_dict(path, "GroundingDINO")
     with require_package("transformers", "the engine transformers"):
         from transformers import GroundingDinoForObjectDetection
-    config = config_of(keys.architecture_of(state))
-    renamed = rename(without(state, (*keys.UNUSED, "bert.pooler.")), keys.TRANSFORMERS_NAMES)
-    loaded: Any = GroundingDinoForObjectDetection.from_pretrained(
-        None, config=config, state_dict=renamed, output_loading_info=True
-    )
-    module, report = loaded
-    require_same_names(report["missing_keys"], report["unexpected_keys"], path, "GroundingDINO")
+    name = printable(str(path))
+    with sizes_from(name, "GroundingDINO"):
+        config = config_of(keys.architecture_of(state, name))
+        renamed = rename(without(state, (*keys.UNUSED, "bert.pooler.")), keys.TRANSFORMERS_NAMES)
+        loaded: Any = GroundingDinoForObjectDetection.from_pretrained(
+            None, config=config, state_dict=renamed, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    module, notes = loaded
+    refuse_notes(notes, name, "GroundingDINO")
     return module.eval(), _run
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 
 from torch import Tensor
 
-from .files import count_parts, shape_of
+from ..state_dict import count_parts, shape_of
 from .key_mapping import Rules
 
 FILE_NAMES = "groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth"
@@ -60,52 +61,59 @@ class GroundingDinoArchitecture:
     feed_forward: int
 
 
-def architecture_of(state: Mapping[str, Tensor]) -> GroundingDinoArchitecture:
+def architecture_of(state: Mapping[str, Tensor], name: str = "The file") -> GroundingDinoArchitecture:
     """Read the architecture off the shapes.
 
+    Args:
+        state: What the file holds.
+        name: What messages call the file.
+
     Raises:
-        ValueError: If a tensor it needs is missing.
+        ValueError: If a tensor it needs is missing, or its shape is impossible.
     """
-    levels = count_parts(state, "input_proj.")
-    offsets, width = shape_of(state, "transformer.encoder.layers.0.self_attn.sampling_offsets.weight")
+    shape = partial(shape_of, state, name=name)
+    levels = count_parts(state, "input_proj.", name)
+    offsets, width = shape("transformer.encoder.layers.0.self_attn.sampling_offsets.weight", 2)
     return GroundingDinoArchitecture(
-        swin=_swin(state),
-        bert=_bert(state),
+        swin=_swin(state, name),
+        bert=_bert(state, name),
         width=width,
-        queries=shape_of(state, "transformer.tgt_embed.weight")[0],
+        queries=shape("transformer.tgt_embed.weight", 2)[0],
         levels=levels,
         points=offsets // (ATTENTION_HEADS * levels * 2),
-        encoder_layers=count_parts(state, "transformer.encoder.layers."),
-        decoder_layers=count_parts(state, "transformer.decoder.layers."),
-        feed_forward=shape_of(state, "transformer.encoder.layers.0.linear1.weight")[0],
+        encoder_layers=count_parts(state, "transformer.encoder.layers.", name),
+        decoder_layers=count_parts(state, "transformer.decoder.layers.", name),
+        feed_forward=shape("transformer.encoder.layers.0.linear1.weight", 2)[0],
     )
 
 
-def _swin(state: Mapping[str, Tensor]) -> SwinArchitecture:
-    width, _, patch, _ = shape_of(state, "backbone.0.patch_embed.proj.weight")
-    stages = range(count_parts(state, "backbone.0.layers."))
-    tables = [shape_of(state, f"backbone.0.layers.{i}.blocks.0.attn.relative_position_bias_table") for i in stages]
+def _swin(state: Mapping[str, Tensor], name: str) -> SwinArchitecture:
+    shape = partial(shape_of, state, name=name)
+    width, _, patch, _ = shape("backbone.0.patch_embed.proj.weight", 4)
+    stages = range(count_parts(state, "backbone.0.layers.", name))
+    tables = [shape(f"backbone.0.layers.{i}.blocks.0.attn.relative_position_bias_table", 2) for i in stages]
     return SwinArchitecture(
         patch=patch,
         width=width,
-        depths=tuple(count_parts(state, f"backbone.0.layers.{i}.blocks.") for i in stages),
+        depths=tuple(count_parts(state, f"backbone.0.layers.{i}.blocks.", name) for i in stages),
         heads=tuple(heads for _, heads in tables),
         window=(isqrt(tables[0][0]) + 1) // 2,
-        mlp_ratio=shape_of(state, "backbone.0.layers.0.blocks.0.mlp.fc1.weight")[0] / width,
+        mlp_ratio=shape("backbone.0.layers.0.blocks.0.mlp.fc1.weight", 2)[0] / width,
         stages=tuple(i for i in stages if f"backbone.0.norm{i}.weight" in state),
     )
 
 
-def _bert(state: Mapping[str, Tensor]) -> BertArchitecture:
-    vocabulary, width = shape_of(state, "bert.embeddings.word_embeddings.weight")
+def _bert(state: Mapping[str, Tensor], name: str) -> BertArchitecture:
+    shape = partial(shape_of, state, name=name)
+    vocabulary, width = shape("bert.embeddings.word_embeddings.weight", 2)
     return BertArchitecture(
         vocabulary=vocabulary,
         width=width,
-        layers=count_parts(state, "bert.encoder.layer."),
+        layers=count_parts(state, "bert.encoder.layer.", name),
         heads=max(width // TEXT_HEAD_WIDTH, 1),
-        feed_forward=shape_of(state, "bert.encoder.layer.0.intermediate.dense.weight")[0],
-        positions=shape_of(state, "bert.embeddings.position_embeddings.weight")[0],
-        types=shape_of(state, "bert.embeddings.token_type_embeddings.weight")[0],
+        feed_forward=shape("bert.encoder.layer.0.intermediate.dense.weight", 2)[0],
+        positions=shape("bert.embeddings.position_embeddings.weight", 2)[0],
+        types=shape("bert.embeddings.token_type_embeddings.weight", 2)[0],
     )
 
 

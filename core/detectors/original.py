@@ -1,6 +1,6 @@
 """The engine `original`: the authors' own packages, groundingdino-py and segment-anything."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..quoting import printable
 from ..shapes import Float
+from ..state_dict import load_exactly, sizes_from
 from . import grounding_dino, grounding_dino_keys, sam, sam_keys
-from .files import read_state_dict, require_package, require_same_names
+from .files import read_state_dict, require_package
 from .key_mapping import without
 
 PURPOSE = "the engine original (choose transformers to do without)"
@@ -29,16 +31,20 @@ def load_grounding_dino(path: Path, tokenizer: Any) -> tuple[torch.nn.Module, gr
     state = without(read_state_dict(path, "GroundingDINO"), grounding_dino_keys.UNUSED)
     with require_package("groundingdino-py", PURPOSE):
         package = import_module("groundingdino.models.GroundingDINO.groundingdino")
-    architecture = grounding_dino_keys.architecture_of(state)
+    name = printable(str(path))
+    architecture = grounding_dino_keys.architecture_of(state, name)
     # The constructor downloads BERT and its tokenizer, and wraps BERT in a class that transformers 5 broke.
-    bert = _text_encoder(architecture.bert)
+    with sizes_from(name, "GroundingDINO"):
+        bert = _text_encoder(architecture.bert)
     with (
+        sizes_from(name, "GroundingDINO"),
         _replaced(package.get_tokenlizer, "get_tokenlizer", lambda _: tokenizer),
         _replaced(package.get_tokenlizer, "get_pretrained_language_model", lambda _: bert),
         _replaced(package, "BertModelWarper", lambda bert_model: bert_model),
     ):
         module = _grounding_dino(package, architecture)
-    _fill(module, state, path, "GroundingDINO")
+    load_exactly(module, state, name, "GroundingDINO")
+    module.eval()
     return module, _run_grounding_dino
 
 
@@ -52,16 +58,13 @@ def load_sam(path: Path) -> tuple[torch.nn.Module, sam.Forward, int]:
     state = read_state_dict(path, "SAM")
     with require_package("segment-anything", PURPOSE):
         modeling = import_module("segment_anything.modeling")
-    architecture = sam_keys.architecture_of(state)
-    module = _sam(modeling, architecture)
-    _fill(module, state, path, "SAM")
-    return module, _run_sam, architecture.image
-
-
-def _fill(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path, model: str) -> None:
-    report = module.load_state_dict(state, strict=False)
-    require_same_names(report.missing_keys, report.unexpected_keys, path, model)
+    name = printable(str(path))
+    with sizes_from(name, "SAM"):
+        architecture = sam_keys.architecture_of(state, name)
+        module = _sam(modeling, architecture)
+    load_exactly(module, state, name, "SAM")
     module.eval()
+    return module, _run_sam, architecture.image
 
 
 @contextmanager

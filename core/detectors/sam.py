@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..quoting import printable
 from ..shapes import Bool, Float
+from ..state_dict import refuse_notes, sizes_from
 from . import sam_keys as keys
-from .files import read_state_dict, require_package, require_same_names
+from .files import read_state_dict, require_package
 from .key_mapping import rename
 from .pictures import normalised, scaled_colours
 
@@ -83,14 +85,20 @@ def load_model(path: Path) -> tuple[torch.nn.Module, Forward, int]:
     state = read_state_dict(path, "SAM")
     with require_package("transformers", "the engine transformers"):
         from transformers import SamModel
-    architecture = keys.architecture_of(state)
-    renamed = rename(state, keys.TRANSFORMERS_NAMES)
-    renamed[keys.IMAGE_POSITIONS] = renamed[keys.PROMPT_POSITIONS].clone()
-    loaded: Any = SamModel.from_pretrained(
-        None, config=config_of(architecture), state_dict=renamed, output_loading_info=True
-    )
-    module, report = loaded
-    require_same_names(report["missing_keys"], report["unexpected_keys"], path, "SAM")
+    name = printable(str(path))
+    with sizes_from(name, "SAM"):
+        architecture = keys.architecture_of(state, name)
+        renamed = rename(state, keys.TRANSFORMERS_NAMES)
+        renamed[keys.IMAGE_POSITIONS] = renamed[keys.PROMPT_POSITIONS].clone()
+        loaded: Any = SamModel.from_pretrained(
+            None,
+            config=config_of(architecture),
+            state_dict=renamed,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    module, notes = loaded
+    refuse_notes(notes, name, "SAM")
     return module.eval(), _run, architecture.image
 
 

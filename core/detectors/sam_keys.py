@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from .files import count_parts, shape_of
+from ..state_dict import count_parts, shape_of
 from .key_mapping import Rules
 
 FILE_NAMES = "sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth"
@@ -40,36 +41,40 @@ class SamArchitecture:
         return self.image // self.patch
 
 
-def architecture_of(state: Mapping[str, Tensor]) -> SamArchitecture:
+def architecture_of(state: Mapping[str, Tensor], name: str = "The file") -> SamArchitecture:
     """Read the architecture off the shapes.
 
+    Args:
+        state: What the file holds.
+        name: What messages call the file.
+
     Raises:
-        ValueError: If a tensor it needs is missing.
+        ValueError: If a tensor it needs is missing, or its shape is impossible.
     """
-    width, _, patch, _ = shape_of(state, "image_encoder.patch_embed.proj.weight")
-    grid = shape_of(state, "image_encoder.pos_embed")[1]
-    layers = count_parts(state, "image_encoder.blocks.")
+    shape = partial(shape_of, state, name=name)
+    width, _, patch, _ = shape("image_encoder.patch_embed.proj.weight", 4)
+    grid = shape("image_encoder.pos_embed", 4)[1]
+    layers = count_parts(state, "image_encoder.blocks.", name)
     # A block's table of relative positions has 2 n - 1 rows for attention within n x n patches.
-    spans = [(shape_of(state, f"image_encoder.blocks.{i}.attn.rel_pos_h")[0] + 1) // 2 for i in range(layers)]
-    prompt_width = shape_of(state, "prompt_encoder.no_mask_embed.weight")[1]
+    spans = [(shape(f"image_encoder.blocks.{i}.attn.rel_pos_h", 2)[0] + 1) // 2 for i in range(layers)]
+    prompt_width = shape("prompt_encoder.no_mask_embed.weight", 2)[1]
     decoder = "mask_decoder.transformer.layers"
     return SamArchitecture(
         image=grid * patch,
         patch=patch,
         width=width,
         layers=layers,
-        heads=width // shape_of(state, "image_encoder.blocks.0.attn.rel_pos_h")[1],
-        feed_forward=shape_of(state, "image_encoder.blocks.0.mlp.lin1.weight")[0],
+        heads=width // shape("image_encoder.blocks.0.attn.rel_pos_h", 2)[1],
+        feed_forward=shape("image_encoder.blocks.0.mlp.lin1.weight", 2)[0],
         window=min(spans),
         global_layers=tuple(i for i, span in enumerate(spans) if span == grid),
         prompt_width=prompt_width,
-        mask_channels=shape_of(state, "prompt_encoder.mask_downscaling.3.weight")[0],
-        decoder_layers=count_parts(state, f"{decoder}."),
-        decoder_feed_forward=shape_of(state, f"{decoder}.0.mlp.lin1.weight")[0],
-        attention_downsampling=prompt_width
-        // shape_of(state, f"{decoder}.0.cross_attn_token_to_image.q_proj.weight")[0],
-        masks=shape_of(state, "mask_decoder.mask_tokens.weight")[0] - 1,
-        score_width=shape_of(state, "mask_decoder.iou_prediction_head.layers.0.weight")[0],
+        mask_channels=shape("prompt_encoder.mask_downscaling.3.weight", 4)[0],
+        decoder_layers=count_parts(state, f"{decoder}.", name),
+        decoder_feed_forward=shape(f"{decoder}.0.mlp.lin1.weight", 2)[0],
+        attention_downsampling=prompt_width // shape(f"{decoder}.0.cross_attn_token_to_image.q_proj.weight", 2)[0],
+        masks=shape("mask_decoder.mask_tokens.weight", 2)[0] - 1,
+        score_width=shape("mask_decoder.iou_prediction_head.layers.0.weight", 2)[0],
     )
 
 

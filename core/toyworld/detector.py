@@ -17,7 +17,7 @@ from ..detectors import Detections
 from ..shapes import Bool, Float, Int
 from .convolutions import Block, halve
 from .identity_encoder import CROP_SIDE, face_crops
-from .models import PICTURE_SIDE, WEIGHTS, load_weights
+from .models import PICTURE_SIDE, WEIGHTS, load_network
 from .vocabulary import CLASS_WORDS
 
 UNIT = 16.0
@@ -197,10 +197,11 @@ def load_detector(folder: Path = WEIGHTS) -> ToyDetector:
 
     Raises:
         FileNotFoundError: If the weights are not there.
+        ValueError: If the file cannot be read, or has other tensors.
     """
     network = DetectorNetwork()
-    network.load_state_dict(load_weights("detector", folder))
-    return ToyDetector(network.eval().requires_grad_(False))
+    load_network(network, "detector", folder)
+    return ToyDetector(network)
 
 
 def read_maps(maps: Maps) -> tuple[Bool[Tensor, "n h w"], Float[Tensor, "n 4"]]:

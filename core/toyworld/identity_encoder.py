@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..shapes import Float
 from .convolutions import Block, halve
-from .models import WEIGHTS, load_weights
+from .models import WEIGHTS, load_network
 
 CROP_SIDE = 32
 WIDTH = 64
@@ -64,10 +64,11 @@ def load_identity_encoder(folder: Path = WEIGHTS) -> IdentityEncoder:
 
     Raises:
         FileNotFoundError: If the weights are not there.
+        ValueError: If the file cannot be read, or has other tensors.
     """
     network = IdentityEncoder()
-    network.load_state_dict(load_weights("identity_encoder", folder))
-    return network.eval().requires_grad_(False)
+    load_network(network, "identity_encoder", folder)
+    return network
 
 
 def face_crops(

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..clip_shapes import text_tower
+from ..quoting import printable
+from ..state_dict import check_tensors, load_exactly, meta, read_tensors, shape_of, tensors_of
+from .shapes import unet_shapes
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -58,21 +62,76 @@ TEXT_ENCODER: dict[str, Any] = {
 }
 
 
-def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
-    """The weights called `name`, as float32.
-
-    There are unet, vae, text_encoder, photomaker, identity_encoder, detector and injector.
+def weights_file(name: str, folder: Path = WEIGHTS) -> Path:
+    """Where the weights called `name` are.
 
     Raises:
-        FileNotFoundError: If the file is not there, as in a package built without its data.
+        FileNotFoundError: If they are not there, as in a package built without its data.
     """
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
-            f"The toy world's {name} is missing: there is no {path}. Install the pack again, or train it "
-            "(python -m story_identity.lab.toyworld.training)."
+            f"The toy world's {name} is missing: there is no {printable(str(path))}. Install the pack again, or train "
+            "it (python -m story_identity.lab.toyworld.training)."
         )
-    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    return path
+
+
+def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
+    """The weights called `name`, as float32, not yet compared with a network.
+
+    There are unet, vae, text_encoder, photomaker, identity_encoder, detector, probe and injector.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it cannot be read.
+    """
+    path = weights_file(name, folder)
+    content = tensors_of(read_tensors(path, f"the toy world's {name}"), printable(str(path)))
+    return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
+
+
+def unet_weights(folder: Path = WEIGHTS) -> dict[str, Tensor]:
+    """The UNet's weights, all of them and no more, in LDM names; raises as `load_network` does."""
+    weights = load_weights("unet", folder)
+    check_tensors(weights, meta(unet_shapes(UNET)), _where("unet", folder), "the toy world's unet")
+    return weights
+
+
+def text_encoder_weights(folder: Path = WEIGHTS) -> tuple[dict[str, Tensor], int]:
+    """The text encoder's weights, all of them and no more, and how many words it knows; raises as `load_network`."""
+    weights, where = load_weights("text_encoder", folder), _where("text_encoder", folder)
+    words = shape_of(weights, "text_model.embeddings.token_embedding.weight", 2, where)[0]
+    check_tensors(
+        weights, meta(text_tower({**TEXT_ENCODER, "vocab_size": words})), where, "the toy world's text encoder"
+    )
+    return weights, words
+
+
+def tokenizer_folder(folder: Path = WEIGHTS) -> Path:
+    """Where the tokenizer's files are; FileNotFoundError if they are not there."""
+    path = folder / "tokenizer"
+    if not (path / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"The toy world's tokenizer is missing: there is no {printable(str(path / 'tokenizer.json'))}. Install the "
+            "pack again."
+        )
+    return path
+
+
+def load_network(network: nn.Module, name: str, folder: Path = WEIGHTS) -> None:
+    """Put the weights called `name` into a network, which then does not learn.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it cannot be read, or has other tensors than the network.
+    """
+    load_exactly(network, load_weights(name, folder), _where(name, folder), f"the toy world's {name}")
+    network.eval().requires_grad_(False)
+
+
+def _where(name: str, folder: Path) -> str:
+    return printable(str(folder / f"{name}.safetensors"))
 
 
 def load_preview_colours(folder: Path = WEIGHTS) -> PreviewColours | None:

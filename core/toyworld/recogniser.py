@@ -59,6 +59,7 @@ def load_recogniser(folder: Path = WEIGHTS, device: torch.device | str = "cpu") 
 
     Raises:
         FileNotFoundError: If the weights are not there.
+        ValueError: If a file cannot be read, or has other tensors.
     """
     detector, encoder = load_detector(folder), load_identity_encoder(folder)
     detector.module.to(device)

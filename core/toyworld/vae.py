@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..shapes import Float
 from .convolutions import Block
-from .models import LATENT_CHANNELS, LATENT_RATIO, WEIGHTS, load_weights
+from .models import LATENT_CHANNELS, LATENT_RATIO, WEIGHTS, load_network
 
 PATCH_WIDTH = 3 * LATENT_RATIO**2
 WIDTH = 96
@@ -54,7 +54,12 @@ class ToyVAE(nn.Module):
 
 
 def load_vae(folder: Path = WEIGHTS) -> ToyVAE:
-    """The trained VAE, on the CPU, in float32."""
+    """The trained VAE, on the CPU, in float32.
+
+    Raises:
+        FileNotFoundError: If the weights are not there.
+        ValueError: If the file cannot be read, or has other tensors.
+    """
     vae = ToyVAE()
-    vae.load_state_dict(load_weights("vae", folder))
-    return vae.eval().requires_grad_(False)
+    load_network(vae, "vae", folder)
+    return vae

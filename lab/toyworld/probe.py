@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.shapes import Bool, Float
 from ...core.toyworld.convolutions import Block, halve
-from ...core.toyworld.models import PICTURE_SIDE, WEIGHTS, load_weights
+from ...core.toyworld.models import PICTURE_SIDE, WEIGHTS, load_network
 from ...core.toyworld.vocabulary import CLASS_WORDS, CLOTHES_COLOURS, HAIR_COLOURS, HOURS, PLACES, POSES, PROPS
 from .people import Person
 from .plan import Plan
@@ -90,7 +90,8 @@ def load_probe(folder: Path = WEIGHTS) -> Probe:
 
     Raises:
         FileNotFoundError: If the weights are not there.
+        ValueError: If the file cannot be read, or has other tensors.
     """
     network = Probe()
-    network.load_state_dict(load_weights("probe", weight_file("probe", folder).parent))
-    return network.eval().requires_grad_(False)
+    load_network(network, "probe", weight_file("probe", folder).parent)
+    return network

@@ -14,6 +14,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from ...core import adapter_file
 from ...core.detectors.faces import NOTICE
 from ...core.injector import Injector, ReferenceFeatures
+from ...core.quoting import printable
 from ...core.reference_assignment import Person, deal_people
 from ...core.story import Story
 from ..types import Faces
@@ -38,11 +39,12 @@ def load_adapter(path: Path) -> IDAdapter:
     """An adapter from its file, as a `host_adapter`.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If it is none; the message says what was found.
     """
     file = adapter_file.read_adapter(path)
     if file.config.face_width is not None:
-        logging.warning("%s: %s", path.name, NOTICE)
+        logging.warning("%s: %s", printable(path.name), NOTICE)
     return host_adapter(file)
 
 

@@ -56,11 +56,10 @@ def check_present(kind: str, name: str | None) -> bool | str:
     weight = by_name(kind, name)
     if weight is not None:
         return weight.describe_missing(Path(folders[0]))
+    name, folder = quote(name), folders[0]
     if kind == "identities":
-        return (
-            f"{quote(name)} is not in {folders[0]}. Save an identity with Save Identity, press R, and choose it here."
-        )
-    return f"{quote(name)} is not in {folders[0]}. Put the file there and press R, or choose another."
+        return f"{name} is not in {folder}. Save an identity with Save Identity, press R, and choose it here."
+    return f"{name} is not in {folder}. Put the file there and press R, or choose another."
 
 
 def full_path(kind: str, name: str) -> Path:

@@ -5,8 +5,7 @@ Sizes are read from the file, so small encoders of the same shape load too. Sour
 3.2; IdentityStory, section 3.1.
 """
 
-import pickle
-import re
+from pathlib import Path
 from typing import Any
 
 import comfy.clip_model
@@ -19,9 +18,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...core.lora_file import check_lora, lora_pairs
 from ...core.photomaker import ENCODER_ID, FuseModule, split_file, vision_config
+from ...core.quoting import quote
+from ...core.state_dict import named, reading
 
 _SDXL_WIDTH = 2048
+_EXPECTED = "photomaker-v1.bin"
 
 
 class PhotoMakerEncoder(comfy.clip_model.CLIPVisionModelProjection):
@@ -65,16 +68,13 @@ def load_weights(path: str, name: str) -> tuple[dict[str, Tensor], dict[str, Ten
     """Encoder and LoRA of a PhotoMaker v1 file, the original or a safetensors copy.
 
     Raises:
-        ValueError: If the file is PhotoMaker v2 or something else; the message says what was found.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is PhotoMaker v2 or something else, or not all of it; the message says what was found.
     """
-    try:
+    with reading(Path(path), _EXPECTED):
         data = comfy.utils.load_torch_file(path, safe_load=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ValueError(
-            f'"{name}" cannot be read as weights ({type(error).__name__}): it is incomplete, or not a file of weights. '
-            "Fetch photomaker-v1.bin again."
-        ) from error
-    return split_file(data, name)
+        content = named(data, Path(path), _EXPECTED)
+    return split_file(content, quote(name))
 
 
 def text_width(encoder: dict[str, Tensor]) -> int:
@@ -87,36 +87,51 @@ def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str, 
 
     Args:
         model: The MODEL.
-        lora: The file's `lora_weights`, in diffusers' names, old or peft's.
+        lora: The file's `lora_weights`, as `core.lora_file.lora_pairs` takes them.
         strength: 1 is as trained.
         name: What messages call the file.
         made_for: The width of the prompts it is made for, see `text_width`.
 
     Raises:
-        ValueError: If the LoRA is made for another kind of model.
+        ValueError: If the LoRA is made for another kind of model, or is not all of it.
     """
     family = type(model.model.model_config).__name__
     width = model.model.model_config.unet_config.get("context_dim")
     if width != made_for:
         whose, load = (", as SDXL's are", "an SDXL checkpoint") if made_for == _SDXL_WIDTH else ("", "its own model")
         raise ValueError(
-            f'"{name}" is made for prompts that are {made_for} wide{whose}; this {family} model reads {width}. '
+            f"{quote(name)} is made for prompts that are {made_for} wide{whose}; this {family} model reads {width}. "
             f"Load {load}."
         )
-    key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora({_host_name(key): tensor for key, tensor in lora.items()}, key_map)
+    check_lora(lora, _layers(model.model), quote(name), f"this {family} model")
+    named_for_host = {
+        f"lora_unet_{layer.replace('.', '_')}.lora_{half}.weight": tensor
+        for layer, both in lora_pairs(lora, quote(name)).items()
+        for half, tensor in zip(("down", "up"), both, strict=True)
+    }
+    patches = comfy.lora.load_lora(named_for_host, comfy.lora.model_lora_keys_unet(model.model, {}))
     patched = model.clone()
-    if not patched.add_patches(patches, strength):
+    taken = len(patched.add_patches(patches, strength))
+    if 2 * taken != len(named_for_host):
         raise ValueError(
-            f'The LoRA in "{name}" fits none of the layers of this {family} model: its names are of another kind.'
+            f"The LoRA in {quote(name)} has {len(named_for_host) // 2} layers; this {family} model takes {taken}."
         )
     return patched
 
 
-def _host_name(key: str) -> str:
-    """The name the host knows for peft's `unet.….to_q.lora_A.weight`; others stay."""
-    match = re.fullmatch(r"unet\.(.+)\.(lora_[AB]\.weight)", key)
-    return f"lora_unet_{match[1].replace('.', '_')}.{match[2]}" if match else key
+def _layers(model: Any) -> dict[str, tuple[int, ...] | None]:
+    """The shapes of a UNet's weights by diffusers' names of the layers; None for weights stored in another form."""
+    state, names = model.state_dict(), comfy.utils.unet_to_diffusers(model.model_config.unet_config)
+    held = {
+        name.removesuffix(".weight"): state.get(f"diffusion_model.{own}")
+        for name, own in names.items()
+        if name.endswith(".weight")
+    }
+    return {
+        name: tuple(weight.shape) if weight.is_floating_point() else None
+        for name, weight in held.items()
+        if weight is not None
+    }
 
 
 def embed_portraits(photomaker: Any, images: Tensor, batch_size: int, advance: Any) -> Tensor:

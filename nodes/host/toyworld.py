@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ...core.adapter_file import adapter_of
 from ...core.photomaker import split_file, vision_config
+from ...core.quoting import printable
 from ...core.toyworld.detector import load_detector as load_network
 from ...core.toyworld.models import (
     BETAS,
@@ -40,6 +41,10 @@ from ...core.toyworld.models import (
     WEIGHTS,
     load_preview_colours,
     load_weights,
+    text_encoder_weights,
+    tokenizer_folder,
+    unet_weights,
+    weights_file,
 )
 from ...core.toyworld.vae import load_vae as load_vae_network
 from . import photomaker as pm
@@ -91,7 +96,7 @@ def load_model(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
 
     The host calls this again with `disable_dynamic` when it needs a copy whose weights stay put, as for LoRA hooks.
     """
-    management, weights = comfy.model_management, load_weights("unet", folder)
+    management, weights = comfy.model_management, unet_weights(folder)
     config = ToyWorld(unet_config())
     config.set_inference_dtype(torch.float32, None)
     colours = load_preview_colours(folder)
@@ -122,10 +127,10 @@ def load_vae(folder: Path = WEIGHTS) -> Any:
 
 def load_clip(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
     """The tokenizer and the text encoder as a CLIP."""
-    weights = load_weights("text_encoder", folder)
+    weights, words = text_encoder_weights(folder)
     # The pooled output is read unprojected; the host's class has a projection all the same.
     weights["text_projection.weight"] = torch.eye(TEXT_WIDTH)
-    config = {**TEXT_ENCODER, "vocab_size": len(weights["text_model.embeddings.token_embedding.weight"])}
+    config = {**TEXT_ENCODER, "vocab_size": words}
     encoder = partial(
         comfy.sd1_clip.SDClipModel,
         max_length=TEXT_LENGTH,
@@ -140,7 +145,7 @@ def load_clip(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
     )
     tokenizer = partial(
         comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=str(folder / "tokenizer"),
+        tokenizer_path=str(_tokenizer(folder)),
         max_length=TEXT_LENGTH,
         embedding_size=TEXT_WIDTH,
         tokenizer_class=PreTrainedTokenizerFast,
@@ -162,20 +167,23 @@ def load_clip(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
 
 def load_identity_generator(model: Any, folder: Path = WEIGHTS) -> tuple[Any, Any]:
     """The MODEL with the identity LoRA on it (a clone) and the PHOTOMAKER that goes with it."""
-    name = "the toy world's photomaker"
-    encoder, lora = split_file(load_weights("photomaker", folder), name)
-    patched = pm.apply_lora(model, lora, 1.0, name, pm.text_width(encoder))
+    encoder, lora = _photomaker(folder)
+    patched = pm.apply_lora(model, lora, 1.0, "the toy world's photomaker", pm.text_width(encoder))
     return patched, pm.PhotoMakerEncoder(encoder, ENCODER_ID)
 
 
 def load_clip_vision(folder: Path = WEIGHTS) -> Any:
     """The identity generator's image encoder as a CLIP_VISION."""
-    encoder, _ = split_file(load_weights("photomaker", folder), "the toy world's photomaker")
+    encoder, _ = _photomaker(folder)
     vision = comfy.clip_vision.ClipVisionModel(vision_config(encoder))
     vision.load_sd({
         key: value for key, value in encoder.items() if key.startswith(("vision_model.", "visual_projection."))
     })  # fmt: skip
     return vision
+
+
+def _photomaker(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return split_file(load_weights("photomaker", folder), printable(str(weights_file("photomaker", folder))))
 
 
 def load_adapter(folder: Path = WEIGHTS) -> IDAdapter:
@@ -213,6 +221,19 @@ def unet_config() -> dict[str, Any]:
         "legacy": False,
         "adm_in_channels": None,
     }
+
+
+def _tokenizer(folder: Path) -> Path:
+    """The folder of a tokenizer that can be read; ValueError or FileNotFoundError otherwise."""
+    path = tokenizer_folder(folder)
+    try:
+        PreTrainedTokenizerFast.from_pretrained(str(path))
+    except Exception as error:  # the tokenizers package raises Exception itself
+        told = printable(str(error), 200)
+        raise ValueError(
+            f"{printable(str(path))} holds no tokenizer that can be read ({told}). Install the pack again."
+        ) from error
+    return path
 
 
 def _load_clip_patcher(folder: Path, disable_dynamic: bool = False) -> Any:

@@ -98,43 +98,61 @@ def changed(kind: str, part: str, key: str, value: torch.Tensor | None) -> dict[
 
 
 WRONG = {
-    "no adapter": ({"conv.weight": torch.ones(1)}, r"\"x.bin\" is not an IP-Adapter file: it has \['conv.weight'\]"),
+    "no adapter": ({"conv.weight": torch.ones(1)}, '"x.bin" is not an IP-Adapter file: it has "conv.weight"'),
     "no layers": ({"image_proj": image_side("FaceID"), "ip_adapter": {}}, "is not an IP-Adapter file"),
     "plain": (changed("plus-face", "image_proj", "proj.weight", torch.ones(1)), "is a plain IP-Adapter"),
     "full face": (changed("FaceID", "image_proj", "proj.3.weight", torch.ones(1)), "is a full-face adapter"),
-    "no latents": (changed("plus-face", "image_proj", "latents", None), "image_proj.latents is not there"),
+    "a list in place of layers": ({"image_proj": image_side("FaceID"), "ip_adapter": [1]}, "is not an IP-Adapter file"),
+    "something besides": (content("FaceID") | {"epoch": 3}, '"x.bin" holds "epoch", which is no part of an IP-Adapter'),
+    "no tensor": (
+        changed("FaceID", "image_proj", "norm.bias", [1.0]),
+        'plain tensors: "norm.bias" is no tensor',
+    ),
+    "whole numbers": (
+        changed("FaceID", "image_proj", "norm.bias", torch.ones(CROSS, dtype=torch.int32)),
+        r'Of another shape: "image_proj.norm.bias" is \(64,\) of int32, expected \(64,\)',
+    ),
+    "no latents": (changed("plus-face", "image_proj", "latents", None), '"x.bin" lacks the tensor image_proj.latents'),
     "flat latents": (
         changed("plus-face", "image_proj", "latents", torch.ones(3)),
-        r"image_proj.latents is of shape \(3,\)",
+        r'image_proj.latents in "x.bin" is \(3,\) of float32, expected 3 axes',
     ),
     "a key too few": (
         changed("plus-face", "image_proj", "layers.2.0.to_kv.weight", None),
-        "looks like a plus-face adapter of 3 layers, but it lacks image_proj.layers.2.0.to_kv.weight and has nothing",
+        'does not fit a plus-face adapter of 3 layers. Missing: "image_proj.layers.2.0.to_kv.weight".$',
     ),
     "a key too many": (
         changed("FaceID", "image_proj", "pos_emb.weight", torch.ones(1)),
-        "lacks nothing and has image_proj.pos_emb.weight besides",
+        'does not fit a FaceID adapter of 3 layers. Not part of it: "image_proj.pos_emb.weight".$',
     ),
     "a layer out of line": (
         {"image_proj": image_side("FaceID"), "ip_adapter": {f"2{key}": value for key, value in layer_side().items()}},
-        "ip_adapter.1.to_k_ip.weight is not there",
+        "lacks the tensor ip_adapter.1.to_k_ip.weight",
     ),
-    "no values": (changed("FaceID", "ip_adapter", "3.to_v_ip.weight", None), "lacks ip_adapter.3.to_v_ip.weight"),
+    "no values": (changed("FaceID", "ip_adapter", "3.to_v_ip.weight", None), 'Missing: "ip_adapter.3.to_v_ip.weight"'),
     "values of another width": (
         changed("FaceID", "ip_adapter", "3.to_v_ip.weight", torch.ones(47, CROSS)),
-        r"ip_adapter.3.to_v_ip.weight in \"x.bin\" is of shape \(47, 64\); in a FaceID adapter .* it is \(48, 64\)",
+        r'Of another shape: "ip_adapter.3.to_v_ip.weight" is \(47, 64\) of float32, expected \(48, 64\)',
     ),
     "layers for other prompts": (
         {"image_proj": image_side("FaceID"), "ip_adapter": layer_side(cross=96)},
-        r"ip_adapter.1.to_k_ip.weight in \"x.bin\" is of shape \(32, 96\).*prompts 64 wide it is \(32, 64\)",
+        r'Of another shape: "ip_adapter.1.to_k_ip.weight" is \(32, 96\) of float32, expected \(32, 64\)',
     ),
     "half a LoRA": (
         changed("FaceID", "ip_adapter", "4.to_out_lora.up.weight", None),
-        'The LoRA in "x.bin" lacks 4.to_out_lora.up.weight and has nothing besides; .* 6 attention layers',
+        'The LoRA in "x.bin" does not fit its adapter. Missing: "4.to_out_lora.up.weight".$',
+    ),
+    "a LoRA of another width": (
+        changed("FaceID", "ip_adapter", "3.to_k_lora.down.weight", torch.ones(2, 48)),
+        r'The LoRA in "x.bin" .* "3.to_k_lora.down.weight" is \(2, 48\) of float32, expected \(2, 64\)',
+    ),
+    "a LoRA of two ranks": (
+        changed("FaceID", "ip_adapter", "3.to_k_lora.up.weight", torch.ones(48, 3)),
+        r'The LoRA in "x.bin" .* "3.to_k_lora.up.weight" is \(48, 3\) of float32, expected \(48, 2\)',
     ),
     "heads of another width": (
         changed("plus-face", "image_proj", "layers.0.0.to_q.weight", torch.ones(100, 96)),
-        r"layers.0.0.to_.* in \"x.bin\" is of shape",
+        r'Of another shape: "image_proj.layers.0.0.to_',
     ),
     "a resampler of another width": (
         {
@@ -142,7 +160,7 @@ WRONG = {
             | {f"perceiver_resampler.{key}": value for key, value in image_side("plus-face").items()},
             "ip_adapter": layer_side(),
         },
-        '"x.bin" is of a kind that is not known here. The resampler of FaceID-Plus is 96 wide, its tokens 64',
+        '"x.bin" does not fit an IP-Adapter of a known kind: .*The resampler of FaceID-Plus is 96 wide, its tokens 64',
     ),
 }
 
@@ -153,12 +171,26 @@ def test_a_wrong_layout_is_refused_with_what_was_found_and_expected(whole, messa
         adapter_of(whole, "x.bin")
 
 
-@pytest.mark.parametrize("name", ["x.safetensors", "x.bin", "missing.bin", "missing.safetensors"])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin"])
 def test_a_file_that_is_no_weights_is_refused(name, tmp_path):
-    if name.startswith("x"):
-        (tmp_path / name).write_bytes(b"not weights at all")
-    with pytest.raises(ValueError, match=f'"{name}" cannot be read as weights'):
+    with pytest.raises(FileNotFoundError, match=f"no file .*{name}; an IP-Adapter file"):
         read_adapter(tmp_path / name)
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as weights: it is text.* An IP-Adapter file"):
+        read_adapter(tmp_path / name)
+
+
+def test_a_list_is_no_adapter(tmp_path):
+    torch.save([torch.ones(3)], tmp_path / "x.bin")
+    with pytest.raises(ValueError, match=r"x.bin cannot be read as weights: it holds a list, not tensors by name"):
+        read_adapter(tmp_path / "x.bin")
+
+
+def test_position_ids_of_old_files_are_left_out():
+    ours = content("FaceID")
+    old = content("FaceID")
+    old["image_proj"]["embeddings.position_ids"] = torch.arange(5)
+    assert same(adapter_of(old, "x.bin").weights, adapter_of(ours, "x.bin").weights)
 
 
 # --- writing
@@ -193,8 +225,8 @@ def test_a_new_adapter_is_written_as_a_public_file(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("plus-face", "a.bin", "written as .safetensors, not as a.bin"),
-        ("FaceID-Plus v2", "a.safetensors", "this is FaceID-Plus v2, and the name is a.safetensors"),
+        ("plus-face", "a.bin", 'written as .safetensors, not as "a.bin"'),
+        ("FaceID-Plus v2", "a.safetensors", 'this is FaceID-Plus v2, and the name is "a.safetensors"'),
         ("FaceID-Plus", "a-plusv2.safetensors", "this is FaceID-Plus, and"),
     ],
 )

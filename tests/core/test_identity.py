@@ -175,11 +175,11 @@ def test_files_that_are_no_identities_are_refused(tmp_path):
         Identity.load(tmp_path / "nobody.safetensors")
     text = tmp_path / "text.safetensors"
     text.write_text(json.dumps({"name": "Mira"}))
-    with pytest.raises(ValueError, match=r"text\.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match=r"text\.safetensors cannot be read as weights: it is text"):
         Identity.load(text)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(mira().save(tmp_path / "whole.safetensors").read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"cut\.safetensors is not a safetensors file, or it is damaged"):
+    with pytest.raises(ValueError, match=r"cut\.safetensors cannot be read .*it is cut off, damaged"):
         Identity.load(cut)
     other = tmp_path / "lora.safetensors"
     save_file({"weight": torch.ones(3)}, other)
@@ -191,16 +191,54 @@ def test_damaged_headers_are_refused(tmp_path):
     path = tmp_path / "odd.safetensors"
     whole = {"format": "story-identity/1", "name": "Mira", "description": "", "encoder": "e", "metadata": "{}"}
     for change, message in (
-        ({"name": None}, "incomplete or damaged: 'name'"),
+        ({"name": None}, "incomplete or damaged: no name"),
         ({"metadata": "{"}, "incomplete or damaged"),
+        ({"metadata": '{"a":' * 100_000}, "incomplete or damaged: its metadata is not JSON"),
+        ({"metadata": f'{{"a": {"9" * 5000}}}'}, "incomplete or damaged: its metadata is not JSON"),
+        ({"metadata": '{"a": "\\ud83e"}'}, r"odd.safetensors: the metadata .* half of a surrogate pair \(U\+D83E\)"),
+        ({"name": " "}, "odd.safetensors: An identity needs a name"),
+        ({"encoder": ""}, "odd.safetensors: .* which encoder"),
         ({"metadata": "[1]"}, r"metadata is \[1\], expected"),
     ):
         header = {key: value for key, value in (whole | change).items() if value is not None}
         save_file({"embedding": torch.ones(3)}, path, metadata=header)
         with pytest.raises(ValueError, match=message):
             Identity.load(path)
-    with pytest.raises(ValueError, match='metadata of the identity "Mira" is not JSON'):
-        mira(metadata={"a": {1}}).save(path)
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    for metadata in ({"a": {1}}, {"a": nested}):
+        with pytest.raises(ValueError, match='metadata of the identity "Mira" is not JSON'):
+            mira(metadata=metadata).save(path)
+    with pytest.raises(ValueError, match='metadata of the identity "Mira" has half of a surrogate pair'):
+        mira(metadata={"a": "\ud83e"}).save(path)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        (torch.ones(3, dtype=torch.int32), "odd.safetensors: the embedding is of int32; it must hold fractions"),
+        (torch.ones(3, dtype=torch.bool), "odd.safetensors: the embedding is of bool"),
+        (torch.ones(1, 3), r"odd.safetensors: .*shape \(1, 3\)"),
+        (torch.tensor(1.0), r"odd.safetensors: .*shape \(\)"),
+        (torch.zeros(3), "odd.safetensors: .*all zero"),
+        (torch.full((3,), 1e300, dtype=torch.float64), "odd.safetensors: .*infinite"),
+    ],
+)
+def test_embeddings_that_are_none_are_refused(tmp_path, embedding, message):
+    path = tmp_path / "odd.safetensors"
+    header = {"format": "story-identity/1", "name": "Mira", "description": "", "encoder": "e", "metadata": "{}"}
+    save_file({"embedding": embedding}, path, metadata=header)
+    with pytest.raises(ValueError, match=message):
+        Identity.load(path)
+
+
+def test_half_precision_embeddings_load_as_float32(tmp_path):
+    path = mira().save(tmp_path / "Mira.safetensors")
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file({"embedding": crowd()[0].half()}, path, metadata=header)
+    assert torch.equal(Identity.load(path).embedding, crowd()[0].half().float())
 
 
 @pytest.mark.parametrize(
@@ -210,6 +248,8 @@ def test_damaged_headers_are_refused(tmp_path):
         ({"embedding": torch.tensor([1.0, torch.inf])}, "infinite"),
         ({"name": " "}, "needs a name"),
         ({"encoder": ""}, "which encoder"),
+        ({"name": "Mira\ud83e"}, r'"Mira\\ud83e", has half of a surrogate pair'),
+        ({"description": "\udc00"}, "The description of an identity"),
     ],
 )
 def test_impossible_identities_are_refused(changes, message):
@@ -224,8 +264,49 @@ def test_names_become_safe_file_names():
     assert safe_file_name("Zoë 2") == "Zoë 2"
     assert len(safe_file_name("\U0001d7d9" * 300).encode()) <= 200
     assert [safe_file_name(name) for name in ("con", "LPT1", "console")] == ["con_", "LPT1_", "console"]
-    with pytest.raises(ValueError, match="no usable file name"):
-        safe_file_name("...")
+    for name in ("...", "", "  ", "../..", "\u200b"):
+        with pytest.raises(ValueError, match="no usable file name"):
+            safe_file_name(name)
+
+
+def test_a_name_of_emoji_gives_a_file_name_that_no_other_name_gives():
+    assert safe_file_name("\U0001f98a") == safe_file_name(" \U0001f98a ") == "U+1F98A"
+    assert safe_file_name("\u2764\ufe0f!") == "U+2764+FE0F+0021"
+    assert safe_file_name("U+1F98A") == "U_1F98A"
+    assert safe_file_name("\U0001f98a Foxy") == "Foxy"
+    long = {safe_file_name("\U0001f98a" * count) for count in range(1, 400)}
+    assert len(long) == 399
+    assert max(len(name) for name in long) <= 200
+    with pytest.raises(ValueError, match=r'"\\ud83e" cannot be a file name: it has half of a surrogate pair'):
+        safe_file_name("\ud83e")
+
+
+@pytest.mark.parametrize(
+    ("count", "keep_ratio", "iterations", "message"),
+    [
+        (64, 0.6, 99999999999999999999, "iterations is 99999999999999999999; there can be 0 to 1000"),
+        (64, 0.6, -1, "iterations is -1"),
+        (99999999999999999999, 0.6, 3, "99999999999999999999 portraits"),
+        (64, float("nan"), 3, "keep_ratio is nan"),
+        (64, float("inf"), 3, "keep_ratio is inf"),
+    ],
+)
+def test_numbers_beyond_reason_are_refused_at_once(count, keep_ratio, iterations, message):
+    with pytest.raises(ValueError, match=message):
+        largest_usable_rank(count, 101, keep_ratio, iterations)
+    if count == 64:
+        with pytest.raises(ValueError, match=message):
+            discover_identity(crowd(), 3, keep_ratio, iterations)
+
+
+def test_rounds_that_leave_nobody_out_cost_one(monkeypatch):
+    calls, svd = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **options: calls.append(1) or svd(*args, **options))
+    many, one = (discover_identity(crowd(), 3, 1.0, iterations) for iterations in (1000, 1))
+    assert len(calls) == 2
+    assert many.rounds == one.rounds * 1000
+    assert torch.equal(many.embedding, one.embedding)
+    assert many.kept == list(range(64))
 
 
 def test_an_identity_saved_twice_is_the_same_bytes(tmp_path):

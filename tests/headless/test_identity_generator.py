@@ -3,8 +3,10 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from story_identity.core.lora_file import check_lora
 from story_identity.core.photomaker import FuseModule, look_at, split_file
 from story_identity.headless.checkpoint import load_checkpoint
+from story_identity.headless.components import layer_shapes
 from story_identity.headless.identity_generator import identity_generator, load_photomaker
 from story_identity.headless.prompts import encode_prompt
 
@@ -116,11 +118,14 @@ def test_files_that_are_not_photomaker_v1_are_refused(pipe, tmp_path):
     with pytest.raises(FileNotFoundError, match="models list"):
         load_photomaker(tmp_path / "none.bin", pipe)
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.bin")
-    with pytest.raises(ValueError, match=r'"other.bin" is not a PhotoMaker file.*weights'):
+    with pytest.raises(ValueError, match=r'other.bin is not a PhotoMaker file: it has "weights"'):
         load_photomaker(tmp_path / "other.bin", pipe)
     (tmp_path / "cut.bin").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="cut.bin cannot be read"):
         load_photomaker(tmp_path / "cut.bin", pipe)
+    torch.save([1, 2], tmp_path / "list.bin")
+    with pytest.raises(ValueError, match="list.bin cannot be read as weights: it holds a list, not tensors by name"):
+        load_photomaker(tmp_path / "list.bin", pipe)
     with pytest.raises(ValueError, match="PhotoMaker v2"):
         split_file({"id_encoder": {"qformer_perceiver.x": torch.zeros(1)}, "lora_weights": {}}, "v2.bin")
 
@@ -145,11 +150,102 @@ def test_the_encoder_is_named_by_its_width(generator):
     assert generator[1].encoder_id == "toy-world-1"
 
 
-def test_a_lora_that_fits_nothing_is_refused(toyworld_folder, tmp_path):
+def test_a_lora_that_fits_nothing_is_refused(toyworld_folder, tmp_path, pipe):
     weights = load_file(toyworld_folder / "photomaker.safetensors")
     kept = {key: value for key, value in weights.items() if key.startswith("id_encoder.")}
     kept["lora_weights.unet.nowhere.to_q.lora_A.weight"] = torch.zeros(2, 2)
     kept["lora_weights.unet.nowhere.to_q.lora_B.weight"] = torch.zeros(2, 2)
     save_file(kept, tmp_path / "stray.safetensors")
-    with pytest.raises(ValueError, match="stray.safetensors"):
-        load_photomaker(tmp_path / "stray.safetensors", load_checkpoint(str(toyworld_folder)))
+    with pytest.raises(ValueError, match="stray.safetensors fits none of the layers .*nowhere.to_q"):
+        load_photomaker(tmp_path / "stray.safetensors", pipe)
+
+
+def refusal(weights, tmp_path, pipe):
+    """What is said of a file of these weights, which must be refused before the pipeline is touched."""
+    save_file(weights, tmp_path / "file.safetensors")
+    before = set(pipe.unet.state_dict())
+    with pytest.raises(ValueError, match=r"file\.safetensors") as caught:
+        load_photomaker(tmp_path / "file.safetensors", pipe)
+    assert set(pipe.unet.state_dict()) == before
+    return str(caught.value)
+
+
+def test_every_tensor_that_is_misnamed_or_missing_is_refused_by_name(toyworld_folder, pipe):
+    whole = load_file(toyworld_folder / "photomaker.safetensors")
+    layers = layer_shapes(pipe.unet)
+    assert len(whole) > 100
+    for key in whole:
+        own = key.removeprefix("id_encoder.").removeprefix("lora_weights.unet.").partition(".lora_")[0]
+        for changed in ({f"{each}x" if each == key else each: value for each, value in whole.items()}, {}):
+            changed = changed or {each: value for each, value in whole.items() if each != key}
+            with pytest.raises(ValueError, match="file.safetensors") as caught:
+                check_lora(split_file(changed, "file.safetensors")[1], layers, "file.safetensors")
+            assert own in str(caught.value), key
+
+
+@pytest.mark.parametrize("part", ["vision_model.post_layernorm.bias", "attn2.to_v.lora_B.weight"])
+def test_a_file_with_a_misnamed_tensor_is_not_loaded(toyworld_folder, tmp_path, pipe, part):
+    whole = load_file(toyworld_folder / "photomaker.safetensors")
+    key = next(key for key in whole if key.endswith(part))
+    misnamed = {f"{each}x" if each == key else each: value for each, value in whole.items()}
+    assert part.split(".lora")[0] in refusal(misnamed, tmp_path, pipe)
+
+
+def test_a_lora_that_leaves_out_a_layer_is_refused(toyworld_folder, tmp_path, pipe):
+    whole = load_file(toyworld_folder / "photomaker.safetensors")
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    without = {key: value for key, value in whole.items() if layer not in key}
+    assert len(without) == len(whole) - 2
+    assert f'Missing: "{layer}"' in refusal(without, tmp_path, pipe)
+    queries = {key: value for key, value in whole.items() if "lora_weights" not in key or "attn2.to_q" in key}
+    save_file(queries, tmp_path / "queries.safetensors")  # one kind of layer alone, in all blocks, is a LoRA too
+    load_photomaker(tmp_path / "queries.safetensors", load_checkpoint(str(toyworld_folder)))
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("id_encoder.visual_projection_2.weight", lambda value: value[:, :-1], "expected"),
+        ("id_encoder.vision_model.post_layernorm.bias", lambda value: value[:1], "(1,) of float16, expected (128,)"),
+        ("id_encoder.vision_model.post_layernorm.bias", lambda value: value.to(torch.int16), "of int16, expected"),
+        ("id_encoder.vision_model.embeddings.position_embedding.weight", lambda value: value[:-1], "go together"),
+        ("id_encoder.vision_model.embeddings.patch_embedding.weight", lambda value: value[0], "expected 4 axes"),
+        ("lora_weights.unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_A.weight", None, "to_v"),
+        ("lora_weights.unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_B.weight", None, "to_v"),
+    ],
+)
+def test_a_tensor_of_another_shape_or_kind_is_refused(toyworld_folder, tmp_path, pipe, key, change, message):
+    whole = load_file(toyworld_folder / "photomaker.safetensors")
+    change = change or (lambda value: value[:-1])
+    assert message in refusal({**whole, key: change(whole[key]).contiguous()}, tmp_path, pipe)
+
+
+def test_what_is_no_part_of_a_photomaker_file_is_refused(toyworld_folder, tmp_path, pipe):
+    whole = load_file(toyworld_folder / "photomaker.safetensors")
+    assert '"other.weight"' in refusal({**whole, "other.weight": torch.zeros(1)}, tmp_path, pipe)
+
+
+def test_position_ids_of_old_files_are_left_out(toyworld_folder, tmp_path, generator, pipe):
+    whole = load_file(toyworld_folder / "photomaker.safetensors")
+    old = {**whole, "id_encoder.vision_model.embeddings.position_ids": torch.arange(65)[None]}
+    encoder, lora = split_file(old, "old")
+    assert encoder.keys() | lora.keys() == {key.split(".", 1)[1] for key in whole}
+
+
+@pytest.mark.parametrize(
+    "ending", ["{}_lora.{}.weight", "{}.lora.{}.weight", "{}.lora_linear_layer.{}.weight", "{}.lora_{}.weight"]
+)
+def test_a_lora_under_older_names_is_the_same(generator, toyworld_folder, tmp_path, ending):
+    renamed = {}
+    for key, value in load_file(toyworld_folder / "photomaker.safetensors").items():
+        if key.startswith("lora_weights."):
+            layer, _, half = key.removesuffix(".weight").rpartition(".lora_")
+            if ending.startswith("{}_lora"):
+                layer = layer.removesuffix(".0").replace(".to_", ".processor.to_")
+            key = ending.format(layer, {"A": "down", "B": "up"}[half])
+        renamed[key] = value
+    save_file(renamed, tmp_path / "older.safetensors")
+    older = load_checkpoint(str(toyworld_folder))
+    load_photomaker(tmp_path / "older.safetensors", older)
+    with identity_generator(generator[0]), identity_generator(older):
+        assert torch.equal(prediction(generator[0]), prediction(older))

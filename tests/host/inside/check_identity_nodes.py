@@ -1,5 +1,8 @@
 """PhotoMaker, the class word's place in a prompt, and the identity nodes, on the host's own classes."""
 
+import os
+from pathlib import Path
+
 import comfy.clip_model
 import comfy.utils
 import comfy_extras.nodes_photomaker as stock
@@ -97,6 +100,42 @@ def check_the_lora_goes_on_a_clone_and_every_weight_of_it_fits():
     refused(lambda: PhotoMakerLoaderNode.execute(setting.tiny_sd15(), NAME, 1.0), "SD15", "SDXL", "768", "2048")
     foreign = {"unet.nothing.lora_up.weight": torch.ones(1, 4), "unet.nothing.lora_down.weight": torch.ones(4, 1)}
     refused(lambda: pm.apply_lora(model, foreign, 1.0, NAME, 2048), "fits none", NAME)
+    for key in sorted(lora)[::9]:
+        rest = {each: value for each, value in lora.items() if each != key}
+        layer = key.removeprefix("unet.").partition(".processor")[0]
+        for changed in (rest, {**rest, f"{key}x": lora[key]}, {**rest, key: lora[key][:-1]}):
+            refused(lambda changed=changed: pm.apply_lora(model, changed, 1.0, NAME, 2048), NAME, layer)
+    layer = sorted(lora)[0].partition("_lora")[0]
+    without = {key: value for key, value in lora.items() if not key.startswith(layer)}
+    refused(lambda: pm.apply_lora(model, without, 1.0, NAME, 2048), NAME, "Missing")
+    assert not model.patches
+
+
+def check_damaged_files_are_named_with_what_they_are():
+    folder = Path(folder_paths.get_folder_paths("photomaker")[0])
+    whole = (folder / NAME).read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 934\n"
+    for name, content, found in (
+        ("damaged.safetensors", pointer, "Git LFS pointer"),
+        ("damaged.safetensors", b"", "it is empty"),
+        ("damaged.safetensors", whole, "a PyTorch file under another ending"),
+        ("damaged.bin", pointer, "Git LFS pointer"),
+        ("damaged.bin", whole[:-400], "it is cut off"),
+    ):
+        (folder / name).write_bytes(content)
+        refused(lambda name=name: pm.load_weights(str(folder / name), name), f"{name} cannot be read as weights", found)
+    encoder, lora = weights()
+    for content, found in (
+        ([encoder, lora], "it holds a list, not tensors by name"),
+        ({"id_encoder": encoder}, "not both id_encoder and lora_weights"),
+        ({"id_encoder": {**encoder, "x.weight": torch.ones(1)}, "lora_weights": lora}, 'Not part of it: "x.weight"'),
+        ({"id_encoder": dict(list(encoder.items())[1:]), "lora_weights": lora}, "damaged.bin"),
+    ):
+        torch.save(content, folder / "damaged.bin")
+        refused(lambda: pm.load_weights(str(folder / "damaged.bin"), "damaged.bin"), "damaged.bin", found)
+    ids = {"vision_model.embeddings.position_ids": torch.arange(257)[None]}
+    torch.save({"id_encoder": {**encoder, **ids}, "lora_weights": lora}, folder / "damaged.bin")
+    assert pm.load_weights(str(folder / "damaged.bin"), "damaged.bin")[0].keys() == encoder.keys()
 
 
 def check_files_that_are_not_photomaker_v1_are_refused():
@@ -114,7 +153,7 @@ def check_files_that_are_not_photomaker_v1_are_refused():
     page = folder_paths.get_folder_paths("photomaker")[0] + "/page.bin"
     with open(page, "w") as file:
         file.write("<html>not found</html>")
-    refused(lambda: pm.load_weights(page, "page.bin"), '"page.bin" cannot be read as weights', "photomaker-v1.bin")
+    refused(lambda: pm.load_weights(page, "page.bin"), "page.bin cannot be read as weights", "web page", "v1.bin")
     missing = PhotoMakerLoaderNode.validate_inputs("gone.bin")
     assert "gone.bin" in missing
     assert "photomaker" in missing
@@ -298,3 +337,54 @@ def check_identities_are_saved_numbered_and_loaded():
     assert LoadIdentityNode.execute("Zoë.safetensors", "Mira").result[0].name == "Mira"
     assert "nobody.safetensors" in LoadIdentityNode.validate_inputs("nobody.safetensors")
     refused(lambda: SaveIdentityNode.execute(identity(), "../..", False), "no usable file name")
+
+
+def check_file_names_are_checked_before_anything_runs():
+    register_folders()
+    assert SaveIdentityNode.validate_inputs(None) is SaveIdentityNode.validate_inputs("") is True
+    assert SaveIdentityNode.validate_inputs("Mira") is SaveIdentityNode.validate_inputs("🦊") is True
+    for name in ("\ud800", "a\udc00"):
+        said = SaveIdentityNode.validate_inputs(name)
+        assert "half of a surrogate pair" in said
+        said.encode()
+        refused(lambda name=name: SaveIdentityNode.execute(identity(), name, False), "half of a surrogate pair")
+    assert "no usable file name" in SaveIdentityNode.validate_inputs("...")
+    _, path = SaveIdentityNode.execute(identity("🦊"), "", False).result
+    assert path.endswith("U+1F98A.safetensors")
+    assert LoadIdentityNode.execute("U+1F98A.safetensors", "").result[0].name == "🦊"
+
+
+def check_portraits_of_a_name_without_a_file_name_are_not_drawn():
+    model, clip, vae = setting.stand_in_sdxl()
+    told = Story.parse({
+        "characters": [{"name": "?!", "word": "woman", "description": "a young woman"}],
+        "frames": ["a woman walks"],
+    })  # fmt: skip
+    with setting.counted(model) as count:
+        refused(
+            lambda: CharacterPortraitsNode.execute(
+                model, clip, vae, told, "", 1, "a photo of {character}", "", batch_size=1, seed=0, steps=1, cfg=1.0,
+                sampler_name="euler", scheduler="normal", width=64, height=64,
+            ),
+            '"?!" leaves no usable file name',
+        )  # fmt: skip
+    assert count.calls == 0
+    encoder = pm.PhotoMakerEncoder(weights()[0])
+    refused(
+        lambda: IdentityDiscoveryNode.execute(pictures(24), encoder, "\ud83e", "", 5, 0.6, 3, "error"), "surrogate pair"
+    )
+
+
+def check_an_identity_is_read_again_when_its_content_changed_and_only_then():
+    register_folders()
+    _, path = SaveIdentityNode.execute(identity("Ada"), "", True).result
+    times = os.stat(path)
+    first = LoadIdentityNode.fingerprint_inputs("Ada.safetensors", rename="")
+    os.utime(path)
+    assert LoadIdentityNode.fingerprint_inputs("Ada.safetensors", rename="x") == first
+    SaveIdentityNode.execute(identity("Ada", encoder="photomaker-v2"), "", True)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert LoadIdentityNode.fingerprint_inputs("Ada.safetensors", rename="") != first
+    linked = LoadIdentityNode.fingerprint_inputs(rename="")
+    assert linked != linked  # NaN: a name that comes through a link is not known yet
+    LoadIdentityNode.validate_inputs("\ud800").encode()

@@ -1,6 +1,7 @@
 """The toy world in the host: its loader, the stock nodes on what it gives, and a whole story; shipped weights."""
 
 import hashlib
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import latent_preview
 import numpy as np
 import setting
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from setting import refused
 from story_identity.core.character_mentions import find_word
 from story_identity.core.identity import Identity
@@ -18,7 +19,7 @@ from story_identity.core.layout import Layout
 from story_identity.core.photomaker import look_at
 from story_identity.core.redenoise import ProgressiveMasks, to_latent_grid
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import ENCODER_ID, TEXT_LENGTH, TEXT_WIDTH, load_weights
+from story_identity.core.toyworld.models import ENCODER_ID, TEXT_LENGTH, TEXT_WIDTH, WEIGHTS, load_weights
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw as draw_scene
 from story_identity.lab.toyworld.world import portrait_plan, sample_scene
@@ -101,6 +102,34 @@ def check_every_weight_has_its_place_and_every_place_its_weight():
     held, stored = loaded[ADAPTER].network.state_dict(), load_weights("injector")
     assert held.keys() == stored.keys()
     assert all(torch.equal(held[key], tensor) for key, tensor in stored.items())
+
+
+def check_weights_that_are_not_whole_are_refused_by_file_and_name():
+    folder = Path(folder_paths.get_temp_directory()) / "toyworld"
+    shutil.copytree(WEIGHTS, folder, dirs_exist_ok=True)
+    loaders = {
+        "unet": toyworld.load_model,
+        "vae": toyworld.load_vae,
+        "text_encoder": toyworld.load_clip,
+        "photomaker": lambda folder: toyworld.load_identity_generator(world()[MODEL], folder),
+        "detector": toyworld.load_detector,
+        "injector": toyworld.load_adapter,
+    }
+    for name, load in loaders.items():
+        path = folder / f"{name}.safetensors"
+        whole = load_file(path)
+        for key in sorted(whole)[5::40]:
+            part = key.removeprefix("id_encoder.").removeprefix("lora_weights.unet.").partition(".lora_")[0]
+            rest = {each: value for each, value in whole.items() if each != key}
+            for changed in (rest, {**rest, f"{key}x": whole[key]}, {**rest, key: whole[key].to(torch.int16)}):
+                save_file(changed, path)
+                refused(lambda load=load: load(folder), part, name)
+        path.write_bytes(b"")
+        refused(lambda load=load: load(folder), f"{name}.safetensors", "it is empty")
+        save_file(whole, path)
+        load(folder)
+    (folder / "tokenizer" / "tokenizer.json").write_text("{")
+    refused(lambda: toyworld.load_clip(folder), "tokenizer", "no tokenizer that can be read")
 
 
 def check_stock_nodes_take_it():

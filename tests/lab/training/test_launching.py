@@ -13,14 +13,15 @@ import torch.distributed.run
 import typer
 from accelerate.commands.launch import launch_command_parser
 from PIL import Image
-from story_identity.headless import cli
+from story_identity.lab import cli
 from story_identity.lab.training import processes
-from tests.core.headless.stories import STORY, options_of
-from tests.core.headless.stories import settings as run_settings
+
+from tests.headless.stories import STORY, options_of
+from tests.headless.stories import settings as run_settings
 
 from .test_settings import toml
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 PARSERS = {"torchrun": torch.distributed.run.get_args_parser, "accelerate": launch_command_parser}
 
@@ -86,7 +87,7 @@ def test_a_documented_command_makes_a_story(toyworld_folder, tmp_path, given):
 def test_a_documented_command_trains_and_a_second_training_is_refused(toyworld_folder, tmp_path):
     from story_identity.core.locking import locked
 
-    launcher = next(each for each in documented() if "torchrun" in each)
+    launcher = next(each for each in documented() if "torchrun" in each and each.endswith(".lab"))
     values = {"checkpoint": str(toyworld_folder), "data": "toyworld", "out": str(tmp_path / "out"), "steps": 1}
     values |= {"width": 32, "height": 32, "frames": 2, "rank": 2, "warm_up": 0, "tracker": "", "device": "cpu"}
     (tmp_path / "mine.toml").write_text(toml(values))
@@ -103,7 +104,7 @@ def test_a_documented_command_trains_and_a_second_training_is_refused(toyworld_f
 
 def test_a_process_that_stalls_ends_the_training_with_a_sentence(tmp_path):
     """Rank 1 sleeps after step 3, and rank 0 waits for it inside torch."""
-    launcher = "torchrun --nproc-per-node 2 -m -- tests.core.training.train_once"
+    launcher = "torchrun --nproc-per-node 2 -m -- tests.lab.training.train_once"
     done = call(launcher, tmp_path, "stall")
     assert done.returncode != 0
     for who in ("Process 1 of 2", "Process 2 of 2"):
