@@ -284,7 +284,7 @@ def _wrong_format(path: Path, wanted: str) -> str | None:
         ending = ".safetensors" if found == _SAFETENSORS else ".bin, .pt or .ckpt"
         return f"it is {found} under another ending: rename it to end in {ending}."
     if found:
-        return f"{found}: fetch the file again."
+        return f"{found}, not {wanted}: fetch the file again."
     return f"it is not {wanted}, or its beginning is damaged: fetch it again."
 
 

@@ -118,6 +118,8 @@ def load_face_recogniser(folder: Path) -> FaceRecogniser:
         )
     except AssertionError as error:  # insightface's word for "no detector"
         raise ValueError(_lacks(folder, "find")) from error
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # onnxruntime's errors derive from nothing narrower
         told = f"{type(error).__name__}: {printable(str(error), 200)}"
         raise ValueError(

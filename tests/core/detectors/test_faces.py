@@ -120,6 +120,17 @@ def test_half_a_set_of_models_is_refused(folder, monkeypatch, models, what):
         load_face_recogniser(folder)
 
 
+def test_a_damaged_model_is_refused_with_its_folder(folder, monkeypatch):
+    class Damaged(Analysis):
+        def __init__(self, **options):
+            raise Exception("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF\n Protobuf parsing failed.")
+
+    monkeypatch.setattr(sys.modules["insightface.app"], "FaceAnalysis", Damaged)
+    with pytest.raises(ValueError, match="A model in .*buffalo_l cannot be read .*INVALID_PROTOBUF") as caught:
+        load_face_recogniser(folder)
+    assert str(caught.value).isprintable()
+
+
 def test_a_missing_package_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "insightface.app", None)
     with pytest.raises(ModuleNotFoundError, match="recognising faces needs: run pip install insightface onnxruntime"):
