@@ -1,12 +1,17 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .quoting import printable
+
 _PREFIX, _SUFFIX = ".unfinished-", ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_WRITING = (*_FULL, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
@@ -14,22 +19,55 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place when the block ends well and is removed when it does not.
 
     The folder is made if need be. A process that is killed leaves the temporary file; `remove_unfinished` sweeps up.
+
+    Raises:
+        OSError: If the file cannot be written; the message names it and, where the disk is full, says what to do.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _made_beside(path)
     try:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in _NO_WRITING or error.filename == str(temporary):
+            raise unwritable(path, error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes left in a folder and below; only while no other process writes there."""
-    for path in folder.rglob(f"{_PREFIX}*{_SUFFIX}"):
+def unwritable(path: Path, problem: OSError) -> OSError:
+    """The same error in words that name the file which could not be written, in place of a temporary one or of none."""
+    advice = " Make room there, then do the same again: what is finished stays as it is." if _is_full(problem) else ""
+    reason = problem.strerror or str(problem)
+    said = type(problem)(f"{printable(str(path))} cannot be written: {printable(reason)}.{advice}")
+    said.errno = problem.errno
+    return said
+
+
+def remove_unfinished(folder: Path, below: bool = True) -> None:
+    """Delete what killed processes left; only while no other process writes there.
+
+    Args:
+        folder: Where to look.
+        below: Look into the folders in it too; links are not followed.
+    """
+    pattern = f"{_PREFIX}*{_SUFFIX}"
+    for path in folder.rglob(pattern) if below else folder.glob(pattern):
         path.unlink(missing_ok=True)
+
+
+def _made_beside(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    os.close(handle)
+    return Path(name)
+
+
+def _is_full(problem: OSError) -> bool:
+    return problem.errno in _FULL

@@ -1,6 +1,22 @@
-"""`python -m story_identity.headless`, as `story-identity`; torchrun starts it this way."""
+"""`python -m story_identity.headless`; torchrun and accelerate start the command line this way."""
 
-from .cli import app
+import importlib
+import sys
+
+from .option_values import NEEDED
+from .stopping import stop_at_once_at_signals
+
+
+def start(module: str) -> None:
+    """Run the command line `app` of a module; a stop is quiet from the start on, while modules are loaded too."""
+    stop_at_once_at_signals()
+    try:
+        app = importlib.import_module(module).app
+    except ModuleNotFoundError as missing:
+        sys.stderr.write(f"{missing}. {NEEDED}\n")
+        sys.exit(2)
+    app()
+
 
 if __name__ == "__main__":
-    app()
+    start(f"{__package__}.cli")

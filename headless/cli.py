@@ -3,21 +3,18 @@
 import dataclasses
 import functools
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ..core import weights_cli
+from ..core.quoting import quote
 from .option_values import TOYWORLD
 from .run_settings import TOYWORLD_SETTINGS, RunSettings, settings_of, toyworld_settings
-
-if TYPE_CHECKING:
-    from .studio import Report
+from .stopping import stoppable
+from .terminal import plain_errors, progress, quiet_imports, quiet_libraries, say, shown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,9 +23,19 @@ app = typer.Typer(
     help="Picture stories that keep their characters from frame to frame.",
 )
 
-StoryFile = Annotated[Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False)]
-OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that has another run.")]
+
+def _path(text: str) -> Path:
+    """A path that a user typed; an empty one, which Python takes for the current folder, is a mistake."""
+    if not text:
+        raise typer.BadParameter("it is empty; give a path.")
+    return Path(text)
+
+
+StoryFile = Annotated[
+    Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False, parser=_path)
+]
+OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False, parser=_path)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over: delete the files of the folder's run.")]
 
 
 _REPEATED = {"loras": "--lora", "identities": "--identity"}
@@ -84,6 +91,8 @@ def _option_of(setting: dataclasses.Field) -> inspect.Parameter:
 def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given: Any) -> None:
     """Make a story: an identity per character, then frame after frame. Stopped at any point, run it again to go on.
 
+    Ctrl-C ends it with exit status 130, SIGTERM with 143. Files that are lost or damaged are made again.
+
     With --checkpoint toyworld, settings that are not given are those of the toy world. Several processes share the work
     under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m -- story_identity.headless run
     STORY ...
@@ -97,14 +106,16 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
         say(sentence, error=True)
     with progress() as report:
         folder = run_story(told, settings, out, overwrite=overwrite, report=report)
-    say(f"The story is in {folder.root}")
+    for mask in folder.painted_masks(told):
+        say(f"{shown(mask)} was painted in: it is kept, but not used here. `redenoise` uses it.", error=True)
+    say(f"The story is in {shown(folder.root)}")
 
 
 @app.command()
 @with_settings()
 def discover(
     story: StoryFile,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The identity file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The identity file to write.", parser=_path)],
     character: Annotated[str, typer.Option(help="Whose identity to find; may be left out if there is only one.")] = "",
     **given: Any,
 ) -> None:
@@ -114,6 +125,7 @@ def discover(
     from .studio import open_studio
 
     settings, told = settings_from(given), Story.load(story)
+    check_identity_file(out)
     person = told.character(character)
     with cpu_threads(settings.threads), progress() as report:
         studio = open_studio(settings, settings.device)
@@ -121,13 +133,15 @@ def discover(
         first_seed = studio.first_portrait_seed(told.characters.index(person))
         identity, kept = studio.discover(person, first_seed, lambda pictures: None, report)
     identity.save(out)
-    say(f'"{person.name}" is in {out}: the mean of {len(kept)} of {settings.portraits} portraits')
+    say(f"{quote(person.name)} is in {shown(out)}: the mean of {len(kept)} of {settings.portraits} portraits")
 
 
 @app.command()
 @with_settings(*_SECOND_PASS)
 def redenoise(
-    finished: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False)],
+    finished: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False, parser=_path)
+    ],
     out: OutFolder,
     overwrite: Overwrite = False,
     **given: Any,
@@ -144,29 +158,33 @@ def redenoise(
     folder = RunFolder(finished)
     manifest = folder.read_manifest()
     if manifest is None:
-        raise FileNotFoundError(f"{finished} is no folder of a run: it has no manifest.json.")
+        raise FileNotFoundError(f"{shown(finished)} is no folder of a run: it has no manifest.json.")
     story = story_of(manifest)
     present = {person.name: folder.identity(person.name) for frame in story.frames for person in frame.cast}
     identities = {name: str(path) for name, path in present.items()} | dict(_pairs(given.pop("identities", [])))
     changes = {**given, "identities": tuple(identities.items()), "masks": str(folder.masks_folder)}
     with progress() as report:
         run_story(story, settings_of(manifest, **changes), out, overwrite=overwrite, report=report)
-    say(f"The story is in {out}")
+    say(f"The story is in {shown(out)}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 def models(words: Annotated[list[str] | None, typer.Argument(metavar="list|check|download ID")] = None) -> None:
     """The weight files of the workflows: list, check, download ID."""
-    raise typer.Exit(weights_cli.main(words or ["--help"], "story-identity models"))
+    with stoppable():
+        status = weights_cli.main(words or ["--help"], "story-identity models")
+    raise typer.Exit(status)
 
 
 @app.command()
 def demo(out: OutFolder = Path("demo"), overwrite: Overwrite = False) -> None:
     """Make a story of two people in the toy world, with a sheet and a page that show how it was made."""
-    with plain_errors(), progress() as report:
+    with plain_errors():
+        quiet_libraries()
         from .demo import main
 
-        told = main(out, overwrite, report)
+        with progress() as report:
+            told = main(out, overwrite, report)
     say(told)
 
 
@@ -186,12 +204,25 @@ def settings_from(given: Mapping[str, Any]) -> RunSettings:
     return RunSettings(**changes)
 
 
+def check_identity_file(path: Path) -> None:
+    """Refuse to write an identity where there is something else; an earlier identity is replaced."""
+    from ..core.identity import Identity
+
+    if path.is_dir():
+        raise ValueError(f"--out is {shown(path)}, which is a folder; name the identity file to write.")
+    if path.exists():
+        try:
+            Identity.load(path)
+        except ValueError as error:
+            raise ValueError(f"{shown(path)} is there and is no identity file; choose another name.") from error
+
+
 def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
     pairs = []
     for text in texts:
         name, sign, path = text.partition("=")
         if not (name and sign and path):
-            raise ValueError(f'--identity takes NAME=FILE, not "{text}".')
+            raise ValueError(f"--identity takes NAME=FILE, not {quote(text)}.")
         pairs.append((name, path))
     return tuple(pairs)
 
@@ -203,63 +234,3 @@ def _lora(text: str) -> tuple[str, float]:
         return (path, float(strength)) if path else (text, 1.0)
     except ValueError:
         return text, 1.0
-
-
-@contextmanager
-def progress() -> Iterator["Report"]:
-    """A bar for what is being made, in the main process only; the libraries' own would run through it."""
-    quiet_libraries()
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = os.environ.get("RANK", "0") != "0"
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
-        running: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in running:
-                running[what] = bars.add_task(what, total=total)
-            bars.update(running[what], completed=done)
-            if done == total:
-                bars.remove_task(running.pop(what))
-
-        yield report
-
-
-def quiet_imports() -> None:
-    """Have the libraries say nothing but errors; they ask when they are imported."""
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-
-
-def quiet_libraries() -> None:
-    """Import the libraries without a word and without bars of their own."""
-    quiet_imports()
-    import transformers.utils.logging
-
-    transformers.utils.logging.set_verbosity_error()  # before diffusers has it tell what is not installed
-    import diffusers.utils.logging
-
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.disable_progress_bar()
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """What the user can mend is said in one line (exit status 2), a stop too (130); anything else is a defect."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        say("Stopped. What is finished stays; the same command goes on from there.", error=True)
-        raise typer.Exit(130) from stop
-    except ModuleNotFoundError as missing:
-        say(f'{missing}. The command line needs: pip install "storyidentity[standalone,headless]"', error=True)
-        raise typer.Exit(2) from missing
-    except (ValueError, OSError) as problem:
-        say(str(problem), error=True)
-        raise typer.Exit(2) from problem
-
-
-def say(line: str, error: bool = False) -> None:
-    (sys.stderr if error else sys.stdout).write(line + "\n")

@@ -1,5 +1,6 @@
 """`story-identity demo`: a small story with the toy world's weights, from its text to a sheet and a page to look at."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +8,18 @@ from pathlib import Path
 from PIL import Image
 
 from ..core.atomic_files import replacing
+from ..core.quoting import printable
 from ..core.story import Story
 from ..core.toyworld.detector import load_detector
 from ..core.toyworld.identity_encoder import load_identity_encoder
 from .demo_album import Album, ReadFace, count_evaluations, measure, open_album
-from .demo_page import build_page
+from .demo_page import MADE_BY, build_page
 from .demo_sheet import as_bytes, draw_sheet
 from .detection import Detector
 from .likeness import FaceReader
 from .processes import cpu_threads
 from .run import run_story
+from .run_files import png_bytes, read_about
 from .run_settings import RunSettings, toyworld_settings
 from .studio import Report
 
@@ -62,18 +65,43 @@ def make_demo(
         report: Hears of every step.
 
     Raises:
-        ValueError, FileNotFoundError: As `run_story`.
+        ValueError, FileNotFoundError: As `run_story`; if the folder has a sheet or a page that no demo wrote.
     """
+    sheet, page = out / "sheet.png", out / "index.html"
+    _refuse_foreign(sheet, page)
     folder = run_story(story, settings, out, overwrite=overwrite, detector=detector, report=report)
     album = open_album(folder, story, settings)
     with cpu_threads(settings.threads):  # on which the last bits depend
         scores = measure(album, read_face or FaceReader(load_detector(), load_identity_encoder()))
-    sheet, page = out / "sheet.png", out / "index.html"
-    with replacing(sheet) as temporary:
-        Image.fromarray(as_bytes(draw_sheet(album))).save(temporary, format="PNG")
-    with replacing(page) as temporary:
-        temporary.write_text(build_page(album, scores), encoding="utf-8")
+    picture = Image.fromarray(as_bytes(draw_sheet(album)))
+    _write(sheet, png_bytes(picture, {"sheet": album.title}))
+    _write(page, build_page(album, scores).encode())
     return Demo(sheet, page, album)
+
+
+def _refuse_foreign(sheet: Path, page: Path) -> None:
+    """Refuse to write over a sheet or a page that no demo wrote; those of earlier versions had no mark on the sheet."""
+    has_page = page.is_file() and MADE_BY in page.read_text(encoding="utf-8", errors="replace")
+    for path, is_ours in ((page, has_page), (sheet, has_page or _is_sheet(sheet))):
+        if os.path.lexists(path) and not is_ours:
+            raise ValueError(
+                f"{printable(str(path))} is there already, and no demo wrote it. Move it elsewhere, or choose another "
+                "folder."
+            )
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        return "sheet" in read_about(path)
+    except ValueError:
+        return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file, unless it says the same already: a finished demo may lie in a folder in which nobody can write."""
+    if not path.is_file() or path.read_bytes() != content:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
 
 
 def main(out: Path, overwrite: bool, report: Report) -> str:
@@ -84,5 +112,6 @@ def main(out: Path, overwrite: bool, report: Report) -> str:
     portraits = sum(len(each.pictures) for each in album.portraits)
     return (
         f"{len(album.pages)} frames and {portraits} portraits, {cost.total:,} UNet evaluations; this time it took "
-        f"{time.monotonic() - started:.0f} s.\nContact sheet: {demo.sheet.resolve()}\nPage: {demo.page.resolve()}"
+        f"{time.monotonic() - started:.0f} s.\nContact sheet: {printable(str(demo.sheet.resolve()))}\n"
+        f"Page: {printable(str(demo.page.resolve()))}"
     )

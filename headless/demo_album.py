@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..core.identity import Identity
@@ -14,7 +13,7 @@ from ..core.layout import Layout
 from ..core.shapes import Bool, Float
 from ..core.story import Frame, Story
 from .likeness import Likeness, likeness
-from .run_files import read_masks
+from .run_files import opened, read_masks
 from .run_folder import RunFolder
 from .run_settings import RunSettings
 
@@ -94,7 +93,7 @@ def open_album(folder: RunFolder, story: Story, settings: RunSettings) -> Album:
     """
     told = story.metadata["told"]
     pages = tuple(_open_page(folder, frame, text) for frame, text in zip(story.frames, told, strict=True))
-    portraits = tuple(_open_portraits(folder, person.name) for person in story.characters)
+    portraits = tuple(_open_portraits(folder, person.name, settings.portraits) for person in story.characters)
     return Album(story.metadata["title"], pages, portraits, settings)
 
 
@@ -105,15 +104,16 @@ def _open_page(folder: RunFolder, frame: Frame, told: str) -> Page:
     return Page(frame, told, _read_picture(folder.template(frame.index)), layout, picture)
 
 
-def _open_portraits(folder: RunFolder, name: str) -> Portraits:
-    paths = sorted(folder.portraits(name).glob("*.png"))
-    kept = tuple(position for position, path in enumerate(paths) if path.stem.endswith("_kept"))
+def _open_portraits(folder: RunFolder, name: str, count: int) -> Portraits:
+    numbers = range(1, count + 1)
+    kept = tuple(number - 1 for number in numbers if folder.portrait(name, number, kept=True).is_file())
+    pictures = [_read_picture(folder.portrait(name, number, kept=number - 1 in kept)) for number in numbers]
     identity = Identity.load(folder.identity(name))
-    return Portraits(name, identity.description, [_read_picture(path) for path in paths], kept)
+    return Portraits(name, identity.description, pictures, kept)
 
 
 def _read_picture(path: Path) -> Float[Tensor, "h w 3"]:
-    with Image.open(path) as picture:
+    with opened(path) as picture:
         return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
 
 

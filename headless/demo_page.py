@@ -12,6 +12,9 @@ from ..core.shapes import Float
 from .demo_album import Album, FaceSim, Page, Portraits, count_evaluations
 from .demo_sheet import as_bytes, draw_masks, draw_portraits, kept_line
 
+MADE_BY = "Made by <code>story-identity demo</code>"
+"""By which one knows the page again."""
+
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbf7ee; --card: #ffffff; --ink: #2a2520; --soft: #645b50; --line: #d9cfbe; }
 @media (prefers-color-scheme: dark) {
@@ -81,7 +84,7 @@ def build_page(album: Album, scores: Sequence[FaceSim]) -> str:
 {_scores(album.pages, scores)}
 {_settings(album)}
 </main>
-<footer><p class="soft">Made by <code>story-identity demo</code>, which gives this page again, byte for byte, when
+<footer><p class="soft">{MADE_BY}, which gives this page again, byte for byte, when
 it is run again.</p></footer>
 </body>
 </html>

@@ -15,12 +15,16 @@ _PATIENCE = timedelta(days=30)  # one process may still be drawing portraits whi
 
 @dataclass(frozen=True)
 class Share:
-    """One of `count` processes, the `index`th from 0; `wait` returns when all have called it."""
+    """One of `count` processes, the `index`th from 0.
+
+    `wait` returns when all have called it; so does `any_of`, with whether one of them has called it with True.
+    """
 
     index: int
     count: int
     device: str
     wait: Callable[[], None]
+    any_of: Callable[[bool], bool] = bool
 
     @property
     def is_main(self) -> bool:
@@ -42,11 +46,13 @@ def joined(device: str) -> Iterator[Share]:
         yield Share(0, 1, device, lambda: None)
         return
     from accelerate import PartialState
+    from accelerate.utils import gather_object
 
     state: Any = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     try:
         own = device if device == "cpu" else str(state.device)
-        yield Share(state.process_index, state.num_processes, own, state.wait_for_everyone)
+        wait = state.wait_for_everyone
+        yield Share(state.process_index, state.num_processes, own, wait, lambda flag: any(gather_object([flag])))
     finally:
         state.destroy_process_group()
 

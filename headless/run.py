@@ -1,5 +1,6 @@
 """A story from its text to pictures in a folder, frame by frame; stopped at any point, it can be continued."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,16 +11,21 @@ from torch import Tensor
 
 from ..core.character_mentions import Character
 from ..core.identity import Identity
+from ..core.quoting import printable, quote, quote_all
 from ..core.sheet import draw_layout
 from ..core.story import Frame, Story
 from ..core.toyworld.vocabulary import CLASS_WORDS
+from .continuing import check_continuing, check_overwriting, refuse_links
 from .detection import Detector, load_detector
 from .option_values import TOYWORLD
-from .processes import cpu_threads, joined
+from .processes import Share, cpu_threads, joined
 from .run_files import frame_file, read_masks, write_masks, write_picture
-from .run_folder import RunFolder, check_file_names, describe_frame
+from .run_folder import Extent, RunFolder, check_file_names, describe_frame
 from .run_settings import RunSettings
 from .studio import Report, Studio, open_studio
+
+_ATTEMPTS = 3
+"""How often the folder is gone through before files are said to be lost as fast as they are made."""
 
 
 def run_story(
@@ -34,102 +40,162 @@ def run_story(
     """Make a story: an identity per character, then frame after frame.
 
     The folder gets `identities/`, `portraits/`, `template/`, `layout/`, `masks/`, the frames and `manifest.json`. Every
-    file is there whole or not at all. The bytes of a frame depend on the story and the settings, not on what was made
-    before, by whom or in which order; what is there already is not made again. Under torchrun or accelerate launch the
-    processes share the work; on several hosts `out` must be a folder that all of them see.
+    file is there whole or not at all. The bytes of a file depend on the story and the settings, not on what was made
+    before, by whom or in which order; what is there already and can be read is not made again, so masks that somebody
+    painted in stay. Files that are lost or damaged meanwhile are made again at the end. Under torchrun or accelerate
+    launch the processes share the work; on several hosts `out` must be a folder that all of them see.
 
     Args:
         story: What to draw.
         settings: How.
         out: The folder; made if need be.
-        overwrite: Start over if the folder has a run with other settings.
+        overwrite: Start over: delete the files that the folder's manifest lists, and no others.
         detector: Used in place of the one the settings name.
         report: Hears of every step.
 
     Raises:
         ValueError, FileNotFoundError: Before the first UNet call where that can be known: for what is wrong with the
-            story, the settings, the files, or the folder. Later: where somebody is not found in a frame.
+            story, the settings, the files, or the folder. Later: where somebody is not found in a frame, or files are
+            lost as soon as they are made.
+        OSError: If a file cannot be written; it is named.
     """
     folder = RunFolder(out)
     characters = [person for person in story.characters if any(person in frame.cast for frame in story.frames)]
     check_file_names(characters)
     _check_given(story, settings, detector)
     with joined(settings.device) as share, cpu_threads(settings.threads):
-        with folder.locked() if share.is_main else nullcontext():
-            if share.is_main and not overwrite:
-                folder.check(story, settings)
+        with folder.locked() if share.is_main else nullcontext() as obstacle:
+            if share.any_of(share.is_main and _is_finished(folder, story, settings, overwrite, obstacle)):
+                return folder
             studio = open_studio(settings, share.device, detector or load_detector(settings, share.device))
             studio.check(story, characters)
             given = _given_identities(studio, characters)
             if share.is_main:
                 folder.prepare(story, settings, overwrite)
             share.wait()
-            production = _Production(studio, story, folder, settings.record(), report)
-            for person in share.of(characters):
-                production.find_identity(person, given.get(person.name))
-            share.wait()
-            identities = {person.name: Identity.load(folder.identity(person.name)) for person in characters}
-            for frame in share.of(story.frames):
-                production.make_frame(frame, identities)
-            share.wait()
+            _Production(studio, story, folder, given, settings.record(), report).finish(share, characters)
             if share.is_main:
                 folder.write_manifest(story, settings)
     return folder
 
 
+def _is_finished(
+    folder: RunFolder, story: Story, settings: RunSettings, overwrite: bool, obstacle: OSError | None
+) -> bool:
+    """Whether there is nothing left to make; refuses what cannot be continued or started over.
+
+    Args:
+        folder: The run's.
+        story: What to draw.
+        settings: How.
+        overwrite: To start over.
+        obstacle: Why nothing can be written in the folder; None if it can.
+    """
+    if overwrite:
+        check_overwriting(folder, story, settings)
+    else:
+        check_continuing(folder, story, settings)
+        if next(folder.lost(story, settings), None) is None:
+            if obstacle is None:
+                folder.write_manifest(story, settings)
+            return True
+    if obstacle is not None:
+        reason = printable(obstacle.strerror or str(obstacle))
+        raise ValueError(
+            f"Nothing can be written in {printable(str(folder.root))} ({reason}), and the story in it is not finished. "
+            "Choose another folder."
+        )
+    refuse_links(folder, Extent.of(story, settings))
+    return False
+
+
 @dataclass(frozen=True)
 class _Production:
-    """One process's work on a run; what is there already is left alone."""
+    """One process's work on a run; what is there and whole is left alone."""
 
     studio: Studio
     story: Story
     folder: RunFolder
+    given: Mapping[str, Identity]
     record: Mapping[str, Any]
     report: Report
 
-    def find_identity(self, person: Character, given: Identity | None) -> None:
-        """Discover a character's identity, or take the given one; the identity file is written last.
+    def finish(self, share: Share, characters: Sequence[Character]) -> None:
+        """Make everything that the folder lacks, and again what is lost meanwhile.
 
-        Portraits are numbered from 1, and those the identity is made of are called kept.
+        Raises:
+            ValueError: If files go missing again and again.
         """
-        path, place = self.folder.identity(person.name), self.folder.portraits(person.name)
-        if path.is_file():
-            return
+        lost: list[Path] = []
+        for _ in range(_ATTEMPTS):
+            for person in share.of(characters):
+                self.find_identity(person)
+            share.wait()
+            identities = {
+                person.name: self.folder.saved_identity(person.name) or self.find_identity(person)
+                for person in characters
+            }
+            for frame in share.of(self.story.frames):
+                self.make_frame(frame, identities)
+            share.wait()
+            lost = list(self.folder.lost(self.story, self.studio.settings)) if share.is_main else []
+            if not share.any_of(bool(lost)):
+                return
+        names = f": {quote_all((path.relative_to(self.folder.root).as_posix() for path in lost), 3)}" if lost else ""
+        raise ValueError(
+            f"Files of {printable(str(self.folder.root))} are lost as soon as they are made{names}. Find out what "
+            "deletes or changes them, then run again."
+        )
+
+    def find_identity(self, person: Character) -> Identity:
+        """A character's identity, given or discovered; the identity file is written last."""
+        folder, name = self.folder, person.name
+        saved, given = folder.saved_identity(name), self.given.get(name)
         if given is not None:
-            given.save(path)
-            return
-        for old in place.glob("*.png"):
-            old.unlink()
+            if saved is None:
+                given.save(folder.identity(name))
+            return saved or given
+        count = self.studio.settings.portraits
+        if saved is not None and next(folder.lost_portraits(name, count), None) is None:
+            return saved
         first_seed = self.studio.first_portrait_seed(self.story.characters.index(person))
-        portraits: list[Path] = []
+        numbers = itertools.count(1)
 
         def keep(pictures: Tensor) -> None:
-            for picture in pictures:
-                about = {"character": person.name, "seed": (first_seed + len(portraits)) % 2**64}
-                portraits.append(place / f"{len(portraits) + 1:03d}.png")
-                write_picture(portraits[-1], picture, {**about, "settings": self.record})
+            for picture, number in zip(pictures, numbers):  # noqa: B905 - the numbers have no end
+                if folder.whole_portrait(name, number) is None:
+                    about = {"character": name, "seed": (first_seed + number - 1) % 2**64, "settings": self.record}
+                    write_picture(folder.portrait(name, number), picture, about)
 
         identity, kept = self.studio.discover(person, first_seed, keep, self.report)
-        for position in kept:
-            portraits[position].rename(portraits[position].with_stem(f"{portraits[position].stem}_kept"))
-        identity.save(path)
+        folder.name_portraits(name, count, kept)
+        if saved is None:
+            identity.save(folder.identity(name))
+        return saved or identity
 
     def make_frame(self, frame: Frame, identities: Mapping[str, Identity]) -> None:
         """Draw a frame's template, find the characters, put their identities in; the frame itself is written last."""
         folder, studio, index = self.folder, self.studio, frame.index
-        if folder.frame(index).is_file():
+        lost = folder.lost_of_frame(index)
+        if not lost:
             return
         seed = (studio.settings.seed + index) % 2**64 if frame.seed is None else frame.seed
         about = {"frame": index + 1, **describe_frame(frame), "seed": seed, "settings": self.record}
         cache = studio.sample_frame(frame, seed, self.report)
         template = studio.picture(cache.final)
-        write_picture(folder.template(index), template, about)
+        if folder.template(index) in lost:
+            write_picture(folder.template(index), template, about)
+        if lost == [folder.template(index)]:
+            return
         layout = studio.find(frame, template, _given_masks(studio.settings, frame))
-        write_masks(folder.masks(index), layout)
-        write_picture(folder.layout(index), draw_layout(template, layout), about)
-        final = studio.put_in(frame, cache, layout, identities, self.report)
-        missing = [name for name, mask in zip(layout.names, layout.masks, strict=True) if not mask.any()]
-        write_picture(folder.frame(index), studio.picture(final), {**about, "not_found": missing})
+        if folder.masks(index) in lost:
+            write_masks(folder.masks(index), layout)
+        if folder.layout(index) in lost:
+            write_picture(folder.layout(index), draw_layout(template, layout), about)
+        if folder.frame(index) in lost:
+            final = studio.put_in(frame, cache, layout, identities, self.report)
+            missing = [name for name, mask in zip(layout.names, layout.masks, strict=True) if not mask.any()]
+            write_picture(folder.frame(index), studio.picture(final), {**about, "not_found": missing})
 
 
 def _check_given(story: Story, settings: RunSettings, detector: Detector | None) -> None:
@@ -140,12 +206,12 @@ def _check_given(story: Story, settings: RunSettings, detector: Detector | None)
     strange = [character for character in story.characters if character.word.lower() not in CLASS_WORDS]
     if detector is None and settings.detector == TOYWORLD and strange:
         raise ValueError(
-            f'"{strange[0].name}" is a {strange[0].word}, but the toy world has only {", ".join(CLASS_WORDS)}. '
-            "Choose one of them, or another detector."
+            f"{quote(strange[0].name)} is a {printable(strange[0].word, 40)}, but the toy world has only "
+            f"{', '.join(CLASS_WORDS)}. Choose one of them, or another detector."
         )
     for name, _ in settings.identities:
         if name not in names:
-            raise ValueError(f'identities: the story has no character "{name}"; it has {", ".join(names)}.')
+            raise ValueError(f"identities: the story has no character {quote(name)}; it has {quote_all(names)}.")
     for frame in story.frames:
         if masks := _given_masks(settings, frame):
             read_masks(masks, frame, settings.height, settings.width)

@@ -1,25 +1,36 @@
 """The files of a run: pictures that say how they were made, masks, and marks that tell files apart."""
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..core.atomic_files import replacing
 from ..core.layout import Layout
-from ..core.shapes import Float
+from ..core.quoting import printable, quote_all
+from ..core.shapes import Float, UInt8
 from ..core.sheet import colour_of
 from ..core.story import Frame
 
 _KEY = "story_identity"
+_CONTENT = "content"
 _SAMPLE_BYTES = 2**20
+_MARK = 16
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def frame_file(index: int) -> str:
@@ -33,6 +44,37 @@ def write_picture(path: Path, picture: Float[Tensor, "h w 3"], about: Mapping[st
     _write_png(path, Image.fromarray(pixels), about)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture, of which only the header is read so far.
+
+    Raises:
+        ValueError: Also for what is done with the picture inside: if the file is missing, is no picture, ends early,
+            is damaged, or claims more pixels than memory can be expected to hold.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                yield picture
+    except (*_UNREADABLE, *_TOO_LARGE) as error:
+        raise ValueError(f"{printable(str(path))} cannot be read as a picture: {printable(str(error))}.") from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a picture that can be decoded to its end, and whose check sums, if it has any, are right."""
+    if not path.is_file():
+        return False
+    try:
+        with opened(path) as picture:
+            picture.verify()
+        with opened(path) as picture:
+            picture.load()
+    except ValueError:
+        return False
+    return True
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """What `write_picture` put into a PNG's metadata.
 
@@ -40,15 +82,39 @@ def read_about(path: Path) -> dict[str, Any]:
         ValueError: If the file is no PNG of ours.
     """
     try:
-        with Image.open(path) as picture:
-            return json.loads(picture.info[_KEY])
-    except (UnidentifiedImageError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is damaged, or not one of this run's pictures; delete it and run again.") from error
+        with opened(path) as picture:
+            about = json.loads(picture.info[_KEY])
+        if isinstance(about, dict):
+            return about
+        raise ValueError(f"the metadata is a {type(about).__name__}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{printable(str(path))} is damaged, or not one of this run's pictures; move it away and run again."
+        ) from error
 
 
 def write_masks(path: Path, layout: Layout) -> None:
-    """Write all masks of a frame as one PNG, as `mask_picture` makes it."""
-    _write_png(path, mask_picture(layout), {"names": list(layout.names)})
+    """Write all masks of a frame as one PNG, as `mask_picture` makes it; its metadata tells when it is painted in."""
+    picture = mask_picture(layout)
+    _write_png(path, picture, {"names": list(layout.names), _CONTENT: _mark_of_numbers(np.array(picture))})
+
+
+def is_painted(path: Path) -> bool:
+    """Whether a mask file is another than a run wrote: painted in, saved by another program, or put there.
+
+    A damaged file is not. Of files that earlier versions wrote, which hold no mark, those count as painted that this
+    version would write otherwise.
+    """
+    if not is_whole(path):
+        return False
+    try:
+        about = read_about(path)
+    except ValueError:
+        return True
+    with opened(path) as picture:
+        if _CONTENT in about:
+            return picture.mode != "P" or about[_CONTENT] != _mark_of_numbers(np.array(picture))
+        return png_bytes(picture, about) != path.read_bytes()
 
 
 def mask_picture(layout: Layout) -> Image.Image:
@@ -68,20 +134,24 @@ def read_masks(path: Path, frame: Frame, height: int, width: int) -> Layout:
         FileNotFoundError: If there is none.
         ValueError: If it is of another size, is no palette or grey picture, or has more numbers than characters.
     """
+    where = f"{frame.label}: {printable(str(path))}"
     if not path.is_file():
-        raise FileNotFoundError(f"{frame.label}: there is no mask file {path}.")
-    with Image.open(path) as picture:
-        if picture.mode not in ("P", "L") or picture.size != (width, height):
-            raise ValueError(
-                f"{frame.label}: {path} is a {picture.mode} picture of {picture.width}x{picture.height}; expected a "
-                f"palette picture of {width}x{height} in which 0 is the background and n the nth character."
-            )
-        numbered = torch.from_numpy(np.array(picture))
+        raise FileNotFoundError(f"{frame.label}: there is no mask file {printable(str(path))}.")
+    try:
+        with opened(path) as picture:
+            fits = picture.mode in ("P", "L") and picture.size == (width, height)
+            found = f"a {picture.mode} picture of {picture.width}x{picture.height}"
+            numbered = torch.from_numpy(np.array(picture)) if fits else None
+    except ValueError as error:
+        raise ValueError(f"{frame.label}: {error}") from error
+    if numbered is None:
+        raise ValueError(
+            f"{where} is {found}; expected a palette picture of {width}x{height} in which 0 is the background and n "
+            "the nth character."
+        )
     names = tuple(character.name for character in frame.cast)
     if int(numbered.max()) > len(names):
-        raise ValueError(
-            f"{frame.label}: {path} has the number {int(numbered.max())}, but the frame shows {len(names)} characters."
-        )
+        raise ValueError(f"{where} has the number {int(numbered.max())}, but the frame shows {len(names)} characters.")
     masks = [numbered == number for number in range(1, len(names) + 1)]
     return Layout(
         names, torch.stack(masks) if masks else torch.zeros((0, height, width), dtype=torch.bool), frame.label
@@ -90,7 +160,12 @@ def read_masks(path: Path, frame: Frame, height: int, width: int) -> Layout:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(content))
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def read_manifest(path: Path, form: str, what: str) -> dict[str, Any] | None:
@@ -102,12 +177,20 @@ def read_manifest(path: Path, form: str, what: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        manifest = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{printable(str(path))} is not valid JSON: {printable(str(error))}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != form:
-        raise ValueError(f"{path} is not the manifest of {what}; choose another folder.")
+        raise ValueError(f"{printable(str(path))} is not the manifest of {what}; choose another folder.")
     return manifest
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"a key is there twice: {quote_all(key for key, count in counts.items() if count > 1)}")
+    return content
 
 
 def mark_of(path: Path, only: Sequence[str] = ()) -> str:
@@ -125,11 +208,22 @@ def mark_of(path: Path, only: Sequence[str] = ()) -> str:
             digest.update(content.read(_SAMPLE_BYTES))
             content.seek(max(0, size - _SAMPLE_BYTES))
             digest.update(content.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:_MARK]
+
+
+def _mark_of_numbers(numbers: UInt8[np.ndarray, "h w"]) -> str:
+    return hashlib.sha256(f"{numbers.shape} ".encode() + numbers.tobytes()).hexdigest()[:_MARK]
 
 
 def _write_png(path: Path, picture: Image.Image, about: Mapping[str, Any]) -> None:
-    information = PngInfo()
-    information.add_itxt(_KEY, json.dumps(about, ensure_ascii=False))
+    content = png_bytes(picture, about)
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=information)
+        temporary.write_bytes(content)
+
+
+def png_bytes(picture: Image.Image, about: Mapping[str, Any]) -> bytes:
+    """A picture as PNG, whose metadata holds `about` as JSON."""
+    information, content = PngInfo(), io.BytesIO()
+    information.add_itxt(_KEY, json.dumps(about, ensure_ascii=False))
+    picture.save(content, format="PNG", pnginfo=information)
+    return content.getvalue()

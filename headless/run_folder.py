@@ -1,24 +1,61 @@
-"""The folder of a run: its files, its manifest, and what may be continued in it."""
+"""The folder of a run: its files, its manifest, and what of it is there."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.atomic_files import remove_unfinished
 from ..core.character_mentions import Character
-from ..core.identity import PACK_VERSION, safe_file_name
+from ..core.identity import PACK_VERSION, Identity, safe_file_name
 from ..core.locking import locked
+from ..core.quoting import printable, quote
 from ..core.story import Frame, Story
-from .run_files import frame_file, read_about, read_manifest, write_json
-from .run_settings import RunSettings
+from .manifest import FORMAT, FrameEntry, Manifest, StoryPart
+from .run_files import frame_file, is_painted, is_whole, json_bytes, read_about, read_manifest, write_json
+from .run_settings import RecordedSettings, RunSettings
+from .schema import checked
 
-_FORMAT = "story-identity-run/1"
-_OURS = ("frame_*.png", "template/frame_*.png", "layout/frame_*.png", "masks/frame_*.png", "identities/*.safetensors")
 
-_RESULTS = {"not_found": None}
-"""What a manifest says of a frame that is no part of the story."""
+@dataclass(frozen=True)
+class Extent:
+    """How many files a run has.
+
+    Args:
+        frames: How many frames.
+        names: Who is in them, and has an identity.
+        drawn: Those of whom portraits are drawn.
+        portraits: How many of each.
+    """
+
+    frames: int
+    names: tuple[str, ...]
+    drawn: tuple[str, ...]
+    portraits: int
+
+    @classmethod
+    def of(cls, story: Story, settings: RunSettings) -> "Extent":
+        """That of a run which is to be made."""
+        casts = [[character.name for character in frame.cast] for frame in story.frames]
+        return cls._of(casts, [name for name, _ in settings.identities], settings.portraits)
+
+    @classmethod
+    def listed(cls, manifest: Mapping[str, Any] | None) -> "Extent":
+        """That of the run which a manifest lists; without one there is nothing."""
+        if manifest is None:
+            return cls(0, (), (), 0)
+        casts = [frame["cast"] for frame in manifest["frames"]]
+        given = [name for name, _ in manifest["places"].get("identities", [])]
+        return cls._of(
+            casts, given, manifest["settings"].get("portraits", RecordedSettings.model_fields["portraits"].default)
+        )
+
+    @classmethod
+    def _of(cls, casts: Sequence[Sequence[str]], given: Sequence[str], portraits: int) -> "Extent":
+        names = tuple(dict.fromkeys(name for cast in casts for name in cast))
+        return cls(len(casts), names, tuple(name for name in names if name not in given), portraits)
 
 
 class RunFolder:
@@ -47,94 +84,192 @@ class RunFolder:
     def portraits(self, name: str) -> Path:
         return self.root / "portraits" / safe_file_name(name)
 
+    def portrait(self, name: str, number: int, kept: bool = False) -> Path:
+        """A portrait, numbered from 1; those that the identity is made of are called kept."""
+        return self.portraits(name) / _portrait_file(number, kept)
+
+    def whole_portrait(self, name: str, number: int) -> Path | None:
+        """The file of a portrait, under whichever of its names it is whole."""
+        places = (self.portrait(name, number, kept) for kept in (True, False))
+        return next((path for path in places if is_whole(path)), None)
+
+    def frame_files(self, index: int) -> tuple[Path, Path, Path, Path]:
+        """The files of one frame; its own is made last."""
+        return self.template(index), self.masks(index), self.layout(index), self.frame(index)
+
+    def files(self, extent: Extent) -> Iterator[Path]:
+        """Every file that a run may write, but for its manifest."""
+        for index in range(extent.frames):
+            yield from self.frame_files(index)
+        yield from map(self.identity, extent.names)
+        for name in extent.drawn:
+            place = self.portraits(name)
+            for number in range(1, extent.portraits + 1):
+                yield from (place / _portrait_file(number, kept) for kept in (True, False))
+
+    def folders(self, *extents: Extent) -> list[Path]:
+        """The folders below this one that runs write in."""
+        own = [self.root / name for name in ("template", "layout", "masks", "identities", "portraits")]
+        return own + [self.portraits(name) for name in dict.fromkeys(name for each in extents for name in each.drawn)]
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other runs out of the folder; the system lets go of the lock when the process ends, however it ends."""
+    def locked(self) -> Iterator[OSError | None]:
+        """Keep other runs out of the folder; the system lets go of the lock when the process ends, however it ends.
+
+        Yields:
+            Why nothing can be written here; None if it can. A folder in which nobody can write needs no lock.
+        """
+        place, obstacle = printable(str(self.root)), None
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"{place} is a file; give a folder for the run.")
         refusal = (
-            f"Another run is working in {self.root}. Wait for it, choose another folder, or share one run between "
-            "processes with torchrun."
+            f"Another run is working in {place}. Wait for it, choose another folder, or share one run between processes "
+            "with torchrun."
         )
-        with locked(self.root, refusal):
-            yield
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.root, refusal))
+            except OSError as error:
+                obstacle = error
+            yield obstacle
 
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where there is none.
 
         Raises:
-            ValueError: If it is not one of ours.
+            ValueError: If it is not one of ours, or is damaged.
         """
-        return read_manifest(self.manifest, _FORMAT, "a run")
+        manifest = read_manifest(self.manifest, FORMAT, "a run")
+        if manifest is not None:
+            checked(Manifest, manifest, str(self.manifest))
+        return manifest
 
-    def check(self, story: Story, settings: RunSettings) -> None:
-        """Refuse to continue what was begun otherwise; a story may have grown at its end.
+    def lost(self, story: Story, settings: RunSettings) -> Iterator[Path]:
+        """What a finished story must hold and this folder does not: files that are missing or damaged.
 
-        Raises:
-            ValueError: If the settings or the story differ from those of the files here; it says in what.
+        The last frames come first, since they are the likeliest.
         """
-        manifest = self.read_manifest()
-        fix = f"{self.root} cannot be continued; choose another folder, or start it over with --overwrite."
-        if manifest is None:
-            if any(path for pattern in _OURS for path in self.root.glob(pattern)):
-                raise ValueError(f"There are frames or identities, but no manifest.json. {fix}")
-            return
-        new = self.describe(story, settings)
-        found = _differences(manifest["settings"], new["settings"], "settings")
-        for part in ("characters", "frames"):
-            if len(new[part]) < len(manifest[part]):
-                found.append(f"there were {len(manifest[part])} {part}, now there are {len(new[part])}")
-            for number, (old, now) in enumerate(zip(manifest[part], new[part], strict=False), start=1):
-                found += _differences({**old, **_RESULTS}, {**now, **_RESULTS}, f"{part} {number}")
-        if found:
-            raise ValueError(f"This run differs from the one begun here: {'; '.join(found[:4])}. {fix}")
+        extent = Extent.of(story, settings)
+        for index in reversed(range(extent.frames)):
+            yield from self.lost_of_frame(index)
+        for name in extent.names:
+            if self.saved_identity(name) is None:
+                yield self.identity(name)
+        for name in extent.drawn:
+            yield from self.lost_portraits(name, extent.portraits)
 
-    def clear(self) -> None:
-        """Remove the files of an earlier run, its manifest last."""
-        for pattern in (*_OURS, "portraits/*/*.png"):
-            for path in self.root.glob(pattern):
-                path.unlink()
-        self.manifest.unlink(missing_ok=True)
+    def lost_of_frame(self, index: int) -> list[Path]:
+        """Those of a frame's files that are missing or damaged."""
+        return [path for path in self.frame_files(index) if not is_whole(path)]
+
+    def lost_portraits(self, name: str, count: int) -> Iterator[Path]:
+        """Portraits of one character that are missing or damaged."""
+        for number in range(1, count + 1):
+            if self.whole_portrait(name, number) is None:
+                yield self.portrait(name, number)
+
+    def saved_identity(self, name: str) -> Identity | None:
+        """A character's identity; None if the file is missing or damaged."""
+        try:
+            return Identity.load(self.identity(name))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def name_portraits(self, name: str, count: int, kept: Sequence[int]) -> None:
+        """Give portraits their names: `kept` has the positions, from 0, of those that the identity is made of."""
+        for number in range(1, count + 1):
+            chosen, other = (self.portrait(name, number, is_kept) for is_kept in _with_opposite(number - 1 in kept))
+            if not other.is_file():
+                continue
+            if is_whole(chosen):
+                other.unlink()
+            else:
+                other.replace(chosen)
+
+    def painted_masks(self, story: Story) -> list[Path]:
+        """The mask files that somebody painted in since the run wrote them."""
+        return [path for path in map(self.masks, range(len(story.frames))) if is_painted(path)]
 
     def prepare(self, story: Story, settings: RunSettings, overwrite: bool) -> None:
         """Sweep up after killed processes (or clear everything away), and write the manifest as things stand."""
-        remove_unfinished(self.root)
+        old = Extent.listed(self.read_manifest())
+        for folder in (self.root, *self.folders(Extent.of(story, settings), old)):
+            remove_unfinished(folder, below=False)
         if overwrite:
-            self.clear()
+            for path in self.files(old):
+                path.unlink(missing_ok=True)
+            self.manifest.unlink(missing_ok=True)  # last: until then it lists what is left
         self.write_manifest(story, settings)
 
     def write_manifest(self, story: Story, settings: RunSettings) -> None:
-        write_json(self.manifest, self.describe(story, settings))
+        """Write the manifest as things stand; one that says the same already is left alone."""
+        content = self.describe(story, settings)
+        if not self.manifest.is_file() or self.manifest.read_bytes() != json_bytes(content):
+            write_json(self.manifest, content)
 
     def describe(self, story: Story, settings: RunSettings) -> dict[str, Any]:
-        """The manifest: settings, characters, frames, and who was not found in the frames that are done."""
+        """The manifest: settings, characters, frames, and who was not found in the frames that are done.
+
+        Raises:
+            ValueError: If a frame is a whole picture, but none that a run wrote.
+        """
         frames = []
         for frame in story.frames:
-            entry = describe_frame(frame)
-            if self.frame(frame.index).is_file():
-                entry["not_found"] = read_about(self.frame(frame.index))["not_found"]
-            frames.append({"file": frame_file(frame.index), **entry})
-        return {
-            "format": _FORMAT,
+            found = self._not_found(frame.index)
+            frames.append({
+                "file": frame_file(frame.index),
+                **describe_frame(frame),
+                **({} if found is None else {"not_found": found}),
+            })  # fmt: skip
+        content = {
+            "format": FORMAT,
             "pack_version": PACK_VERSION,
-            "settings": json.loads(json.dumps(settings.record())),  # as it will be read
+            "settings": settings.record(),
             "places": settings.places(),
             "characters": [_describe_character(character) for character in story.characters],
             "frames": frames,
         }
+        return json.loads(json.dumps(content))  # as it will be read
+
+    def _not_found(self, index: int) -> list[str] | None:
+        """Who was not found in a frame that is done; None while it is not."""
+        path = self.frame(index)
+        try:
+            about = read_about(path)
+        except ValueError:
+            if is_whole(path):
+                raise
+            return None
+        if not isinstance(about.get("not_found"), list):
+            raise ValueError(f"{printable(str(path))} is no frame that a run finished; move it away and run again.")
+        return about["not_found"]
 
 
 def story_of(manifest: Mapping[str, Any]) -> Story:
-    """The story a manifest describes, word for word."""
-    characters = {entry["name"]: Character(**entry) for entry in manifest["characters"]}
-    frames = []
-    for index, entry in enumerate(manifest["frames"]):
-        cast = tuple(characters[name] for name in entry["cast"])
-        words = {
-            "word_spans": tuple((start, end) for start, end in entry["word_spans"]),
-            "telling_words": tuple(tuple((start, end) for start, end in own) for own in entry["telling_words"]),
-        }
-        texts = {key: entry[key] for key in ("prompt", "negative", "caption", "seed")}
-        frames.append(Frame(index=index, cast=cast, story_names=tuple(characters), **words, **texts))
-    return Story(tuple(characters.values()), tuple(frames))
+    """The story a manifest describes, word for word.
+
+    Raises:
+        ValueError: If the manifest has another form.
+    """
+    part = checked(StoryPart, manifest, "The manifest")
+    characters = {each.name: Character(each.name, each.word, each.description) for each in part.characters}
+    frames = tuple(_frame_of(index, entry, characters) for index, entry in enumerate(part.frames))
+    return Story(tuple(characters.values()), frames)
+
+
+def _frame_of(index: int, entry: FrameEntry, characters: Mapping[str, Character]) -> Frame:
+    telling = entry.telling_words or [[] for _ in entry.cast]
+    return Frame(
+        index=index,
+        prompt=entry.prompt,
+        cast=tuple(characters[name] for name in entry.cast),
+        word_spans=tuple(entry.word_spans),
+        seed=entry.seed,
+        negative=entry.negative,
+        caption=entry.caption,
+        story_names=tuple(characters),
+        telling_words=tuple(tuple(spans) for spans in telling),
+    )
 
 
 def describe_frame(frame: Frame) -> dict[str, Any]:
@@ -156,16 +291,16 @@ def check_file_names(characters: Sequence[Character]) -> None:
     for character in characters:
         other = seen.setdefault(safe_file_name(character.name).lower(), character.name)
         if other != character.name:
-            raise ValueError(f'"{other}" and "{character.name}" would share a file; rename one of them.')
+            raise ValueError(f"{quote(other)} and {quote(character.name)} would share a file; rename one of them.")
 
 
 def _describe_character(character: Character) -> dict[str, Any]:
     return {"name": character.name, "word": character.word, "description": character.description}
 
 
-def _differences(old: Any, new: Any, where: str) -> list[str]:
-    """Where two JSON values differ, one sentence each."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [text for key in keys for text in _differences(old.get(key), new.get(key), f"{where}, {key}")]
-    return [] if old == new else [f"{where}: it was {json.dumps(old)}, now it is {json.dumps(new)}"]
+def _portrait_file(number: int, kept: bool) -> str:
+    return f"{number:03d}{'_kept' if kept else ''}.png"
+
+
+def _with_opposite(value: bool) -> tuple[bool, bool]:
+    return value, not value

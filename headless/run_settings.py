@@ -1,15 +1,19 @@
 """Everything a run needs to know, checked before anything is loaded."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, Strict, create_model
 
 from ..core.identity import largest_usable_rank
+from ..core.quoting import quote
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
+from .schema import Entry, Items, Number, Text, checked, is_encodable
 from .toyworld_files import READ_BY, folder_of, is_toyworld
 
 _FILES = ("checkpoint", "photomaker", "config", "grounding_dino", "sam", "bert", "masks")
@@ -41,8 +45,12 @@ that a filter of rank 10 has nothing to go by (docs/evidence.md).
 """
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+_LONGEST_PATH = 1000
+_LORA_STRENGTHS = (-100, 100)
+
+
+def _setting(default: Any, meaning: str, least: int | float | None = None, most: int | float | None = None) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -66,60 +74,84 @@ class RunSettings:
     loras: tuple[tuple[str, int | float], ...] = _setting((), "A LoRA for both passes, FILE or FILE:STRENGTH.")
     identities: tuple[tuple[str, str], ...] = _setting((), "A saved identity to use, NAME=FILE.")
     masks: str = _setting("", "A folder with an earlier run's masks, to use in place of a detector.")
-    width: int = _setting(1024, "Of the frames, in pixels.")
-    height: int = _setting(1024, "Of the frames, in pixels.")
-    seed: int = _setting(0, "Frame n starts from this plus n - 1 unless the story gives it a seed; portraits count on.")
-    steps: int = _setting(50, "Sampling steps (the paper's T).")
-    start: int = _setting(10, "The step at which re-denoising begins (10 of 50 is the paper's t' = 40).")
-    cfg: int | float = _setting(7.0, "Guidance scale of both passes.")
+    width: int = _setting(1024, "Width of the frames in pixels.", 8, 8192)
+    height: int = _setting(1024, "Height of the frames in pixels.", 8, 8192)
+    seed: int = _setting(
+        0, "Frame n starts from this plus n - 1 unless the story gives it a seed; portraits count on.", 0, 2**64 - 1
+    )
+    steps: int = _setting(50, "Sampling steps (the paper's T).", 1)
+    start: int = _setting(10, "The step at which re-denoising begins (10 of 50 is the paper's t' = 40).", 0)
+    cfg: int | float = _setting(7.0, "Guidance scale of both passes.", 0, 100)
     sampler: str = _setting("euler", f"One of {', '.join(SAMPLERS)}.")
     scheduler: str = _setting("normal", f"One of {', '.join(SCHEDULES)}.")
-    max_kernel: int | float = _setting(50, "How far masks have grown at the last step, in pixels at 1024.")
-    dilate: int | float = _setting(10, "How far masks are grown when they are made, in pixels at 1024.")
+    max_kernel: int | float = _setting(50, "How far masks have grown at the last step, in pixels at 1024.", 0, 1024)
+    dilate: int | float = _setting(10, "How far masks are grown when they are made, in pixels at 1024.", 0, 1024)
     soft_edge: bool = _setting(False, "Blend mask edges by coverage in place of selecting whole latent cells.")
-    box_threshold: int | float = _setting(0.3, "Least score of a box.")
-    text_threshold: int | float = _setting(0.25, "Least score of the word itself.")
+    box_threshold: int | float = _setting(0.3, "Least score of a box.", 0, 1)
+    text_threshold: int | float = _setting(0.25, "Least score of the word itself.", 0, 1)
     on_missing: str = _setting("error", "A character who is not found: error, or skip to leave them as drawn.")
-    portraits: int = _setting(64, "Portraits per character (the paper's m).")
-    portrait_side: int = _setting(1024, "Their width and height in pixels.")
-    portrait_batch: int = _setting(4, "Portraits drawn at a time; lower it if memory runs out.")
-    portrait_steps: int = _setting(50, "Their sampling steps.")
-    portrait_cfg: int | float = _setting(5.0, "Their guidance scale.")
+    portraits: int = _setting(64, "Portraits per character (the paper's m).", 1, 1024)
+    portrait_side: int = _setting(1024, "Their width and height in pixels.", 8, 4096)
+    portrait_batch: int = _setting(4, "Portraits drawn at a time; lower it if memory runs out.", 1, 1024)
+    portrait_steps: int = _setting(50, "Their sampling steps.", 1)
+    portrait_cfg: int | float = _setting(5.0, "Their guidance scale.", 0, 100)
     portrait_template: str = _setting("a close-up photo of {character}", "Their prompt, with {character} in it.")
     portrait_negative: str = _setting("3d, cartoon, anime, sketches, illustration, painting", "Their negative prompt.")
-    rank: int = _setting(10, "Directions that count as the identity (the paper's k).")
+    rank: int = _setting(10, "Directions that count as the identity (the paper's k).", None, 2047)
     keep_ratio: int | float = _setting(0.6, "Share of portraits kept per round (the paper's r).")
-    rounds: int = _setting(3, "Rounds of the discovery (the paper's p); 0 takes the mean of all portraits.")
+    rounds: int = _setting(3, "Rounds of the discovery (the paper's p); 0 takes the mean of all portraits.", None, 100)
     device: str = _setting("cpu", 'Where the models run: "cpu" or "cuda".')
-    dtype: str = _setting("float32", f"Of the UNet and the text encoders: {', '.join(DTYPES)}.")
-    threads: int = _setting(1, "CPU threads per process; the last bits of a result depend on their number.")
+    dtype: str = _setting("float32", f"Type of the UNet and the text encoders: {', '.join(DTYPES)}.")
+    threads: int = _setting(1, "CPU threads per process; the last bits of a result depend on their number.", 1, 256)
 
     def __post_init__(self) -> None:
+        self._check_text()
         self._check_ranges()
         self._check_choices()
+        self._check_device()
         self._check_discovery()
         self._check_files()
 
+    def _check_text(self) -> None:
+        for each in fields(self):
+            if any(not is_encodable(text) for text in _texts(getattr(self, each.name))):
+                raise ValueError(
+                    f"{each.name} is {quote(getattr(self, each.name), _LONGEST_PATH)}, which is no text in UTF-8 and "
+                    "cannot be kept in the manifest; rename the file, or write it in UTF-8."
+                )
+
     def _check_ranges(self) -> None:
-        least = {"width": 8, "height": 8, "portrait_side": 8, "seed": 0, "start": 0, "max_kernel": 0, "dilate": 0}
-        least |= dict.fromkeys(("steps", "portrait_steps", "portraits", "portrait_batch", "threads"), 1)
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {bound} or more.")
+        for each in fields(self):
+            least, most = each.metadata.get("least"), each.metadata.get("most")
+            _check_range(each.name, getattr(self, each.name), least, most)
         for name in ("width", "height", "portrait_side"):
             if getattr(self, name) % 8:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
-        for name in ("box_threshold", "text_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        for path, strength in self.loras:
+            _check_range(f"The strength of the LoRA {quote(path, _LONGEST_PATH)}", strength, *_LORA_STRENGTHS)
         if self.start >= self.steps:
             raise ValueError(f"start is {self.start}, but there are {self.steps} steps: use 0 to {self.steps - 1}.")
         if max(self.steps, self.portrait_steps) > 1000:
             raise ValueError(f"{max(self.steps, self.portrait_steps)} steps are more than the 1000 there are.")
-        if self.seed >= 2**64:
-            raise ValueError(f"seed is {self.seed}; it must be below 2^64.")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f'device is "{self.device}", but torch finds no CUDA device here; use "cpu".')
+
+    def _check_device(self) -> None:
+        """The processor, or an accelerator that is there; "meta" and the like compute nothing."""
+        counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "xpu": torch.xpu.device_count()}
+        counts["mps"] = int(torch.backends.mps.is_available())
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            device = torch.device("meta")
+        if device.type not in counts:
+            raise ValueError(f'device is {quote(self.device)}; use "cpu" or "cuda".')
+        if not counts[device.type]:
+            kind = device.type.upper()
+            raise ValueError(f'device is {quote(self.device)}, but torch finds no {kind} device here; use "cpu".')
+        if (device.index or 0) >= counts[device.type]:
+            raise ValueError(
+                f"device is {quote(self.device)}, but the last {device.type} device here is number "
+                f"{counts[device.type] - 1}."
+            )
 
     def _check_choices(self) -> None:
         choices = {
@@ -131,10 +163,11 @@ class RunSettings:
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f'{name} is "{getattr(self, name)}"; it must be one of {", ".join(known)}.')
+                raise ValueError(f"{name} is {quote(getattr(self, name))}; it must be one of {', '.join(known)}.")
         if "{character}" not in self.portrait_template:
             raise ValueError(
-                f'portrait_template is "{self.portrait_template}"; it needs {{character}} for the description to go in.'
+                f"portrait_template is {quote(self.portrait_template)}; it needs {{character}} for the description to "
+                "go in."
             )
 
     def _check_discovery(self) -> None:
@@ -156,12 +189,12 @@ class RunSettings:
                 raise ValueError(f"The detector grounded-sam needs {' and '.join(missing)} too: give their paths.")
         for name in _FILES:
             path = getattr(self, name)
-            if path and path != TOYWORLD and not Path(path).exists():
-                raise FileNotFoundError(f'{name}: there is no "{path}".')
+            if path and path != TOYWORLD and not os.path.exists(path):
+                raise FileNotFoundError(f"{name}: there is no {quote(path, _LONGEST_PATH)}.")
         for what, pairs in (("LoRA", self.loras), ("identity", [(path, name) for name, path in self.identities])):
             for path, _ in pairs:
-                if not Path(path).is_file():
-                    raise FileNotFoundError(f'There is no {what} file "{path}".')
+                if not os.path.isfile(path):  # False also for a name that the system does not take
+                    raise FileNotFoundError(f"There is no {what} file {quote(path, _LONGEST_PATH)}.")
 
     def record(self) -> dict[str, Any]:
         """What the bytes of a run depend on, for its manifest: files by name and content, not by where they lie."""
@@ -186,14 +219,72 @@ class RunSettings:
         return {name: getattr(self, name) for name in _PLACES}
 
 
+def _form_of_record() -> type[Entry]:
+    """What a manifest says of the settings that are no files; what it leaves out is the default."""
+    kinds = {"int": int, "int | float": Number, "str": Text, "bool": bool}
+    form: Any = {}
+    for each in fields(RunSettings):
+        if each.name not in (*_PLACES, *_UNRECORDED):
+            kind: Any = kinds[getattr(each.type, "__name__", str(each.type))]
+            bounds = Field(ge=each.metadata["least"], le=each.metadata["most"])
+            form[each.name] = (Annotated[kind, bounds] if kind is int else kind, each.default)
+    return create_model("RecordedSettings", __base__=Entry, **form)
+
+
+class Places(Entry):
+    """Where the files of the settings lie."""
+
+    checkpoint: Text
+    photomaker: Text
+    detector: Text = "none"
+    config: Text = ""
+    grounding_dino: Text = ""
+    sam: Text = ""
+    bert: Text = ""
+    masks: Text = ""
+    loras: Items[Annotated[tuple[Text, Number], Strict(False)]] = []
+    identities: Items[Annotated[tuple[Text, Text], Strict(False)]] = []
+
+
+RecordedSettings = _form_of_record()
+
+
+class SettingsPart(Entry):
+    """What a manifest says of the settings."""
+
+    settings: RecordedSettings  # pyright: ignore[reportInvalidTypeForm]
+    places: Places
+
+
 def settings_of(manifest: Mapping[str, Any], **changes: Any) -> RunSettings:
-    """The settings a run's manifest describes; `changes` replace single ones."""
-    known = {each.name for each in fields(RunSettings)}
-    plain = {key: value for key, value in manifest["settings"].items() if key in known - set(_PLACES)}
-    places = dict(manifest["places"])
-    for pairs in ("loras", "identities"):
-        places[pairs] = tuple((first, second) for first, second in places[pairs])
-    return RunSettings(**{**plain, **places, **changes})
+    """The settings a run's manifest describes; `changes` replace single ones.
+
+    Raises:
+        ValueError, FileNotFoundError: If the manifest has another form, or for what `RunSettings` refuses.
+    """
+    part = checked(SettingsPart, manifest, "The manifest")
+    places = {name: value for name, value in part.places if not isinstance(value, list)}
+    pairs = {"loras": tuple(part.places.loras), "identities": tuple(part.places.identities)}
+    return RunSettings(**{**dict(part.settings), **places, **pairs, **changes})
+
+
+def _check_range(what: str, value: Any, least: int | float | None, most: int | float | None) -> None:
+    if (least is None or value >= least) and (most is None or value <= most):
+        return
+    if least is not None and most is not None:
+        allowed = f"from {least} to {most}"
+    else:
+        allowed = f"at most {most}" if least is None else f"{least} or more"
+    raise ValueError(f"{what} is {quote(value)}; it must be {allowed}.")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a setting."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def _record_file(path: str) -> dict[str, Any]:

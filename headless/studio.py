@@ -12,6 +12,7 @@ from ..core.identity import Identity, discover_identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
 from ..core.layout_search import find_layout
+from ..core.quoting import quote
 from ..core.redenoise import scaled_kernel
 from ..core.shapes import Float
 from ..core.story import Frame, Story
@@ -56,18 +57,18 @@ class Studio:
 
     def check_portraits(self, character: Character) -> None:
         """Raise a ValueError if a prompt of this character's portraits is too long."""
-        check_length(self.pipe, self._portrait_prompt(character), f'Portraits of "{character.name}"')
+        check_length(self.pipe, self._portrait_prompt(character), _portraits_of(character))
         check_length(self.pipe, self.settings.portrait_negative, "The portraits' negative prompt")
 
     def first_portrait_seed(self, number: int) -> int:
-        """Of the story's `number`th character, from 0: no two characters have a starting noise in common."""
+        """The seed of the first portrait of the story's `number`th character, from 0: no two share a starting noise."""
         return (self.settings.seed + number * self.settings.portraits) % 2**64
 
     def draw_portraits(self, character: Character, first_seed: int, report: Report) -> Iterator[Pictures]:
         """Text-only portraits by the base model, in sub-batches; the nth starts from the noise of seed + n - 1."""
         settings = self.settings
         plan = self._plan(settings.portrait_steps, settings.portrait_cfg)
-        label = f'Portraits of "{character.name}"'
+        label = _portraits_of(character)
         positive = encode_prompt(self.pipe, self._portrait_prompt(character), label)
         denoiser = plan.denoiser(positive, encode_prompt(self.pipe, settings.portrait_negative, label))
         side, total = settings.portrait_side // self.pipe.vae_scale_factor, settings.portraits * plan.steps
@@ -194,6 +195,10 @@ class Studio:
 
     def _steps(self, what: str, report: Report) -> Callable[[int], None]:
         return lambda step: report(what, step, self.settings.steps)
+
+
+def _portraits_of(character: Character) -> str:
+    return f"Portraits of {quote(character.name)}"
 
 
 def open_studio(settings: RunSettings, device: str, detector: Detector | None = None) -> Studio:

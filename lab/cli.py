@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..headless.cli import app, plain_errors, quiet_libraries, say
+from ..headless.cli import app
+from ..headless.stopping import stoppable
+from ..headless.terminal import plain_errors, quiet_libraries, say
 
 __all__ = ["app"]
 
@@ -61,7 +63,9 @@ def _train(what: str, settings: Path, dry_run: bool, **changes: Any) -> None:
         from .training.command import train
 
         given = {name: value for name, value in changes.items() if value is not None}
-        if said := train(what, settings, dry_run, given):
+        with stoppable():
+            said = train(what, settings, dry_run, given)
+        if said:
             say(said)
 
 
@@ -72,4 +76,5 @@ def build_storydb(words: Annotated[list[str] | None, typer.Argument(metavar="SOU
         quiet_libraries()
         from .storydb.command import app as own
 
-        own(words or ["--help"], prog_name="story-identity build-storydb")
+        with stoppable():
+            own(words or ["--help"], prog_name="story-identity build-storydb")
