@@ -123,8 +123,8 @@ class RunFolder:
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"{place} is a file; give a folder for the run.")
         refusal = (
-            f"Another run is working in {place}. Wait for it, choose another folder, or share one run between processes "
-            "with torchrun."
+            f"Another run is working in {place}. Wait for it, choose another folder, or share one run between "
+            "processes with torchrun."
         )
         with ExitStack() as stack:
             try:
