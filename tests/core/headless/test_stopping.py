@@ -57,7 +57,7 @@ def test_a_stop_while_frames_are_drawn_is_one_line_and_the_run_goes_on_to_the_sa
     (tmp_path / "masks").mkdir()
     for index in range(3):
         Image.new("L", (64, 64)).save(tmp_path / "masks" / frame_file(index))
-    chosen = settings(toyworld_folder, steps=30, detector="none", masks=str(tmp_path / "masks"))
+    chosen = settings(toyworld_folder, steps=15, detector="none", masks=str(tmp_path / "masks"))
 
     def words(out):
         return ["run", tmp_path / "story.json", "--out", out, *options_of(chosen)]
