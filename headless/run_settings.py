@@ -17,6 +17,10 @@ from .schema import Entry, Items, Number, Text, checked, is_encodable
 from .toyworld_files import READ_BY, folder_of, is_toyworld
 
 _FILES = ("checkpoint", "photomaker", "config", "grounding_dino", "sam", "bert", "masks")
+_KINDS: Mapping[str, str] = {
+    **dict.fromkeys(("photomaker", "grounding_dino", "sam"), "file"),
+    **dict.fromkeys(("config", "bert", "masks"), "folder"),
+}
 _PLACES = (*_FILES, "detector", "loras", "identities")
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
@@ -191,6 +195,9 @@ class RunSettings:
             path = getattr(self, name)
             if path and path != TOYWORLD and not os.path.exists(path):
                 raise FileNotFoundError(f"{name}: there is no {quote(path, _LONGEST_PATH)}.")
+            kind = _KINDS.get(name)
+            if path and path != TOYWORLD and kind and (kind == "folder") != os.path.isdir(path):
+                raise ValueError(f"{name}: {quote(path, _LONGEST_PATH)} is not a {kind}; give a {kind}.")
         for what, pairs in (("LoRA", self.loras), ("identity", [(path, name) for name, path in self.identities])):
             for path, _ in pairs:
                 if not os.path.isfile(path):  # False also for a name that the system does not take

@@ -12,7 +12,7 @@ from story_identity.headless.run import run_story
 from story_identity.headless.run_settings import RunSettings
 from typer.testing import CliRunner
 
-from .stories import STORY, PlaceDetector, options_of, settings, story
+from .stories import STORY, PlaceDetector, contents, options_of, settings, story
 
 
 @pytest.fixture
@@ -154,6 +154,38 @@ def test_painted_masks_count_when_redenoising(finished, tmp_path):
     assert call("redenoise", tmp_path / "run", "--out", tmp_path / "out").exit_code == 0
     frame, template = (Image.open(tmp_path / "out" / place) for place in ("frame_0001.png", "template/frame_0001.png"))
     assert frame.tobytes() == template.tobytes()
+
+
+def test_redenoising_into_the_run_itself_deletes_nothing(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    done = call("redenoise", tmp_path / "run", "--out", tmp_path / "run", "--overwrite", "--start", "3")
+    assert done.exit_code == 2, done.output
+    assert "--overwrite would delete what this run is to read" in done.output
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_painted_mask_is_kept_and_what_uses_it_is_said(story_file, finished, toyworld_folder, tmp_path):
+    chosen = settings(toyworld_folder, detector="none")
+    words = ["run", story_file, "--out", tmp_path / "out", *options_of(chosen), "--masks", finished / "masks"]
+    (tmp_path / "story.json").write_text(json.dumps({**STORY, "frames": STORY["frames"][:2]}))
+    assert call(*words).output.strip() == f"The story is in {tmp_path / 'out'}"
+    Image.new("L", (64, 64)).save(tmp_path / "out" / "masks" / "frame_0001.png")
+    done = call(*words)
+    assert done.exit_code == 0, done.output
+    assert "masks/frame_0001.png was painted in: it is kept, but not used here. `redenoise` uses it." in done.output
+
+
+@pytest.mark.parametrize("name", ["folder", "story.json"])
+def test_an_identity_is_not_written_over_something_else(story_file, tmp_path, toyworld_folder, monkeypatch, name):
+    monkeypatch.setattr("story_identity.headless.studio.open_studio", None)
+    (tmp_path / "folder").mkdir()
+    before = contents(tmp_path)
+    words = ["discover", story_file, "--character", "Tom", *options_of(settings(toyworld_folder))]
+    done = call(*words, "--out", tmp_path / name)
+    assert done.exit_code == 2, done.output
+    assert name in done.output
+    assert contents(tmp_path) == before
 
 
 def test_models_hands_its_words_on(tmp_path):

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -221,6 +222,34 @@ def test_again_the_same_bytes_and_nothing_drawn(made, settings, story, monkeypat
     monkeypatch.setattr(UNet2DConditionModel, "forward", None)
     make_demo(out, story, settings, detector=HalfAndHalf(), read_face=read_face)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["index.html", "sheet.png"])
+def test_a_page_or_sheet_that_no_demo_wrote_is_not_written_over(settings, story, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} is there already, and no demo wrote it"):
+        make_demo(tmp_path, story, settings, overwrite=True, detector=HalfAndHalf(), read_face=read_face)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_what_a_demo_lost_comes_back_and_pictures_of_others_are_not_shown(made, settings, story, tmp_path):
+    out = tmp_path / "demo"
+    shutil.copytree(made[0], out)
+    whole = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for name in ("index.html", "masks/frame_0001.png", "template/frame_0003.png"):
+        (out / name).unlink()
+    (out / "portraits" / "Mira" / "000_mine.png").write_bytes((out / "frame_0001.png").read_bytes())
+    make_demo(out, story, settings, detector=HalfAndHalf(), read_face=read_face)
+    (out / "portraits" / "Mira" / "000_mine.png").unlink()
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
+
+
+def test_a_sheet_of_earlier_versions_which_has_no_mark_is_known_by_its_page(made, settings, story, tmp_path):
+    out = tmp_path / "demo"
+    shutil.copytree(made[0], out)
+    Image.new("RGB", (8, 8)).save(out / "sheet.png")
+    make_demo(out, story, settings, detector=HalfAndHalf(), read_face=read_face)
+    assert (out / "sheet.png").read_bytes() == (made[0] / "sheet.png").read_bytes()
 
 
 def test_who_is_not_found_is_said_to_be_left_as_drawn(settings, story, tmp_path):

@@ -1,12 +1,28 @@
 """Pictures that say how they were made, masks that survive a round trip, marks that tell files apart."""
 
+import errno
+import os
+import struct
+import zlib
+
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from story_identity.core.atomic_files import remove_unfinished, replacing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
-from story_identity.headless.run_files import mark_of, read_about, read_masks, write_masks, write_picture
+from story_identity.headless.run_files import (
+    is_painted,
+    is_whole,
+    mark_of,
+    opened,
+    read_about,
+    read_manifest,
+    read_masks,
+    write_masks,
+    write_picture,
+)
 
 H, W = 8, 13
 
@@ -61,6 +77,67 @@ def test_unfit_mask_files_are_refused_by_frame(tmp_path, frame):
         read_masks(tmp_path / "frame_0001.png", frame, H, W)
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def claim(path, side):
+    """A PNG of a few bytes that claims to be this wide and high."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x") + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_a_picture_that_claims_to_be_huge_is_one_error_and_not_read(tmp_path, frame, side):
+    path = tmp_path / "frame_0001.png"
+    claim(path, side)
+    with pytest.raises(ValueError, match=r"frame 1: .*frame_0001.png cannot be read as a picture: .*bomb"):
+        read_masks(path, frame, H, W)
+    with pytest.raises(ValueError, match=r"frame_0001.png is damaged"):
+        read_about(path)
+    assert not is_whole(path)
+
+
+def test_a_mask_that_ends_early_is_named(tmp_path, frame):
+    path = tmp_path / "frame_0001.png"
+    write_masks(path, layout())
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="frame 1: .*frame_0001.png cannot be read as a picture"):
+        read_masks(path, frame, H, W)
+    assert not is_painted(path)
+
+
+@pytest.mark.parametrize("size", [(W, H), (W + 1, H)])
+def test_a_mask_file_of_anybody_else_is_painted(tmp_path, size):
+    path = tmp_path / "frame_0001.png"
+    write_masks(path, layout())
+    assert not is_painted(path)
+    Image.new("P", size).save(path)
+    assert is_painted(path)
+    assert not is_painted(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("about", ["", "[]", "{", "[" * 100_000, '"text"', "\ud83d"])
+def test_metadata_that_is_no_object_is_one_error(tmp_path, about):
+    information = PngInfo()
+    information.add(b"iTXt", b"story_identity\0\0\0\0\0" + about.encode("utf-8", "surrogatepass"))
+    Image.new("L", (2, 2)).save(tmp_path / "a.png", pnginfo=information)
+    with pytest.raises(ValueError, match="a.png is damaged, or not one of this run's pictures"):
+        read_about(tmp_path / "a.png")
+
+
+def test_other_errors_while_a_picture_is_read_name_it(tmp_path):
+    with pytest.raises(ValueError, match="none.png cannot be read as a picture"), opened(tmp_path / "none.png"):
+        pass
+    with pytest.raises(ValueError, match="cannot be read as a picture"), opened(tmp_path):
+        pass
+
+
+def test_a_manifest_is_read_with_its_byte_order_mark(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format": "a/1", "name": "Zoë"}', encoding="utf-8-sig")
+    assert read_manifest(tmp_path / "manifest.json", "a/1", "an A") == {"format": "a/1", "name": "Zoë"}
+
+
 def test_a_picture_says_how_it_was_made(tmp_path):
     path = tmp_path / "deep" / "frame.png"
     picture = torch.tensor([[[0.0, 0.5, 1.0], [-1.0, 2.0, 0.25]]])
@@ -100,6 +177,44 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, False)])
+def test_a_file_that_cannot_be_written_is_named_and_a_full_disk_says_what_to_do(tmp_path, number, advice):
+    path = tmp_path / "deep" / "file.txt"
+    with pytest.raises(OSError, match=f"file.txt cannot be written: {os.strerror(number)}") as caught:
+        with replacing(path):
+            raise OSError(number, os.strerror(number))
+    assert ("Make room there, then do the same again" in str(caught.value)) == advice
+    assert caught.value.errno == number
+    assert "Errno" not in str(caught.value)
+    assert not list(path.parent.iterdir())
+
+
+def test_a_disk_that_is_full_when_the_file_is_finished_is_said_too(tmp_path, monkeypatch):
+    def fsync(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="file.txt cannot be written: No space left"), replacing(tmp_path / "file.txt"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_a_folder_or_the_reverse_is_said_by_the_name_that_was_asked_for(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file/a.txt cannot be written: "), replacing(tmp_path / "file" / "a.txt"):
+        pass
+    with pytest.raises(OSError, match="folder cannot be written: "), replacing(tmp_path / "folder"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_other_errors_while_a_file_is_written_stay_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.txt") as caught, replacing(tmp_path / "file.txt"):
+        (tmp_path / "none.txt").read_text()
+    assert caught.value.filename == str(tmp_path / "none.txt")
+
+
 def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path):
     (tmp_path / "below").mkdir()
     own = tmp_path / "notes.tmp"
@@ -110,6 +225,15 @@ def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path):
     remove_unfinished(tmp_path)
     assert not left.exists()
     assert own.exists()
+
+
+def test_sweeping_can_leave_the_folders_below_alone(tmp_path):
+    here, below = tmp_path / ".unfinished-a.tmp", tmp_path / "below" / ".unfinished-a.tmp"
+    below.parent.mkdir()
+    for path in (here, below):
+        path.write_text("half")
+    remove_unfinished(tmp_path, below=False)
+    assert (here.exists(), below.exists()) == (False, True)
 
 
 def test_a_mark_follows_content_not_place(tmp_path):

@@ -39,6 +39,15 @@ def test_a_missing_file_is_named(name):
         toyworld_settings(**{name: "nowhere"})
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "kind"),
+    [("photomaker", ".", "file"), ("config", __file__, "folder"), ("masks", __file__, "folder")],
+)
+def test_a_folder_in_the_place_of_a_file_and_the_reverse_are_named(name, path, kind):
+    with pytest.raises(ValueError, match=f'{name}: "{path}" is no {kind}'):
+        toyworld_settings(**{name: path})
+
+
 def test_missing_pairs_are_named():
     with pytest.raises(FileNotFoundError, match="LoRA.*nowhere"):
         toyworld_settings(loras=(("nowhere", 1.0),))
