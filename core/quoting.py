@@ -3,6 +3,7 @@
 import reprlib
 import unicodedata
 from collections.abc import Iterable
+from itertools import accumulate
 
 LONGEST = 120
 """How many characters of a quoted text a message shows."""
@@ -47,13 +48,19 @@ def printable(text: str, limit: int = 1000) -> str:
 
     Args:
         text: Any text.
-        limit: How many of its characters to show.
+        limit: How many characters to show, escapes counted as they are written.
     """
-    if len(text) > limit:
-        head = limit * 2 // 3
-        tail = limit - head
-        return f"{_escaped(text[:head])}…{_escaped(text[len(text) - tail :])} ({len(text):,} characters)"
-    return _escaped(text)
+    if len(text) <= limit and len(escaped := _escaped(text)) <= limit:
+        return escaped
+    head = limit * 2 // 3
+    first, last = _as_many_as_fit(text[:limit], head), _as_many_as_fit(text[: -limit - 1 : -1], limit - head)
+    return f"{_escaped(first)}…{_escaped(last[::-1])} ({len(text):,} characters)"
+
+
+def _as_many_as_fit(text: str, limit: int) -> str:
+    """The beginning of a text whose escaped form has at most `limit` characters."""
+    lengths = accumulate(len(_escaped(each)) for each in text)
+    return text[: sum(length <= limit for length in lengths)]
 
 
 def _escaped(text: str) -> str:

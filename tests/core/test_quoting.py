@@ -29,6 +29,13 @@ def test_long_text_is_cut_and_its_length_said():
     assert shown.endswith('bbb (120,000 characters)"')
 
 
+def test_escapes_count_as_they_are_written():
+    shown = quote("\ud800" * 100)
+    assert len(shown) < LONGEST + 40
+    assert shown.startswith('"\\ud800\\ud800')
+    assert shown.endswith('\\ud800 (100 characters)"')
+
+
 def test_other_values_are_written_as_python_does():
     assert quote(12) == "12"
     assert quote(None) == "None"
