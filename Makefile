@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-host lint bench clean
+.PHONY: demo test test-host test-plain-cpu lint bench clean
 
 $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(PY) -m pytest
+
+# Results that hold only with one processor's vector instructions show here.
+test-plain-cpu: $(VENV)/installed
+	ATEN_CPU_CAPABILITY=default $(PY) -m pytest tests/core tests/headless
 
 test-host: $(VENV)/installed
 	$(PY) -m pytest tests/host

@@ -18,7 +18,7 @@ from .quoting import printable, quote
 from .shapes import Float
 from .state_dict import WeightFileError, reading
 
-PACK_VERSION = "0.1.0"
+PACK_VERSION = "0.2.0"
 _LONGEST_NAME = 200  # bytes; file systems take 255, with room for a number and the ending
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in range(1, 10))}
 _FILE_FORMAT = "story-identity/1"
