@@ -176,7 +176,7 @@ class CaptionReader:
         return spans
 
 
-def telling_words(
+def identifying_words(
     text: str, mentions: Iterable[Mention], cast: Sequence[Character], class_words: Sequence[Span]
 ) -> list[tuple[Span, ...]]:
     """For each of the cast, the words that say who they are: of their descriptions, and the class word elsewhere.

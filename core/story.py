@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .character_mentions import CaptionReader, Character, Span, cut_after_word, find_word, telling_words
+from .character_mentions import CaptionReader, Character, Span, cut_after_word, find_word, identifying_words
 from .quoting import printable, quote
 from .story_fields import (
     LARGEST_FILE,
@@ -42,38 +42,63 @@ _BAR = re.compile("[|\uff5c\uffe8]")
 
 
 @dataclass(frozen=True)
+class Appearance:
+    """One character in one frame.
+
+    Args:
+        character: Who it is.
+        class_word: Start and end of their class word in the frame's prompt.
+        identifying_words: The words of the prompt that say who it is, in order: those of their description (articles
+            and the like left out), and the class word where it stands in for the name.
+    """
+
+    character: Character
+    class_word: Span
+    identifying_words: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
 class Frame:
     """One picture of the story.
 
     Args:
         index: Position in the story, 0-based.
         prompt: The finished prompt: names replaced by descriptions, style added.
-        cast: Who is in it, in the order in which the prompt names them; may be empty.
-        word_spans: For each of the cast, start and end of their class word in `prompt`.
+        appearances: Who is in it, in the order in which the prompt names them; may be empty.
         seed: The frame's own seed, or None.
         negative: The frame's negative prompt.
         caption: The prompt as the author wrote it.
         story_names: The names of everybody in the story.
-        telling_words: For each of the cast, the words of `prompt` that say who they are, in order: those of their
-            description (articles and the like left out), and the class word where it stands in for the name.
     """
 
     index: int
     prompt: str
-    cast: tuple[Character, ...]
-    word_spans: tuple[tuple[int, int], ...]
+    appearances: tuple[Appearance, ...]
     seed: int | None = None
     negative: str = ""
     caption: str = ""
     story_names: tuple[str, ...] = ()
-    telling_words: tuple[tuple[Span, ...], ...] = ()
 
     @property
     def label(self) -> str:
         return f"frame {self.index + 1}"
 
-    def span_of(self, name: str) -> tuple[int, int] | None:
+    @property
+    def cast(self) -> tuple[Character, ...]:
+        """The characters who appear in it, in the order in which the prompt names them."""
+        return tuple(each.character for each in self.appearances)
+
+    def span_of(self, name: str) -> Span | None:
         """Where the prompt has this character's class word; None if they are not in the frame.
+
+        Raises:
+            ValueError: If nobody in the story has this name.
+        """
+        appearance = self.appearance_of(name)
+        return None if appearance is None else appearance.class_word
+
+    def appearance_of(self, name: str) -> Appearance | None:
+        """How this character appears in the frame; None if they do not.
 
         Raises:
             ValueError: If nobody in the story has this name.
@@ -82,10 +107,7 @@ class Frame:
         if name not in map(composed, self.story_names):
             known = listed(self.story_names)
             raise ValueError(f'{self.label}: the story has no character "{printable(name, 120)}". It has {known}.')
-        for character, span in zip(self.cast, self.word_spans, strict=True):
-            if composed(character.name) == name:
-                return span
-        return None
+        return next((each for each in self.appearances if composed(each.character.name) == name), None)
 
 
 @dataclass(frozen=True)
@@ -290,19 +312,20 @@ def _build_frame(
     cast = reader.find_cast(expanded, where) if given is None else _given_cast(given, reader, where)
     words = reader.word_spans(expanded, cast, where)
     mentions = (mention for own in expanded.mentions.values() for mention in own)
-    telling = telling_words(expanded.text, mentions, cast, words)
+    identifying = identifying_words(expanded.text, mentions, cast, words)
     before = f"{style}, " if style else ""
-    ordered = sorted(zip(words, cast, telling, strict=True), key=lambda entry: entry[0])
+    ordered = sorted(zip(words, cast, identifying, strict=True), key=lambda entry: entry[0])
     return Frame(
         index=index,
         prompt=before + expanded.text,
-        cast=tuple(person for _, person, _ in ordered),
-        word_spans=tuple(_shifted(word, len(before)) for word, _, _ in ordered),
+        appearances=tuple(
+            Appearance(person, _shifted(word, len(before)), tuple(_shifted(span, len(before)) for span in spans))
+            for word, person, spans in ordered
+        ),
         seed=_seed(raw.get("seed"), where),
         negative=text_of(raw, "negative", where) if raw.get("negative") is not None else negative,
         caption=caption,
         story_names=names,
-        telling_words=tuple(tuple(_shifted(span, len(before)) for span in spans) for _, _, spans in ordered),
     )
 
 

@@ -12,7 +12,7 @@ from ..core.character_mentions import Character
 from ..core.identity import PACK_VERSION, Identity, safe_file_name
 from ..core.locking import locked
 from ..core.quoting import printable, quote
-from ..core.story import Frame, Story
+from ..core.story import Appearance, Frame, Story
 from .manifest import FORMAT, FrameEntry, Manifest, StoryPart
 from .run_files import frame_file, is_painted, is_whole, json_bytes, read_about, read_manifest, write_json
 from .run_settings import RecordedSettings, RunSettings
@@ -258,17 +258,18 @@ def story_of(manifest: Mapping[str, Any]) -> Story:
 
 
 def _frame_of(index: int, entry: FrameEntry, characters: Mapping[str, Character]) -> Frame:
-    telling = entry.telling_words or [[] for _ in entry.cast]
+    identifying = entry.telling_words or [[] for _ in entry.cast]
     return Frame(
         index=index,
         prompt=entry.prompt,
-        cast=tuple(characters[name] for name in entry.cast),
-        word_spans=tuple(entry.word_spans),
+        appearances=tuple(
+            Appearance(characters[name], span, tuple(spans))
+            for name, span, spans in zip(entry.cast, entry.word_spans, identifying, strict=True)
+        ),
         seed=entry.seed,
         negative=entry.negative,
         caption=entry.caption,
         story_names=tuple(characters),
-        telling_words=tuple(tuple(spans) for spans in telling),
     )
 
 
@@ -280,8 +281,8 @@ def describe_frame(frame: Frame) -> dict[str, Any]:
         "negative": frame.negative,
         "seed": frame.seed,
         "cast": [character.name for character in frame.cast],
-        "word_spans": [list(span) for span in frame.word_spans],
-        "telling_words": [[list(span) for span in own] for own in frame.telling_words],
+        "word_spans": [list(each.class_word) for each in frame.appearances],
+        "telling_words": [[list(span) for span in each.identifying_words] for each in frame.appearances],
     }
 
 

@@ -39,7 +39,8 @@ def positions_of(pipe: Any, story: Story) -> Positions:
 
 
 def _places(pipe: Any, frame: Frame, name: str) -> list[int]:
-    spans = dict(zip((character.name for character in frame.cast), frame.telling_words, strict=True)).get(name, ())
+    appearance = frame.appearance_of(name)
+    spans = () if appearance is None else appearance.identifying_words
     return sorted({place for span in spans for place in word_positions(pipe, frame.prompt, span, frame.label)})
 
 

@@ -15,7 +15,7 @@ from ..core.layout_search import find_layout
 from ..core.quoting import quote
 from ..core.redenoise import scaled_kernel
 from ..core.shapes import Float
-from ..core.story import Frame, Story
+from ..core.story import Appearance, Frame, Story
 from .checkpoint import Pipeline, load_checkpoint
 from .detection import Detector, toyworld_folder
 from .identity_generator import PhotoMaker, identity_generator, load_photomaker
@@ -50,8 +50,8 @@ class Studio:
         for frame in story.frames:
             check_length(self.pipe, frame.prompt, frame.label)
             check_length(self.pipe, frame.negative, f"{frame.label}, negative prompt")
-            for span in frame.word_spans:
-                word_position(self.pipe, frame.prompt, span, frame.label)
+            for each in frame.appearances:
+                word_position(self.pipe, frame.prompt, each.class_word, frame.label)
         for character in characters:
             self.check_portraits(character)
 
@@ -166,8 +166,8 @@ class Studio:
         settings = self.settings
         positive, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
         prompts = {
-            character.name: (self._merge(positive, frame, span, identities[character.name]), negative)
-            for character, span in zip(frame.cast, frame.word_spans, strict=True)
+            each.character.name: (self._merge(positive, frame, each, identities[each.character.name]), negative)
+            for each in frame.appearances
         }
         with identity_generator(self.pipe):
             return redenoise(
@@ -181,11 +181,10 @@ class Studio:
                 on_step=self._steps(f"{frame.label}, re-denoising", report),
             )
 
-    def _merge(self, prompt: Prompt, frame: Frame, span: tuple[int, int], identity: Identity) -> Prompt:
+    def _merge(self, prompt: Prompt, frame: Frame, appearance: Appearance, identity: Identity) -> Prompt:
         identity.require_encoder(self.photomaker.encoder_id)
-        return self.photomaker.fuse(
-            prompt, word_position(self.pipe, frame.prompt, span, frame.label), identity.embedding
-        )
+        position = word_position(self.pipe, frame.prompt, appearance.class_word, frame.label)
+        return self.photomaker.fuse(prompt, position, identity.embedding)
 
     def _plan(self, steps: int, cfg: int | float) -> SamplingPlan:
         return SamplingPlan(self.pipe, self.settings.sampler, self.settings.scheduler, steps, cfg)

@@ -131,9 +131,9 @@ def draw_directly(
     """The frame by the identity generator alone, from the template's noise, with everybody's class word merged."""
     pipe, settings = studio.pipe, studio.settings
     prompt = encode_prompt(pipe, frame.prompt, frame.label)
-    for character, span in zip(frame.cast, frame.word_spans, strict=True):
-        position = word_position(pipe, frame.prompt, span, frame.label)
-        prompt = studio.photomaker.fuse(prompt, position, identities[character.name].embedding)
+    for each in frame.appearances:
+        position = word_position(pipe, frame.prompt, each.class_word, frame.label)
+        prompt = studio.photomaker.fuse(prompt, position, identities[each.character.name].embedding)
     plan = SamplingPlan(pipe, settings.sampler, settings.scheduler, settings.steps, settings.cfg)
     denoiser = plan.denoiser(prompt, encode_prompt(pipe, frame.negative, frame.label))
     solver = Solver(plan.sampler, cache.sigmas, cache.recipe.seed)

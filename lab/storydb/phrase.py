@@ -7,7 +7,7 @@ anywhere agree less well: the longest phrase that nearly all of them share is ta
 import re
 from collections.abc import Sequence
 
-from ...core.character_mentions import Character, Mention, Span, find_word, telling_words
+from ...core.character_mentions import Character, Mention, Span, find_word, identifying_words
 
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
 _LONGEST = 24
@@ -57,13 +57,13 @@ def phrase_span(character: Character, caption: str) -> Span | None:
 
 
 def telling_spans(character: Character, caption: str) -> tuple[Span, ...]:
-    """The words of the description that say who it is, in a caption that has it (see `casting.telling_words`)."""
+    """The words of the description that say who it is, in a caption that has it: its `identifying_words`."""
     span = phrase_span(character, caption)
     if span is None:
         return ()
     start, end = find_word(character.word, caption[slice(*span)])[0]
     class_word = (span[0] + start, span[0] + end)
-    return telling_words(caption, [Mention(character, span, True)], [character], [class_word])[0]
+    return identifying_words(caption, [Mention(character, span, True)], [character], [class_word])[0]
 
 
 def _phrases(caption: str, word: str) -> dict[tuple[str, ...], str]:

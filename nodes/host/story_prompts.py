@@ -170,7 +170,8 @@ def _one_batch(encoded: Sequence[Conditioning]) -> Conditioning:
 
 def _places(clip: Any, frame: Frame, name: str) -> list[int]:
     """All tokens of the words with which the frame's prompt says who a character is."""
-    spans = dict(zip((character.name for character in frame.cast), frame.telling_words, strict=True)).get(name, ())
+    appearance = frame.appearance_of(name)
+    spans = () if appearance is None else appearance.identifying_words
     return sorted({place for span in spans for place in span_positions(clip, frame.prompt, span, frame.label)})
 
 

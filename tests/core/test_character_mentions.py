@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from story_identity.core.character_mentions import Character, cut_after_word, find_word, telling_words
+from story_identity.core.character_mentions import Character, cut_after_word, find_word, identifying_words
 from story_identity.core.story import Story
 from story_identity.core.text_search import PhraseIndex, SearchedText, content_words, folded, needs_space
 
@@ -196,8 +196,8 @@ def test_class_words_inside_file_references_cast_nobody(reference: str):
     assert names(frame_of(f"{reference}, an empty beach")) == []
     frame = frame_of(f"{reference}, a woman waits")
     assert names(frame) == ["Mira"]
-    assert frame.word_spans == (find_word("woman", frame.prompt)[0],)
-    assert frame.word_spans[0][0] > len(reference)
+    assert tuple(each.class_word for each in frame.appearances) == (find_word("woman", frame.prompt)[0],)
+    assert frame.appearances[0].class_word[0] > len(reference)
 
 
 def test_a_description_may_hold_a_file_reference_but_its_class_word_may_not_be_in_it():
@@ -205,8 +205,12 @@ def test_a_description_may_hold_a_file_reference_but_its_class_word_may_not_be_i
     for prompt in ("Mira waits", "embedding:woman_v2 woman, red hair waits"):
         frame = frame_of(prompt, mira)
         assert frame.prompt == "embedding:woman_v2 woman, red hair waits"
-        assert frame.word_spans == ((19, 24),)
-        assert [frame.prompt[start:end] for start, end in frame.telling_words[0]] == ["woman", "red", "hair"]
+        assert tuple(each.class_word for each in frame.appearances) == ((19, 24),)
+        assert [frame.prompt[start:end] for start, end in frame.appearances[0].identifying_words] == [
+            "woman",
+            "red",
+            "hair",
+        ]
     with pytest.raises(ValueError, match='class word "woman" is not a word of the description "embedding:woman, red"'):
         frame_of("Mira", called("Mira", description="embedding:woman, red"))
 
@@ -224,8 +228,8 @@ def test_a_story_is_in_composed_form_however_it_was_written(form: str, other: st
     ]
     for frame in story.frames:
         assert names(frame) == ["Zoë"]
-        assert frame.prompt[slice(*frame.word_spans[0])].lower() == "señora"
-        assert frame.span_of(unicodedata.normalize(other, "Zoë")) == frame.word_spans[0]
+        assert frame.prompt[slice(*frame.appearances[0].class_word)].lower() == "señora"
+        assert frame.span_of(unicodedata.normalize(other, "Zoë")) == frame.appearances[0].class_word
     assert story.character(unicodedata.normalize(other, "Zoë")) is story.characters[0]
 
 
@@ -248,7 +252,7 @@ def test_two_forms_of_one_name_are_one_name():
 def test_a_description_in_place_of_a_name_is_not_glued_to_its_neighbours(name, word, description, prompt, finished):
     frame = frame_of(prompt, called(name, word, description))
     assert frame.prompt == finished
-    assert [frame.prompt[start:end] for start, end in frame.word_spans] == [word]
+    assert [frame.prompt[start:end] for start, end in tuple(each.class_word for each in frame.appearances)] == [word]
 
 
 def test_the_longer_of_two_korean_names_is_meant():
@@ -261,14 +265,18 @@ def test_words_after_replaced_names_are_found_where_they_went():
     people = [called("A"), called("B", "man", "an old man"), called("C", "robot", "a robot")]
     frame = frame_of("A, B, A, an old man, the robot and B", *people)
     assert frame.prompt == "a young woman with short red hair, B, the woman, an old man, the robot and B"
-    assert [frame.prompt[start:end] for start, end in frame.word_spans] == ["woman", "man", "robot"]
-    assert frame.word_spans[1:] == ((56, 59), (65, 70))
+    assert [frame.prompt[start:end] for start, end in tuple(each.class_word for each in frame.appearances)] == [
+        "woman",
+        "man",
+        "robot",
+    ]
+    assert tuple(each.class_word for each in frame.appearances)[1:] == ((56, 59), (65, 70))
 
 
-def test_telling_words_of_mentions_that_others_found():
+def test_identifying_words_of_mentions_that_others_found():
     character = Character("Mira", "woman", "a young woman")
     assert cut_after_word(character) == "a young woman"
-    assert telling_words("the woman", [], [character], [(4, 9)]) == [((4, 9),)]
+    assert identifying_words("the woman", [], [character], [(4, 9)]) == [((4, 9),)]
 
 
 def test_a_text_costs_what_is_in_it_and_not_what_is_in_the_story(monkeypatch):

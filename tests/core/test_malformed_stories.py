@@ -78,9 +78,9 @@ def check(read: Any) -> str:
     for frame in story.frames:
         frame.prompt.encode()
         frame.negative.encode()
-        for person, (start, end), spans in zip(frame.cast, frame.word_spans, frame.telling_words, strict=True):
-            assert frame.prompt[start:end].lower() == person.word.lower()
-            assert all(0 <= first < last <= len(frame.prompt) for first, last in spans)
+        for each in frame.appearances:
+            assert frame.prompt[slice(*each.class_word)].lower() == each.character.word.lower()
+            assert all(0 <= first < last <= len(frame.prompt) for first, last in each.identifying_words)
     for warning in unfound_names(story):
         check_message(warning)
     return "read"

@@ -22,7 +22,7 @@ def names(frame) -> list[str]:
 
 
 def words(frame) -> list[str]:
-    return [frame.prompt[start:end] for start, end in frame.word_spans]
+    return [frame.prompt[start:end] for start, end in tuple(each.class_word for each in frame.appearances)]
 
 
 def test_names_become_descriptions_once_and_the_class_word_after_that():
@@ -40,7 +40,10 @@ def test_names_become_descriptions_once_and_the_class_word_after_that():
 
 
 def telling(frame) -> list[str]:
-    return [" ".join(frame.prompt[start:end] for start, end in spans) for spans in frame.telling_words]
+    return [
+        " ".join(frame.prompt[start:end] for start, end in spans)
+        for spans in (each.identifying_words for each in frame.appearances)
+    ]
 
 
 def test_the_words_that_say_who_somebody_is_are_known():
@@ -78,8 +81,8 @@ def test_two_of_one_word_are_told_apart():
     frame = story("Ana waves to Mira", characters=(MIRA, ANA)).frames[0]
     assert names(frame) == ["Ana", "Mira"]
     assert words(frame) == ["woman", "woman"]
-    assert frame.word_spans[0] == find_word("woman", frame.prompt)[0]
-    assert frame.word_spans[1] == find_word("woman", frame.prompt)[1]
+    assert frame.appearances[0].class_word == find_word("woman", frame.prompt)[0]
+    assert frame.appearances[1].class_word == find_word("woman", frame.prompt)[1]
     both = story("a woman and another woman", characters=(MIRA, ANA)).frames[0]
     assert names(both) == ["Mira", "Ana"]
     with pytest.raises(ValueError, match='Frame 1: "woman" could be "Mira" or "Ana"'):
@@ -135,7 +138,7 @@ def test_published_stories_of_two_are_built_from_style_and_settings():
     assert [words(frame) for frame in parsed.frames] == [["woman", "man"]] * 2
     twins = Story.parse({**two, "character": ["a tall girl", "a small girl"], "token": ["girl", "girl"]})
     assert [names(frame) for frame in twins.frames] == [["girl 1", "girl 2"]] * 2
-    assert twins.frames[0].word_spans[0] < twins.frames[0].word_spans[1]
+    assert twins.frames[0].appearances[0].class_word < twins.frames[0].appearances[1].class_word
 
 
 def test_published_pairs_of_one_word_are_both_found():
@@ -168,7 +171,10 @@ def test_names_that_contain_one_another():
 def test_words_inside_descriptions_and_compounds_cast_nobody(people, prompt, cast):
     frame = story(prompt, characters=people, style="a woman's magazine").frames[0]
     assert names(frame) == cast
-    assert all(frame.prompt[start:end] == c.word for c, (start, end) in zip(frame.cast, frame.word_spans, strict=True))
+    assert all(
+        frame.prompt[start:end] == c.word
+        for c, (start, end) in zip(frame.cast, [each.class_word for each in frame.appearances], strict=True)
+    )
 
 
 def test_a_possessive_does_not_take_the_description():

@@ -210,7 +210,9 @@ def test_manifests_of_the_first_version_go_on_loading(folder, manifest, settings
     folder.manifest.write_text(json.dumps(old))
     told = story_of(folder.read_manifest())
     assert [frame.prompt for frame in told.frames] == [frame.prompt for frame in TOLD.frames]
-    assert [frame.word_spans for frame in told.frames] == [frame.word_spans for frame in TOLD.frames]
+    assert [tuple(each.class_word for each in frame.appearances) for frame in told.frames] == [
+        tuple(each.class_word for each in frame.appearances) for frame in TOLD.frames
+    ]
     assert settings_of(old, detector="toyworld") == settings
     old["settings"]["detector"] = manifest["settings"]["detector"]
     folder.manifest.write_text(json.dumps(old))

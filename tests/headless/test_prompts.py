@@ -41,7 +41,7 @@ def test_the_words_of_a_story_are_found_where_the_story_has_them(pipe):
     story = Story.parse({"characters": people, "frames": ["Tom and Mira on a beach", "Mira waving"]})
     for frame in story.frames:
         ids = pipe.tokenizer(frame.prompt).input_ids
-        for character, span in zip(frame.cast, frame.word_spans, strict=True):
+        for character, span in zip(frame.cast, [each.class_word for each in frame.appearances], strict=True):
             assert pipe.tokenizer.decode([ids[word_position(pipe, frame.prompt, span, frame.label)]]) == character.word
 
 

@@ -148,7 +148,9 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, 
     assert largest_difference(comfy[f"template {sampler} {scheduler}"], cache.final) < CLOSE
     layout = Layout(tuple(person.name for person in frame.cast), questions["masks"].bool(), frame.label)
     prompts = {}
-    for person, span, identity in zip(frame.cast, frame.word_spans, questions["identities"], strict=True):
+    for person, span, identity in zip(
+        frame.cast, [each.class_word for each in frame.appearances], questions["identities"], strict=True
+    ):
         position = word_position(pipe, frame.prompt, span, frame.label)
         prompts[person.name] = photomaker.fuse(positive, position, identity), negative
     passes = {key: SETTINGS[key] for key in ("start", "max_kernel")}

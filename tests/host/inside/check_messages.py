@@ -50,7 +50,7 @@ def embedding_name(text):
 
 
 def frame_of_another_story(text):
-    return _require_frame_of(Story((), ()), Frame(0, text, (), (), caption=text))
+    return _require_frame_of(Story((), ()), Frame(0, text, (), caption=text))
 
 
 CALLS = {

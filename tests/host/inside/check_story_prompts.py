@@ -58,7 +58,8 @@ def spelled(clip, encoder, tokenizer, frame, name):
     number = [character.name for character in frame.cast].index(name)
     text = pieces(clip, encoder, tokenizer, frame.prompt)
     return [
-        "".join(text[i] for i in span_positions(clip, frame.prompt, span, "")) for span in frame.telling_words[number]
+        "".join(text[i] for i in span_positions(clip, frame.prompt, span, ""))
+        for span in frame.appearances[number].identifying_words
     ]
 
 
@@ -83,7 +84,7 @@ def check_words_of_several_tokens_and_commas_in_a_description():
     for clip, encoder, tokenizer in clips()[:2]:
         frame = story("Zorb sees Mira; Zorb waves").frames[0]
         assert spelled(clip, encoder, tokenizer, frame, "Zorb") == ["tall", "zorblaxian", "blue-skinned", "zorblaxian"]
-        assert len(span_positions(clip, frame.prompt, frame.telling_words[0][1], "")) > 1
+        assert len(span_positions(clip, frame.prompt, frame.appearances[0].identifying_words[1], "")) > 1
         start, end = frame.prompt.index("a tall"), frame.prompt.index(" sees")
         whole = span_positions(clip, frame.prompt, (start, end), "")
         assert (
@@ -96,7 +97,7 @@ def check_positions_are_where_the_prompt_changes_the_encoding():
     _, clip, _ = setting.stand_in_sdxl()
     for caption in ("a photo of Mira, smiling", f"{LONG}, Mira"):
         frame = story(caption).frames[0]
-        start, end = frame.telling_words[0][0]
+        start, end = frame.appearances[0].identifying_words[0]
         changed = f"{frame.prompt[:start]}armoured{frame.prompt[end:]}"
         ours, other = (clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in (frame.prompt, changed))
         length = min(ours.shape[1], other.shape[1])

@@ -19,7 +19,7 @@ def test_everybody_is_in_every_frame_under_the_word_of_their_plan(toy):
     assert len(toy.people) == (2 if toy.number % 3 == 2 else 1)
     assert len(toy.story.frames) == len(toy.plans) == FRAMES
     for frame, plan in zip(toy.story.frames, toy.plans, strict=True):
-        words = [frame.prompt[slice(*span)] for span in frame.word_spans]
+        words = [frame.prompt[slice(*span)] for span in tuple(each.class_word for each in frame.appearances)]
         assert words == [person.word for person in plan.people] == [character.word for character in frame.cast]
         assert plan.people == toy.people
         assert plan.place in frame.prompt

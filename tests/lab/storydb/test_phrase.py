@@ -61,7 +61,7 @@ def test_the_class_word_of_most_captions_and_of_two_equals_the_first():
     assert find_class_word(["a tree"], WORDS) is None
 
 
-def test_telling_words_by_hand():
+def test_identifying_words_by_hand():
     character = Character("Mia", "woman", "a woman with red hair")
     caption = "There a woman with red hair sits"
     assert [caption[slice(*span)] for span in telling_spans(character, caption)] == ["woman", "red", "hair"]
