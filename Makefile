@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-host lint bench clean
+.PHONY: demo test test-host format lint bench clean
 
 $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ test: $(VENV)/installed
 
 test-host: $(VENV)/installed
 	$(PY) -m pytest tests/host
+
+format: $(VENV)/installed
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
 
 lint: $(VENV)/installed
 	$(PY) -m ruff check .
