@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-host test-plain-cpu lint bench clean
+.PHONY: demo test test-host test-plain-cpu format lint bench clean
 
 $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ test-plain-cpu: $(VENV)/installed
 
 test-host: $(VENV)/installed
 	$(PY) -m pytest tests/host
+
+format: $(VENV)/installed
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
 
 lint: $(VENV)/installed
 	$(PY) -m ruff check .

@@ -157,7 +157,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("os.replace", fail)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="no space"):
         mira(embedding=crowd()[1]).save(path)
     assert path.read_bytes() == before
