@@ -83,7 +83,7 @@ def draw_story(
         studio: Its settings say how; with the way's LoRA.
         story: What to show.
         way: How frames see each other.
-        first_seed: Of the first frame's noise; the next has the next.
+        first_seed: The seed of the first frame's noise; each later frame has the next seed.
         keep: After how many steps to keep the maps.
         cross_attention: What cross-attention is: the ID injector's, for a mode with references.
     """

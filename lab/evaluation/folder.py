@@ -27,7 +27,7 @@ class Evaluation:
     """What is measured of stories and what is made of it. It goes to other processes: functions are modules' own.
 
     Args:
-        name: Of the markers on the page.
+        name: The name of the markers on the page.
         open_measure: Loads everything.
         make_tables: Rows to Markdown.
         figure: What the figure shows.

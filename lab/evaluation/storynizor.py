@@ -40,7 +40,7 @@ from .stories import ToyStory, make_story
 from .variants import NARROW_RANK, counted_evaluations
 
 PORTRAITS = 16
-"""Of whom the identities of re-denoising are the mean."""
+"""The number of portraits whose mean is an identity of re-denoising."""
 REDENOISED = 20
 """How many stories are re-denoised; the first ones."""
 _GROUND = 60

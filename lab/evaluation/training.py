@@ -77,7 +77,7 @@ class Trained:
     Args:
         studios: By the LoRA that is merged into their UNet.
         injector: The adapter.
-        reader: Of reference pictures, for it.
+        reader: Reads reference pictures for the adapter.
     """
 
     studios: Mapping[str, Studio]
@@ -91,7 +91,7 @@ class References:
 
     Args:
         pictures: One per frame.
-        features: Of all of them.
+        features: The features of all the pictures.
         faces: Unit vectors, by the recogniser.
     """
 

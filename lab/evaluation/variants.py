@@ -45,8 +45,8 @@ class Portraits:
 
     Args:
         pictures: By the base model, from the description alone.
-        embeddings: Of them.
-        true_embeddings: Of as many drawings of one person who fits the description.
+        embeddings: The embeddings of these pictures.
+        true_embeddings: The embeddings of as many drawings of one person who fits the description.
     """
 
     pictures: Float[Tensor, "m h w 3"]
@@ -61,7 +61,7 @@ class FrameVariants:
     Args:
         pictures: By name, in the order of `VARIANTS`.
         latents: Those that are compared: of the template, the discovered identity and the fixed masks.
-        layout: Of the template.
+        layout: The template's layout.
     """
 
     pictures: dict[str, Float[Tensor, "h w 3"]]
@@ -111,7 +111,7 @@ def draw_variants(
     Args:
         studio: Its settings say how; characters who are not found in the template stay as they were drawn.
         frame: What to show.
-        seed: Of the starting noise of all variants.
+        seed: The seed of the starting noise of all variants.
         identities: By source, then by the character's name.
     """
     cache = studio.sample_frame(frame, seed, silent)

@@ -192,7 +192,7 @@ class _Builder:
         write_json(self._out / "manifest.json", self.manifest)
 
     def _fingerprint(self, source: Source) -> str:
-        """Of everything that a source's groups depend on."""
+        """A hash of everything that a source's groups depend on."""
         inputs = {
             "format": FORMAT,
             "settings": self._settings.record(),

@@ -43,7 +43,7 @@ class Measures:
         agreement: How well a caption fits a picture; the higher the better.
         aesthetic: How good a picture is; the higher the better.
         caption: Captions for pictures that have none.
-        tokenizer: Of the model to be trained; captions longer than it reads are dropped.
+        tokenizer: The tokenizer of the model to be trained; captions longer than it reads are dropped.
         names: What each of them is: part of what groups are made from, a change makes them anew.
     """
 

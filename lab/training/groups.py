@@ -16,7 +16,7 @@ class Group:
     """Pictures of the same people, with what is told of them.
 
     Args:
-        names: Of the characters.
+        names: The characters' names.
         pictures: In [0, 1].
         captions: One per picture.
         words: Per character and picture, the words of the caption that say who it is; none where it does not.

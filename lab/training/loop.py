@@ -312,7 +312,7 @@ class Cost:
 
     Args:
         parameters: How many numbers are trained.
-        seconds_per_step: Of the second step.
+        seconds_per_step: The duration of the second step.
         peak_gib: The peak of memory: the GPU's or, on a CPU, the process's, from its start.
     """
 

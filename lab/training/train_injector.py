@@ -46,8 +46,8 @@ class InjectorSettings(TrainingSettings):
         "", 'A folder of insightface\'s models, .../models/NAME, for non-commercial research only; or "toyworld".'
     )
     tokens: int = setting(16, "Identity tokens per reference; public FaceID-Plus files have 4.")
-    resampler_width: int = setting(0, "Of the resampler; 0: of the prompts, as FaceID-Plus must have it.")
-    resampler_heads: int = setting(12, "Of the resampler's attention, of 64 each.")
+    resampler_width: int = setting(0, "Width of the resampler; 0: that of the prompts, as FaceID-Plus must have it.")
+    resampler_heads: int = setting(12, "Heads of the resampler's attention, each 64 wide.")
     resampler_depth: int = setting(4, "The resampler's layers.")
     face_dropout: float = setting(0.05, "Share of pictures that are shown no reference.")
     stage: int = setting(1, "1: single pictures. 2: frames that see each other; goes on from a stage 1 adapter.")
@@ -90,7 +90,7 @@ class InjectorTraining(FrozenPipeline):
     Args:
         pipe: Until `close` its UNet has the hooks. The synchronizer is merged into its weights and stays there.
         settings: How.
-        reader: Of references; None loads the one that the settings name.
+        reader: The reader of references; None loads the one that the settings name.
 
     Raises:
         ValueError: If the adapter to start from, or the synchronizer, does not fit.

@@ -35,7 +35,7 @@ PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 class SynchronizerSettings(TrainingSettings):
     """What the synchronizer's training is told."""
 
-    rank: int = setting(32, "Of the LoRA.")
+    rank: int = setting(32, "Rank of the LoRA.")
     mask_loss: float = setting(0.1, "Lambda, the weight of the mask loss; 0 leaves it out. The paper does not say.")
 
     def __post_init__(self) -> None:

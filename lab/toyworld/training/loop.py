@@ -32,7 +32,7 @@ class Settings:
         batch: Pictures per step.
         rate: The highest learning rate.
         device: Such as cpu or cuda.
-        seed: Of weights, data and noise.
+        seed: The seed of weights, data and noise.
         folder: Where checkpoints and rendered pictures are kept.
         save_every: Steps between checkpoints.
     """

@@ -86,7 +86,7 @@ def panoptic_loss(maps: Maps, owners: Tensor, there: Tensor, heads: Tensor) -> T
     """What the maps get wrong: people and heads by cross entropy, votes and sizes by distance.
 
     Args:
-        maps: Of n pictures.
+        maps: The maps of n pictures.
         owners: `(n, h, w)` int64, as `Drawn.owners`.
         there: `(n, people)` bool: which people there are.
         heads: `(n, people, 4)`, as `Drawn.heads`.
@@ -109,7 +109,7 @@ def panoptic_loss(maps: Maps, owners: Tensor, there: Tensor, heads: Tensor) -> T
 
 
 def _of(whose: Tensor, values: Tensor) -> Tensor:
-    """Of values `(n, people, 2, h, w)` those of one person per pixel, `whose` `(n, h, w)`: `(n, 2, h, w)`."""
+    """From values `(n, people, 2, h, w)`, those of one person per pixel, `whose` `(n, h, w)`: `(n, 2, h, w)`."""
     return values.gather(1, whose[:, None, None].expand(-1, 1, 2, -1, -1))[:, 0]
 
 
@@ -148,8 +148,8 @@ def measure_detector(network: DetectorNetwork, scenes: int = 200, seed: int = 7_
 
     Args:
         network: Trained.
-        scenes: Of each kind.
-        seed: Of the first scene.
+        scenes: The number of scenes of each kind.
+        seed: The seed of the first scene.
 
     Returns:
         Per kind: the share of scenes with the right number of people; and over all people, of whom those not found

@@ -74,7 +74,7 @@ def measure_identity_encoder(network: IdentityEncoder, faces: int = 12, seed: in
     Args:
         network: Trained.
         faces: Per caption, two close-ups and two full figures of each, all in the same clothes.
-        seed: Of the people and the scenes.
+        seed: The seed of the people and the scenes.
 
     Returns:
         For pairs of close-ups, of full figures, and mixed ones: the area under the ROC curve, the equal error rate, and
