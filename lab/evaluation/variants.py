@@ -1,4 +1,4 @@
-"""The ways to draw a story that are compared with each other, on the same starting noise."""
+"""The variants of drawing a story that are compared with each other, on the same starting noise."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ class Portraits:
 
 @dataclass(frozen=True)
 class FrameVariants:
-    """One frame, drawn every way.
+    """One frame, drawn in every variant.
 
     Args:
         pictures: By name, in the order of `VARIANTS`.
@@ -106,7 +106,7 @@ def make_identities(
 def draw_variants(
     studio: Studio, frame: Frame, seed: int, identities: Mapping[str, Mapping[str, Identity]]
 ) -> FrameVariants:
-    """Draw a frame every way.
+    """Draw a frame in every variant.
 
     Args:
         studio: Its settings say how; characters who are not found in the template stay as they were drawn.

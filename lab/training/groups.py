@@ -13,7 +13,7 @@ from ...core.shapes import Bool, Float
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of the same people, with what is told of them.
+    """Pictures of the same people, with their captions and masks.
 
     Args:
         names: The characters' names.

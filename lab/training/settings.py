@@ -1,4 +1,4 @@
-"""What the trainers are told, from a TOML file; all of it checked before anything is loaded."""
+"""The settings of the trainers, from a TOML file; all of it checked before anything is loaded."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """What both trainers are told; a TOML file has these names.
+    """The settings of both trainers; a TOML file has these names.
 
     Raises:
         ValueError: If a value is out of range.

@@ -60,11 +60,13 @@ class ToyGroups:
 
 def _group(story: Story, scenes: list[Scene]) -> Group:
     names = tuple(character.name for character in story.characters)
-    told = [dict(zip((each.name for each in frame.cast), frame.telling_words, strict=True)) for frame in story.frames]
+    words_of = [
+        dict(zip((each.name for each in frame.cast), frame.telling_words, strict=True)) for frame in story.frames
+    ]
     return Group(
         names=names,
         pictures=torch.from_numpy(np.stack([scene.image for scene in scenes])).float() / 255,
         captions=tuple(frame.prompt for frame in story.frames),
-        words=tuple(tuple(own.get(name, ()) for own in told) for name in names),
+        words=tuple(tuple(own.get(name, ()) for own in words_of) for name in names),
         masks=torch.from_numpy(np.stack([scene.masks for scene in scenes])),
     )
