@@ -50,7 +50,7 @@ class Adapter:
     Args:
         name: What messages call the file.
         config: Its sizes.
-        weights: Of an `Injector` of this config, under its names.
+        weights: The weights of an `Injector` of this config, under its names.
         lora: FaceID's, under the file's names without `ip_adapter.`; empty where the file has none.
     """
 
@@ -71,7 +71,7 @@ class Adapter:
 
         Args:
             widths: The model's layers and their widths (heads times head width).
-            cross_width: Of the prompts that the model reads.
+            cross_width: The width of the prompts that the model reads.
 
         Raises:
             ValueError: If the adapter is made for another kind of model.
@@ -88,7 +88,7 @@ class Adapter:
 
         Args:
             widths: What the model's cross-attention layers are called, in the adapter's order, and their widths.
-            cross_width: Of the prompts that the model reads.
+            cross_width: The width of the prompts that the model reads.
         """
         config = self.config
         if config.cross_width != cross_width:
@@ -116,7 +116,7 @@ class Adapter:
         strength 1 is as trained.
 
         Args:
-            layers: Of SD1.5 or SDXL, for which alone there are such files.
+            layers: The layers of SD1.5 or SDXL, for which alone there are such files.
         """
         stems = {number: _diffusers_name(layer) for layer, number in number_layers(layers).items()}
         return {_lora_name(key, stems): tensor for key, tensor in self.lora.items()}

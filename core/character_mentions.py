@@ -64,7 +64,7 @@ class CaptionReader:
     """Reads the captions of one story; what is looked for is prepared once, and a caption takes one pass.
 
     Args:
-        characters: Of the story, in composed form, with every class word a word of its description.
+        characters: The story's characters, in composed form, with every class word a word of its description.
     """
 
     def __init__(self, characters: Sequence[Character]) -> None:
@@ -187,7 +187,7 @@ def identifying_words(
 
     Args:
         text: The expanded prompt.
-        mentions: Of the cast, in that text.
+        mentions: Where that text mentions the cast.
         cast: Who is in the frame.
         class_words: What `CaptionReader.word_spans` gives; it stands for those whom the text mentions by their class
             word alone.

@@ -128,8 +128,8 @@ def discover_identity(
         kept=kept.tolist(),
         rounds=rounds,
         rank=rank,
-        cohesion_before=_mean_pairwise_cosine(rows),
-        cohesion_after=_mean_pairwise_cosine(rows[kept]),
+        cohesion_before=_cohesion(rows),
+        cohesion_after=_cohesion(rows[kept]),
     )
 
 
@@ -154,13 +154,20 @@ def _check_settings(embeddings: Tensor, rank: int, keep_ratio: int | float, iter
         )
 
 
-def _mean_pairwise_cosine(rows: Float[Tensor, "m d"]) -> float:
+def mean_pairwise_cosine(rows: Float[Tensor, "m d"]) -> float | None:
+    """The mean cosine of every two rows, in [-1, 1], computed in double precision; None if there are fewer than two."""
     count = len(rows)
-    if count == 1:
-        return 1.0
-    unit = torch.nn.functional.normalize(rows, dim=1)
+    if count < 2:
+        return None
+    unit = torch.nn.functional.normalize(rows.cpu().double(), dim=1)
     total = unit.sum(dim=0).square().sum() - unit.square().sum()
     return float(total / (count * (count - 1)))
+
+
+def _cohesion(rows: Float[Tensor, "m d"]) -> float:
+    """The mean cosine of every two rows; 1 for a single one."""
+    cosine = mean_pairwise_cosine(rows)
+    return 1.0 if cosine is None else cosine
 
 
 @dataclass(frozen=True)

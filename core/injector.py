@@ -16,7 +16,7 @@ from .attention import Attend, plain_attention
 from .shapes import Float
 
 HEAD_WIDTH = 64
-"""Of the resampler's attention, in every public file."""
+"""The width of one head of the resampler's attention, in every public file."""
 _FEED_FORWARD = 4
 _FACE_HIDDEN = 2
 
@@ -26,9 +26,9 @@ class ResamplerConfig:
     """Sizes of the network that turns an image encoder's tokens into identity tokens.
 
     Args:
-        clip_width: Of the image encoder's hidden states; 1280 for CLIP ViT-H.
-        width: Of the resampler; a multiple of 64 in public files.
-        heads: Of 64 each.
+        clip_width: The width of the image encoder's hidden states; 1280 for CLIP ViT-H.
+        width: The resampler's width; a multiple of 64 in public files.
+        heads: The number of attention heads, each 64 wide.
         depth: Attention layers.
     """
 
@@ -44,10 +44,10 @@ class AdapterConfig:
 
     Args:
         tokens: Identity tokens per reference.
-        cross_width: Of the tokens and of the model's prompts: 768 for SD1.5, 2048 for SDXL.
-        layer_widths: Of the model's cross-attention layers, in the adapter's order (see `adapter_file.number_layers`).
+        cross_width: The width of the tokens and of the model's prompts: 768 for SD1.5, 2048 for SDXL.
+        layer_widths: The widths of the model's cross-attention layers, in the order of `adapter_file.number_layers`.
         resampler: None for FaceID.
-        face_width: Of the face recogniser's embedding, 512 for ArcFace; None for plus-face.
+        face_width: The width of the face recogniser's embedding, 512 for ArcFace; None for plus-face.
         shortcut: FaceID-Plus v2: what the resampler finds is added to the face's tokens, and can be scaled.
     """
 
@@ -295,7 +295,7 @@ def decoupled_attention(
         q: The layer's queries.
         people: Per character the keys and values of its tokens (`KeysAndValues`), one set per row, and its mask in
             [0, 1] on the layer's grid (None: everywhere). A row that a character is not in has a mask of zeros.
-        heads: Of the layer.
+        heads: The layer's number of attention heads.
         scale: The adapter's weight; 1 is as trained.
         attend: The host's attention.
     """

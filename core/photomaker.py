@@ -139,7 +139,7 @@ class FuseModule(nn.Module):
     """Merges the class word's text embedding with an identity embedding of the same width.
 
     Args:
-        width: Of both embeddings.
+        width: The width of both embeddings.
         operations: Where LayerNorm and Linear come from; ComfyUI has its own.
     """
 

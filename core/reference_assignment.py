@@ -63,7 +63,7 @@ def deal_people(
         faces: Names, as in the story, and what was seen in the reference pictures; on the adapter's device.
         story: Says who is in which frame.
         mode: As in `shuffle.deal_references`.
-        seed: Of the shuffling.
+        seed: The seed of the shuffling.
         label: What messages call the adapter.
         picture_weight: For FaceID-Plus v2, see `Injector.identity_tokens`.
 

@@ -166,7 +166,7 @@ def refuse_gaps(missing: Iterable[str], unexpected: Iterable[str], wrong: Sequen
     ]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        told.append(f"Of another shape: {', '.join(wrong[:_SHOWN])}{more}.")
+        told.append(f"Wrong shape: {', '.join(wrong[:_SHOWN])}{more}.")
     if told:
         raise WeightFileError(f"{name} does not fit {what}. {' '.join(told)}")
 

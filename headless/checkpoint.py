@@ -69,7 +69,7 @@ def load_checkpoint(
     Args:
         checkpoint: "toyworld", a folder of toy world weights, a diffusers folder, or a single file.
         device: Where it runs.
-        dtype: Of the UNet and the text encoders.
+        dtype: The number type of the UNet and the text encoders.
         config: For a single file: a diffusers folder of the same family, of which only the .json files and the
             tokenizers are read (a single file does not hold them).
         loras: Files and strengths.

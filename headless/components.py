@@ -55,7 +55,7 @@ def load_network(
         kind: A class of diffusers or transformers.
         folder: With config.json and the weights.
         what: What messages call it.
-        dtype: Of the weights; None for the files'.
+        dtype: The number type of the weights; None for the files'.
         strangers: A pattern of tensors that the files may have besides.
 
     Raises:

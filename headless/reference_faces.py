@@ -29,8 +29,8 @@ class FeatureReader(Protocol):
     """Pictures of people to what an adapter is told of them.
 
     Args:
-        clip_width: Of the image encoder's hidden states.
-        face_width: Of face embeddings; None if there are none.
+        clip_width: The width of the image encoder's hidden states.
+        face_width: The width of face embeddings; None if there are none.
     """
 
     @property
@@ -116,7 +116,7 @@ def load_reader(
         image_encoder: A folder of transformers' CLIPVisionModelWithProjection, or "toyworld".
         face_models: A folder of insightface's models, "toyworld", or "" for none.
         device: Where it runs; insightface stays on the CPU.
-        dtype: Of the image encoder.
+        dtype: The number type of the image encoder.
 
     Raises:
         FileNotFoundError: If files are missing.

@@ -68,7 +68,7 @@ def inject_story(
         story: Says who is in which frame.
         faces: What was seen in each character's reference pictures.
         mode: As in `shuffle.deal_references`.
-        seed: Of the shuffling.
+        seed: The seed of the shuffling.
         weight: 0 to leave the prompt's attention as it is, 1 as trained.
         layouts: Where each face may appear, one layout per frame; or none.
 

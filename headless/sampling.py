@@ -203,7 +203,7 @@ def redenoise(
     Args:
         plan: The identity generator; its `cfg` may differ from the template's, solver and schedule are the cache's.
         cache: From `sample_template`.
-        layout: Of the picture that the cache decodes to.
+        layout: The layout of the picture that the cache decodes to.
         prompts: Positive and negative prompt of everybody who has a mask, by name.
         start: The first step that re-denoises, 0-based, counted up.
         max_kernel: How far masks have grown at the last step, in pixels of a 1024-pixel picture.

@@ -24,7 +24,7 @@ class Solver:
     Args:
         name: One of `choices.SAMPLERS`.
         sigmas: From `schedules.schedule`.
-        seed: Of the noise that a stochastic solver (`dpmpp_2m_sde`) adds.
+        seed: The seed of the noise that a stochastic solver (`dpmpp_2m_sde`) adds.
     """
 
     def __init__(self, name: str, sigmas: Float[Tensor, " steps_plus_one"], seed: int) -> None:

@@ -27,7 +27,7 @@ class Face:
     """One face of a picture.
 
     Args:
-        embedding: Of unit length.
+        embedding: A vector of unit length.
         crop: The face cut out and turned upright, in [0, 1].
     """
 
@@ -41,7 +41,7 @@ class Recogniser(Protocol):
 
     @property
     def width(self) -> int:
-        """Of its embeddings."""
+        """The width of its embeddings."""
         ...
 
     def find(self, image: Float[Tensor, "h w 3"]) -> Face | None: ...
@@ -60,7 +60,7 @@ class FaceRecogniser:
     """
 
     width = 512
-    """Of the embeddings of all of insightface's models."""
+    """The width of the embeddings of all of insightface's models."""
 
     def __init__(self, analysis: Any, align: Any) -> None:
         self.analysis = analysis

@@ -121,8 +121,8 @@ def rank(
         logits: One per prompt token.
         boxes: cx cy w h, relative to the image.
         own: The word's own tokens.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+        height: The image's height in pixels.
+        width: The image's width in pixels.
     """
     probabilities = logits.sigmoid()
     scores = probabilities.amax(dim=1)

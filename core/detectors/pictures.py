@@ -13,8 +13,8 @@ def scaled_colours(image: Float[Tensor, "h w 3"], height: int, width: int) -> Fl
 
     Args:
         image: In [0, 1]; what is outside is clipped.
-        height: Of the result, in pixels.
-        width: Of the result, in pixels.
+        height: The result's height in pixels.
+        width: The result's width in pixels.
 
     Returns:
         Whole numbers in [0, 255], on the CPU.

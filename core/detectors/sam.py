@@ -16,7 +16,7 @@ from .files import read_state_dict, require_package
 from .key_mapping import rename
 from .pictures import normalised, scaled_colours
 
-# Of colours in [0, 255].
+# The mean and deviation of colours in [0, 255].
 MEAN = (123.675, 116.28, 103.53)
 DEVIATION = (58.395, 57.12, 57.375)
 

@@ -20,7 +20,7 @@ from . import identitystory as of_toyworld
 from . import storynizor as of_storynizor
 from . import storynizor_tables, tables, training_tables
 from . import training as of_training
-from .drawing_modes import OFF, ON, WAYS
+from .drawing_modes import DRAWING_MODES, OFF, ON
 from .figure import Figure
 from .folder import Evaluation, claim_folder, evaluate
 from .markdown import find_markers
@@ -36,11 +36,11 @@ IDENTITY_FIGURE = Figure(
     across=2,
     stories=(0, 1, 2, 4),
 )  # fmt: skip
-TOYWORLD = Evaluation("toyworld", of_toyworld.open_measure, tables.make_tables, IDENTITY_FIGURE, told="discovered")
+TOYWORLD = Evaluation("toyworld", of_toyworld.open_measure, tables.make_tables, IDENTITY_FIGURE, reported="discovered")
 
 STORYNIZOR_FIGURE = Figure(
     "storynizor",
-    rows=tuple(way.name for way in WAYS),
+    rows=tuple(mode.name for mode in DRAWING_MODES),
     columns={"off": "every frame by itself", "on": "frames that see each other's people (AMSA)"},
     across=4,
     stories=(0, 1, 2, 4, 5),
@@ -50,13 +50,13 @@ STORYNIZOR = Evaluation(
     of_storynizor.open_measure,
     storynizor_tables.make_tables,
     STORYNIZOR_FIGURE,
-    told="on",
-    made_with={"ways": [{"name": way.name, "sharing": asdict(way.sharing)} for way in WAYS]},
+    reported="on",
+    made_with={"drawing_modes": [{"name": mode.name, "sharing": asdict(mode.sharing)} for mode in DRAWING_MODES]},
 )
 
 TRAINING_FIGURE = Figure(
     "training",
-    rows=(of_training.REFERENCES, *(way.name for way in of_training.WAYS)),
+    rows=(of_training.REFERENCES, *(mode.name for mode in of_training.DRAWING_MODES)),
     columns={
         OFF: "AMSA off",
         ON: "AMSA on",
@@ -73,7 +73,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the numbers and pictures of 
 Stories = Annotated[int, typer.Option(min=2, help="How many stories; a third of them have two people.")]
 Processes = Annotated[int, typer.Option(min=1, help="How many work on them, each on one CPU thread.")]
 Weights = Annotated[Path, typer.Option(help="Folder of the trained weights: two synchronizers, an injector.")]
-Page = Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes beside it.")]
+Page = Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes into the same folder.")]
 _PAGE = Path("docs/evidence.md")
 
 app = typer.Typer(add_completion=False)
@@ -86,7 +86,7 @@ def main() -> None:
 
 @app.command()
 def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
-    """Draw stories of the toy world every way, measure them, and write the tables and the figure."""
+    """Draw stories of the toy world in every variant, measure them, and write the tables and the figure."""
     _run(TOYWORLD, out, stories, processes, page)
 
 
@@ -111,7 +111,7 @@ def training(
             partial(of_training.open_measure, weights),
             training_tables.make_tables,
             TRAINING_FIGURE,
-            told=of_training.ON_WITH,
+            reported=of_training.ON_WITH,
             made_with=made_with,
         ),
         out,

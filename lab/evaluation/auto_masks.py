@@ -77,7 +77,7 @@ def measure_maps(maps: Maps, story: Story, true: Sequence[Masks]) -> dict[str, f
     """Intersection over union of the masks that Otsu's threshold cuts out of maps with the true ones.
 
     Args:
-        maps: Of all the story's characters in its frames.
+        maps: The maps of all the story's characters in its frames.
         story: Whose.
         true: For every frame the masks of those to count, exclusive, at the picture's size.
 

@@ -1,4 +1,4 @@
-"""The ways to draw all frames of a story together that are compared with each other, on the same starting noise."""
+"""The drawing modes, in which all frames of a story are drawn together from the same starting noise, to be compared."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ OFF, ON, MIXED, HALF = "off", "on", "mixed", "half"
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to draw.
+class DrawingMode:
+    """How all frames of a story are drawn together.
 
     Args:
-        name: What it is called in the numbers.
+        name: Its key in the rows.
         sharing: How frames see each other.
         lora: Which one the UNet has; none if empty.
-        references: How pictures of the people are dealt over the frames (`shuffle.MODES`); none are shown if empty.
+        references: How pictures of the people are assigned to the frames (`shuffle.MODES`); none are shown if empty.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Way:
     references: str = ""
 
 
-WAYS = (
-    Way(OFF, Sharing(strength=0.0)),
-    Way(ON, Sharing()),
-    Way(MIXED, Sharing(same_character=False)),
-    Way(HALF, Sharing(strength=0.5)),
+DRAWING_MODES = (
+    DrawingMode(OFF, Sharing(strength=0.0)),
+    DrawingMode(ON, Sharing()),
+    DrawingMode(MIXED, Sharing(same_character=False)),
+    DrawingMode(HALF, Sharing(strength=0.5)),
 )
 
 
@@ -72,7 +72,7 @@ def frames_noise(studio: Studio, story: Story, first_seed: int) -> Float[Tensor,
 def draw_story(
     studio: Studio,
     story: Story,
-    way: Way,
+    mode: DrawingMode,
     first_seed: int,
     keep: Collection[int] = (),
     cross_attention: Hook = unchanged,
@@ -80,14 +80,14 @@ def draw_story(
     """Draw all frames as one batch.
 
     Args:
-        studio: Its settings say how; with the way's LoRA.
+        studio: Its settings say how; with the mode's LoRA.
         story: What to show.
-        way: How frames see each other.
-        first_seed: Of the first frame's noise; the next has the next.
+        mode: How frames see each other.
+        first_seed: The seed of the first frame's noise; each later frame has the next seed.
         keep: After how many steps to keep the maps.
         cross_attention: What cross-attention is: the ID injector's, for a mode with references.
     """
-    sharing = new_sharing(way.sharing, positions_of(studio.pipe, story), len(story.frames))
+    sharing = new_sharing(mode.sharing, positions_of(studio.pipe, story), len(story.frames))
     maps = {}
 
     def note(step: int) -> None:

@@ -1,4 +1,4 @@
-"""Stories drawn every way, side by side, on one picture."""
+"""Stories drawn in every mode, side by side, on one picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Figure:
 
     Args:
         name: The end of its file's name.
-        rows: The ways to draw a story that a strip keeps, from the top.
+        rows: The drawing modes that a strip keeps, from the top.
         columns: Which of them are shown, and their titles.
-        across: How many of a story's frames stand beside each other.
+        across: How many of a story's frames stand side by side.
         stories: Which are shown.
     """
 
@@ -39,7 +39,7 @@ class Figure:
 
 
 def write_strip(path: Path, pictures: Mapping[str, Sequence[Float[Tensor, "h w 3"]]], rows: Sequence[str]) -> None:
-    """Keep a story's pictures: one row per way to draw it, one column per frame."""
+    """Keep a story's pictures: one row per mode, one column per frame."""
     strips = [torch.cat(list(pictures[name]), dim=1) for name in rows]
     pixels = (torch.cat(strips).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     with replacing(path) as temporary:
@@ -47,7 +47,7 @@ def write_strip(path: Path, pictures: Mapping[str, Sequence[Float[Tensor, "h w 3
 
 
 def write_figure(path: Path, shape: Figure, strips: Sequence[Path], captions: Sequence[str]) -> None:
-    """A row per story, a column per way, each with the story's frames, twice as large.
+    """A row per story, a column per mode, each with the story's frames, twice as large.
 
     Args:
         path: Where the figure goes; a PNG with a palette, to be small.
@@ -74,7 +74,7 @@ def write_figure(path: Path, shape: Figure, strips: Sequence[Path], captions: Se
 
 
 def _block(strip: Path, row: int, across: int) -> Image.Image:
-    """A way's frames, so many beside each other, enlarged."""
+    """The frames of one mode, so many side by side, enlarged."""
     with Image.open(strip) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     top = row * PICTURE_SIDE

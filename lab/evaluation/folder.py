@@ -19,7 +19,11 @@ from .identitystory import Picture, Row, evaluation_settings
 from .markdown import Rows, write_between_markers
 
 Measure = Callable[[int], tuple[Row, Mapping[str, Sequence[Picture]]]]
-"""A story's number to its numbers (JSON's own types) and its pictures, by the way they were drawn."""
+"""A story's number to its numbers (JSON's own types) and its pictures, by the mode they were drawn in."""
+
+
+_FORMER = {"ways": "drawing_modes"}
+"""Names in the settings of older folders, and what they are now."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class Evaluation:
     """What is measured of stories and what is made of it. It goes to other processes: functions are modules' own.
 
     Args:
-        name: Of the markers on the page.
+        name: The name of the markers on the page.
         open_measure: Loads everything.
         make_tables: Rows to Markdown.
         figure: What the figure shows.
-        told: The way whose Face-Sim is told when a story is done.
+        reported: The mode whose Face-Sim is printed when a story is done.
         made_with: What besides the settings of the toy world's evaluation the numbers depend on.
     """
 
@@ -39,7 +43,7 @@ class Evaluation:
     open_measure: Callable[[], Measure]
     make_tables: Callable[[Rows], str]
     figure: Figure
-    told: str
+    reported: str
     made_with: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -66,7 +70,7 @@ def claim_folder(out: Path, made_with: Mapping[str, Any]) -> None:
     record = json.loads(json.dumps({**evaluation_settings().record(), **made_with}))
     if not path.is_file():
         write_json(path, record)
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = {_FORMER.get(name, name): value for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
     other = sorted(name for name in {*found, *record} if found.get(name) != record.get(name))
     if other:
         raise ValueError(f"The stories in {out} were made with another {', '.join(other)}; give another folder.")
@@ -89,7 +93,7 @@ def measure_share(evaluation: Evaluation, out: Path, numbers: Sequence[int]) -> 
             row, pictures = measure(number)
             write_strip(pictures_of(out, number), pictures, evaluation.figure.rows)
             write_json(numbers_of(out, number), row)  # last: it says that the story is done
-            typer.echo(f"story {number + 1}: Face-Sim {row['face_sim'][evaluation.told]}")
+            typer.echo(f"story {number + 1}: Face-Sim {row['face_sim'][evaluation.reported]}")
 
 
 def read_rows(out: Path, stories: int) -> list[Row]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.identity import Discovery, Identity
+from ...core.identity import Discovery, Identity, mean_pairwise_cosine
 from ...core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
 from ...core.shapes import Bool, Float
 from ...core.story import Frame
@@ -23,7 +23,7 @@ from ...headless.studio import Studio, open_studio
 from ..toyworld.plan import Plan
 from ..toyworld.probe import PERSON, SCENE, Probe, load_probe, told_of_person, told_of_scene
 from ..toyworld.world import Scene, draw
-from .scores import ghost_share, mean_cosine_between, mean_of_known, mean_pairwise_cosine, psnr, seam_step
+from .scores import ghost_share, mean_cosine_between, mean_of_known, psnr, seam_step
 from .stories import ToyStory, make_story, with_others
 from .variants import (
     DIRECT,
@@ -84,11 +84,11 @@ def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
 
 
 def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str, list[Picture]]]:
-    """Draw a story every way and measure it.
+    """Draw a story in every variant and measure it.
 
     Returns:
-        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures, by the way they
-        were drawn, one per frame.
+        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures by variant, one
+        per frame.
     """
     toy, studio = make_story(number), instruments.studio
     first_seed = number * SEEDS_PER_STORY
@@ -122,14 +122,14 @@ def find_identities(
     instruments: Instruments, toy: ToyStory, first_seed: int
 ) -> tuple[dict[str, dict[str, Identity]], dict[str, float | None]]:
     """Everybody's identities, by source and name; and what is to be said of them, averaged over the people."""
-    studio, identities, told = instruments.studio, {}, []
+    studio, identities, described = instruments.studio, {}, []
     for place, (character, person) in enumerate(zip(toy.story.characters, toy.people, strict=True)):
         portraits = make_portraits(studio, character, person, first_seed + place * studio.settings.portraits)
         made, found = make_identities(studio, character, portraits)
         for source, identity in made.items():
             identities.setdefault(source, {})[character.name] = identity
-        told.append(describe_identities(instruments, portraits, found))
-    return identities, {key: mean_of_known([one[key] for one in told]) for key in told[0]}
+        described.append(describe_identities(instruments, portraits, found))
+    return identities, {key: mean_of_known([one[key] for one in described]) for key in described[0]}
 
 
 def describe_identities(
@@ -173,7 +173,7 @@ def drawn_scenes(toy: ToyStory) -> dict[str, list[Scene]]:
 
 
 def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, Seen]:
-    """Those of the cast who are found in a picture, by name; the same rules for every way of drawing."""
+    """Those of the cast who are found in a picture, by name; the same rules for every variant."""
     exact = replace(instruments.studio, settings=replace(instruments.studio.settings, dilate=0))
     layout = exact.find(frame, picture, None)
     return {
@@ -207,18 +207,18 @@ def face_sim(toy: ToyStory, seen: Sequence[Mapping[str, Seen]]) -> float | None:
 
 def measure_faces(toy: ToyStory, seen: Mapping[str, Sequence[Mapping[str, Seen]]]) -> Row:
     """Face-Sim, faces found, and likeness to the drawn person; story means over the people."""
-    faces = {way: faces_of(toy, frames) for way, frames in seen.items()}
-    found = {way: [likeness(one) for one in people] for way, people in faces.items()}
+    faces = {variant: faces_of(toy, frames) for variant, frames in seen.items()}
+    found = {variant: [likeness(one) for one in people] for variant, people in faces.items()}
     true = [stacked(one) for one in faces[DRAWN]]
     to_true = {
-        way: [mean_cosine_between(stacked(own), other) for own, other in zip(people, true, strict=True)]
-        for way, people in faces.items()
-        if way != DRAWN
+        variant: [mean_cosine_between(stacked(own), other) for own, other in zip(people, true, strict=True)]
+        for variant, people in faces.items()
+        if variant != DRAWN
     }
     return {
-        "face_sim": {way: mean_of_known([one.mean for one in people]) for way, people in found.items()},
-        "faces": {way: sum(one.faces for one in people) for way, people in found.items()},
-        "likeness": {way: mean_of_known(people) for way, people in to_true.items()},
+        "face_sim": {variant: mean_of_known([one.mean for one in people]) for variant, people in found.items()},
+        "faces": {variant: sum(one.faces for one in people) for variant, people in found.items()},
+        "likeness": {variant: mean_of_known(people) for variant, people in to_true.items()},
     }
 
 
@@ -237,16 +237,16 @@ def measure_agreement(
     """
     right: dict[str, list[float | None]] = {name: [] for name in (*SCENE, *PERSON)}
     for plan, image, found in zip(plans, images, seen, strict=True):
-        told, read = told_of_scene(plan), probe.read_scene(image)
+        true, read = told_of_scene(plan), probe.read_scene(image)
         for name in SCENE:
-            right[name].append(float(read[name] == told[name]))
+            right[name].append(float(read[name] == true[name]))
         for place, character in enumerate(toy.story.characters):
-            told = told_of_person(plan.people[place], plan.poses[place])
+            true = told_of_person(plan.people[place], plan.poses[place])
             one = found.get(character.name)
             read = probe.read_person(image, one.mask) if one else {}
             for name in PERSON:
                 if name != "clothes" or plan.names_clothes[place]:
-                    right[name].append(float(read.get(name) == told[name]))
+                    right[name].append(float(read.get(name) == true[name]))
     shares = {name: mean_of_known(values) for name, values in right.items()}
     return shares | {
         "scene": mean_of_known([shares[name] for name in SCENE]),

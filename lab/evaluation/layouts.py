@@ -79,14 +79,14 @@ def measure_layouts(instruments: Instruments, toy: ToyStory, first_seed: int, fi
     """Draw a story's templates, re-denoise them with both layouts, and measure all three."""
     studio, identities = instruments.studio, mean_identities(instruments.studio, toy, first_seed)
     frames = [_redraw(studio, toy.story, frame, first_frame + frame.index, identities) for frame in toy.story.frames]
-    pictures = {way: [variants[way].pictures[way] for variants in frames] for way in LAYOUTS}
+    pictures = {source: [variants[source].pictures[source] for variants in frames] for source in LAYOUTS}
     pictures[TEMPLATE] = [variants[DETECTOR].pictures[TEMPLATE] for variants in frames]
-    seen = {way: look_at_all(instruments, toy, images) for way, images in pictures.items()}
+    seen = {source: look_at_all(instruments, toy, images) for source, images in pictures.items()}
     result: dict[str, Any] = {
-        "face_sim": {way: face_sim(toy, found) for way, found in seen.items()},
+        "face_sim": {source: face_sim(toy, found) for source, found in seen.items()},
         "agreement": {
-            way: measure_agreement(instruments.probe, toy.plans, images, seen[way], toy)
-            for way, images in pictures.items()
+            source: measure_agreement(instruments.probe, toy.plans, images, seen[source], toy)
+            for source, images in pictures.items()
         },
     }
     overlaps = [
@@ -96,8 +96,8 @@ def measure_layouts(instruments: Instruments, toy: ToyStory, first_seed: int, fi
         if one.any()
     ]
     result["overlap"] = mean_of_known(overlaps)
-    for way in LAYOUTS:
-        result[way] = _measure_edges(instruments, [variants[way] for variants in frames], way)
+    for source in LAYOUTS:
+        result[source] = _measure_edges(instruments, [variants[source] for variants in frames], source)
     return result
 
 
@@ -108,14 +108,14 @@ def _redraw(
     cache, maps = template_and_maps(studio, story, frame, seed)
     template = studio.picture(cache.final)
     found = {}
-    for way, layout in find_layouts(studio, frame, template, maps).items():
+    for source, layout in find_layouts(studio, frame, template, maps).items():
         again = studio.put_in(frame, cache, layout, identities, silent)
-        pictures = {TEMPLATE: template, way: studio.picture(again)}
-        found[way] = FrameVariants(pictures, {TEMPLATE: cache.final}, layout)
+        pictures = {TEMPLATE: template, source: studio.picture(again)}
+        found[source] = FrameVariants(pictures, {TEMPLATE: cache.final}, layout)
     return found
 
 
-def _measure_edges(instruments: Instruments, frames: Sequence[FrameVariants], way: str) -> dict[str, float | None]:
+def _measure_edges(instruments: Instruments, frames: Sequence[FrameVariants], source: str) -> dict[str, float | None]:
     """What a layout's own final masks leave alone and what not.
 
     Returns:
@@ -127,9 +127,9 @@ def _measure_edges(instruments: Instruments, frames: Sequence[FrameVariants], wa
         if not frame.layout.masks.any():
             continue  # nobody was found, nothing was drawn again
         inside = in_pixels(final_cells(instruments.studio.settings, frame, grown=True))
-        found = psnr(frame.pictures[way], frame.pictures[TEMPLATE], ~inside)
+        found = psnr(frame.pictures[source], frame.pictures[TEMPLATE], ~inside)
         background.append(None if found is None or isinf(found) else found)
         covered.append(float(inside.float().mean()))
-        old, new = (anybody(instruments.detector, frame.pictures[name]) for name in (TEMPLATE, way))
-        ghosts.append(ghost_share(frame.pictures[way], frame.pictures[TEMPLATE], new, old))
+        old, new = (anybody(instruments.detector, frame.pictures[name]) for name in (TEMPLATE, source))
+        ghosts.append(ghost_share(frame.pictures[source], frame.pictures[TEMPLATE], new, old))
     return {"psnr": mean_of_known(background), "covered": mean_of_known(covered), "ghost": mean_of_known(ghosts)}

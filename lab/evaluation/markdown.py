@@ -13,9 +13,9 @@ Rows = Sequence[Mapping[str, Any]]
 Value = Callable[[Mapping[str, Any]], float | None]
 """What is taken out of a row; None where the story has no such value."""
 Of = Callable[[str], Value]
-"""A way to draw to what is taken out of a row for it."""
+"""The name of a drawing mode to what is taken out of a row for it."""
 Columns = Mapping[str, tuple[Of, int, int]]
-"""Titles, and what is shown under them of a way to draw: the value, its scale and digits (see `cell`)."""
+"""Titles, and what is shown under them of a drawing mode: the value, its scale and digits (see `cell`)."""
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -87,13 +87,13 @@ def difference(rows: Rows, value: Value, other: Value, scale: int = 1, digits: i
     return show(found, scale, digits, signed=True)
 
 
-def cells(rows: Rows, way: str, columns: Columns) -> list[str]:
-    """The means of a way to draw, one per column."""
-    return [cell(rows, of(way), scale, digits) for of, scale, digits in columns.values()]
+def cells(rows: Rows, mode: str, columns: Columns) -> list[str]:
+    """The means of a drawing mode, one per column."""
+    return [cell(rows, of(mode), scale, digits) for of, scale, digits in columns.values()]
 
 
 def differences(rows: Rows, one: str, other: str, columns: Columns) -> list[str]:
-    """The differences of two ways to draw, one per column."""
+    """The differences of two drawing modes, one per column."""
     return [difference(rows, of(one), of(other), scale, digits) for of, scale, digits in columns.values()]
 
 

@@ -48,16 +48,6 @@ def paired_differences(values: Sequence[float | None], others: Sequence[float | 
     return [value - other for value, other in pairs if value is not None and other is not None]
 
 
-def mean_pairwise_cosine(vectors: Float[Tensor, "n d"]) -> float | None:
-    """The mean cosine of every two rows, in [-1, 1]; None where there are fewer than two."""
-    count = len(vectors)
-    if count < 2:
-        return None
-    unit = F.normalize(vectors.double(), dim=1)
-    total = unit.sum(dim=0).square().sum() - unit.square().sum()
-    return float(total / (count * (count - 1)))
-
-
 def mean_cosine_between(vectors: Float[Tensor, "n d"], others: Float[Tensor, "k d"]) -> float | None:
     """The mean cosine of every row with every other one; None where either side has no rows."""
     if not len(vectors) or not len(others):
@@ -88,9 +78,9 @@ def same_share(values: Sequence[str | None]) -> float | None:
     return sum(pairs) / len(pairs) if pairs else None
 
 
-def varied_share(read: Sequence[str | None], told: Sequence[str]) -> float | None:
+def varied_share(read: Sequence[str | None], true: Sequence[str]) -> float | None:
     """The share of every two values that differ, of those that are there and should differ; None where none are."""
-    known = [each for each in zip(read, told, strict=True) if each[0] is not None]
+    known = [each for each in zip(read, true, strict=True) if each[0] is not None]
     pairs = [one[0] != other[0] for one, other in combinations(known, 2) if one[1] != other[1]]
     return sum(pairs) / len(pairs) if pairs else None
 
@@ -108,7 +98,7 @@ def ghost_share(
     figure: Bool[Tensor, "h w"],
     old_figure: Bool[Tensor, "h w"],
 ) -> float | None:
-    """How much of somebody who was replaced is still there, beside the one who took the place.
+    """How much of somebody who was replaced is still there, apart from the one who took the place.
 
     The share of the old figure's pixels that are not the new figure's and look as they did (within `UNCHANGED`). None
     where there was no old figure.
@@ -120,7 +110,7 @@ def ghost_share(
 
 
 def seam_step(picture: Float[Tensor, "h w 3"], pasted: Bool[Tensor, "h w"]) -> float | None:
-    """How much sharper a picture is across the edge of what was pasted into it than right beside that edge.
+    """How much sharper a picture is across the edge of what was pasted into it than right next to that edge.
 
     The mean absolute step between the two pixels on either side of the edge, less the mean of the two neighbouring
     parallel steps, over all pixels along the edge: a picture whose own contours do not follow the edge has 0. It is the

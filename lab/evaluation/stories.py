@@ -1,4 +1,4 @@
-"""Stories of the toy world, told in its own words: same number, same story."""
+"""Stories of the toy world, written in its own words: same number, same story."""
 
 from dataclasses import dataclass, replace
 

@@ -7,13 +7,14 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from ...core.identity import mean_pairwise_cosine
 from ...core.shapes import Bool, Float
 from ...core.toyworld.detector import ToyDetector, box_around
 from ...core.toyworld.models import PICTURE_SIDE
 from ...headless.studio import Studio
 from ..toyworld.probe import Probe
 from .auto_masks import LOOKED_AT_STEPS, measure_drawn, measure_maps
-from .drawing_modes import OFF, ON, WAYS, draw_story
+from .drawing_modes import DRAWING_MODES, OFF, ON, draw_story
 from .identitystory import (
     DRAWN,
     FIRST_FRAME,
@@ -35,12 +36,12 @@ from .identitystory import (
     stacked,
 )
 from .layouts import measure_layouts
-from .scores import mean_difference, mean_of_known, mean_pairwise_cosine, psnr, same_share
+from .scores import mean_difference, mean_of_known, psnr, same_share
 from .stories import ToyStory, make_story
 from .variants import NARROW_RANK, counted_evaluations
 
 PORTRAITS = 16
-"""Of whom the identities of re-denoising are the mean."""
+"""The number of portraits whose mean is an identity of re-denoising."""
 REDENOISED = 20
 """How many stories are re-denoised; the first ones."""
 _GROUND = 60
@@ -58,16 +59,16 @@ def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
 def measure_story(
     instruments: Instruments, number: int, redenoised: int = REDENOISED
 ) -> tuple[Row, dict[str, list[Picture]]]:
-    """Draw a story every way and measure it; the first `redenoised` stories are re-denoised too.
+    """Draw a story in every mode and measure it; the first `redenoised` stories are re-denoised too.
 
     Returns:
-        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures, by the way they
-        were drawn, one per frame.
+        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures by mode, one per
+        frame.
     """
     toy, studio = make_story(number), instruments.studio
     first_seed, first_frame = number * SEEDS_PER_STORY, number * SEEDS_PER_STORY + FIRST_FRAME
     with counted_evaluations(studio) as counts:
-        drawn = {way.name: draw_story(studio, toy.story, way, first_frame, LOOKED_AT_STEPS) for way in WAYS}
+        drawn = {mode.name: draw_story(studio, toy.story, mode, first_frame, LOOKED_AT_STEPS) for mode in DRAWING_MODES}
         pictures = {name: each.pictures for name, each in drawn.items()} | drawings(toy)
         seen = {name: look_at_all(instruments, toy, images) for name, images in pictures.items()}
         own = masks_in(seen[ON])
@@ -81,7 +82,7 @@ def measure_story(
 
 
 def measure_frames(instruments: Instruments, toy: ToyStory, pictures: Pictures, seen: SeenBy) -> Row:
-    """What a row says of a story's frames, drawn every way, and of the story itself."""
+    """What a row says of a story's frames, drawn in every mode, and of the story itself."""
     return {
         "story": toy.number,
         "people": [character.description for character in toy.story.characters],
@@ -114,11 +115,11 @@ def masks_in(seen: Sequence[Mapping[str, Seen]]) -> list[dict[str, Bool[Tensor, 
 def measure_looks(probe: Probe, toy: ToyStory, pictures: Pictures, seen: SeenBy) -> Row:
     """How alike people look over the frames, how alike two people look, and what the caption asked for."""
     return {
-        "clothes": {way: measure_clothes(probe, toy, images, seen[way]) for way, images in pictures.items()},
-        "alike": {way: measure_alike(probe, toy, images, seen[way]) for way, images in pictures.items()},
-        "leak": {way: measure_leak(*faces_of(toy, seen[way])) for way in pictures} if len(toy.people) == 2 else None,
+        "clothes": {mode: measure_clothes(probe, toy, images, seen[mode]) for mode, images in pictures.items()},
+        "alike": {mode: measure_alike(probe, toy, images, seen[mode]) for mode, images in pictures.items()},
+        "leak": {mode: measure_leak(*faces_of(toy, seen[mode])) for mode in pictures} if len(toy.people) == 2 else None,
         "agreement": {
-            way: measure_agreement(probe, toy.plans, images, seen[way], toy) for way, images in pictures.items()
+            mode: measure_agreement(probe, toy.plans, images, seen[mode], toy) for mode, images in pictures.items()
         },
     }
 
@@ -131,7 +132,7 @@ def measure_clothes(
     Returns:
         Means over all people, over those whose clothes the caption tells, and over the others.
     """
-    shares: dict[str, list[float | None]] = {"all": [], "told": [], "untold": []}
+    shares: dict[str, list[float | None]] = {"all": [], "told": [], "untold": []}  # names that files of rows have
     for place, character in enumerate(toy.story.characters):
         share = same_share(read_of(probe, character.name, "clothes", pictures, seen))
         shares["all"].append(share)
@@ -207,24 +208,24 @@ def measure_leak(
 
 
 def measure_backgrounds(detector: ToyDetector, pictures: Pictures) -> dict[str, dict[str, float | None]]:
-    """How much backgrounds differ between a story's frames, and between a way and frames drawn by themselves.
+    """How much backgrounds differ between a story's frames, and between a mode and frames drawn by themselves.
 
     Only pixels count in which the detector sees nobody in either picture.
 
     Returns:
-        For every way: `diversity`, the mean absolute difference of every two frames; `change` and `psnr`, the mean
+        For every mode: `diversity`, the mean absolute difference of every two frames; `change` and `psnr`, the mean
         absolute difference from the same frame drawn by itself and the PSNR against it (not for drawings, nor for
         those frames themselves).
     """
-    empty = {way: [~anybody(detector, image) for image in images] for way, images in pictures.items()}
+    empty = {mode: [~anybody(detector, image) for image in images] for mode, images in pictures.items()}
     found = {}
-    for way, images in pictures.items():
-        found[way] = {"diversity": diversity(images, empty[way])}
-        if way not in (OFF, DRAWN, OTHERS):
-            where = [here & there for here, there in zip(empty[way], empty[OFF], strict=True)]
+    for mode, images in pictures.items():
+        found[mode] = {"diversity": diversity(images, empty[mode])}
+        if mode not in (OFF, DRAWN, OTHERS):
+            where = [here & there for here, there in zip(empty[mode], empty[OFF], strict=True)]
             pairs = list(zip(images, pictures[OFF], where, strict=True))
-            found[way]["change"] = mean_of_known([mean_difference(*pair) for pair in pairs])
-            found[way]["psnr"] = mean_of_known([psnr(*pair) for pair in pairs])
+            found[mode]["change"] = mean_of_known([mean_difference(*pair) for pair in pairs])
+            found[mode]["psnr"] = mean_of_known([psnr(*pair) for pair in pairs])
     return found
 
 

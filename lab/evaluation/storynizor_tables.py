@@ -7,7 +7,7 @@ from .layouts import ATTENTION, DETECTOR
 from .markdown import Columns, Of, Rows, about, at, cell, cells, difference, differences, table
 from .variants import TEMPLATE
 
-_WAYS = {
+_DRAWING_MODES = {
     OFF: "every frame by itself (off)",
     HALF: "AMSA, strength 0.5",
     ON: "AMSA (on)",
@@ -32,24 +32,24 @@ def with_people(rows: Rows, people: int) -> Rows:
 
 
 LOOKS: Columns = {
-    "Face-Sim": (lambda way: at("face_sim", way), 1, 3),
-    "same clothes, %": (lambda way: at("clothes", way, "all"), 100, 1),
-    "same clothes where the caption does not tell them, %": (lambda way: at("clothes", way, "untold"), 100, 1),
-    "likeness of figures": (lambda way: at("alike", way), 1, 3),
+    "Face-Sim": (lambda mode: at("face_sim", mode), 1, 3),
+    "same clothes, %": (lambda mode: at("clothes", mode, "all"), 100, 1),
+    "same clothes where the caption does not tell them, %": (lambda mode: at("clothes", mode, "untold"), 100, 1),
+    "likeness of figures": (lambda mode: at("alike", mode), 1, 3),
 }
 """How alike people look."""
 LEAK: Columns = {
-    "of the two in one frame": (lambda way: at("leak", way, "same_frame"), 1, 3),
-    "of the two in different frames": (lambda way: at("leak", way, "other_frames"), 1, 3),
+    "of the two in one frame": (lambda mode: at("leak", mode, "same_frame"), 1, 3),
+    "of the two in different frames": (lambda mode: at("leak", mode, "other_frames"), 1, 3),
 }
 """How alike the faces of two people are."""
 
 
 def _people_table(rows: Rows) -> str:
     wanted, lines = sum(row["faces_wanted"] for row in rows), []
-    for way, label in (_WAYS | OF_DRAWINGS).items():
-        found = sum(row["faces"][way] for row in rows)
-        lines.append((label, *cells(rows, way, LOOKS), f"{found} of {wanted}"))
+    for mode, label in (_DRAWING_MODES | OF_DRAWINGS).items():
+        found = sum(row["faces"][mode] for row in rows)
+        lines.append((label, *cells(rows, mode, LOOKS), f"{found} of {wanted}"))
     return table(("**The same person over the frames**", *LOOKS, "faces found"), lines)
 
 
@@ -65,7 +65,7 @@ def _people_differences(rows: Rows) -> str:
 def _two_people_table(rows: Rows) -> str:
     pairs = with_people(rows, 2)
     columns: Columns = {"Face-Sim of one and the same": LOOKS["Face-Sim"], **LEAK}
-    lines = [(label, *cells(pairs, way, columns)) for way, label in (_WAYS | OF_DRAWINGS).items()]
+    lines = [(label, *cells(pairs, mode, columns)) for mode, label in (_DRAWING_MODES | OF_DRAWINGS).items()]
     for one, other in (*_PAIRS[:3], (ON, MIXED)):
         lines.append((f"{one} − {other}", *differences(pairs, one, other, columns)))
     return table(("**Stories of two people**", *columns), lines)
@@ -75,8 +75,8 @@ def _agreement_table(rows: Rows) -> str:
     lines = []
     for name in ("scene", *SCENE, "person", *PERSON):
         label = f"**{name}**" if name in ("scene", "person") else name
-        of = {way: at("agreement", way, name) for way in (OFF, HALF, ON, MIXED, DRAWN)}
-        shown = [cell(rows, of[way], 100, 1) for way in (OFF, HALF, ON, DRAWN)]
+        of = {mode: at("agreement", mode, name) for mode in (OFF, HALF, ON, MIXED, DRAWN)}
+        shown = [cell(rows, of[mode], 100, 1) for mode in (OFF, HALF, ON, DRAWN)]
         shown += [difference(rows, of[one], of[OFF], 100, 1) for one in (ON, HALF)]
         shown.append(difference(with_people(rows, 2), of[ON], of[MIXED], 100, 1))
         lines.append((label, *shown))
@@ -86,11 +86,11 @@ def _agreement_table(rows: Rows) -> str:
 
 def _background_table(rows: Rows) -> str:
     lines = []
-    for way, label in (_WAYS | OF_DRAWINGS).items():
-        change = [] if way in (OFF, *OF_DRAWINGS) else [cell(rows, at("background", way, "change"), 255, 1)]
-        change += [cell(rows, at("background", way, "psnr"), 1, 1)] if change else ["", ""]
-        lines.append((label, cell(rows, at("background", way, "diversity"), 255, 1), *change))
-    of: Of = lambda way: at("background", way, "diversity")  # noqa: E731
+    for mode, label in (_DRAWING_MODES | OF_DRAWINGS).items():
+        change = [] if mode in (OFF, *OF_DRAWINGS) else [cell(rows, at("background", mode, "change"), 255, 1)]
+        change += [cell(rows, at("background", mode, "psnr"), 1, 1)] if change else ["", ""]
+        lines.append((label, cell(rows, at("background", mode, "diversity"), 255, 1), *change))
+    of: Of = lambda mode: at("background", mode, "diversity")  # noqa: E731
     for one, other in _PAIRS:
         lines.append((f"{one} − {other}", difference(rows, of(one), of(other), 255, 2), "", ""))
     titles = ("between two frames, levels of 255", "against off, levels of 255", "against off, PSNR in dB")
@@ -127,16 +127,16 @@ def _running_masks_table(rows: Rows) -> str:
 def _layout_table(rows: Rows) -> str:
     drawn = [row for row in rows if row["layouts"]]
     values: Columns = {
-        "Face-Sim": (lambda way: at("layouts", "face_sim", way), 1, 3),
-        "scene as the caption says, %": (lambda way: at("layouts", "agreement", way, "scene"), 100, 1),
-        "person as the caption says, %": (lambda way: at("layouts", "agreement", way, "person"), 100, 1),
-        "background outside the final masks, PSNR in dB": (lambda way: at("layouts", way, "psnr"), 1, 1),
-        "share of the picture inside them, %": (lambda way: at("layouts", way, "covered"), 100, 1),
-        "left of the old figure, %": (lambda way: at("layouts", way, "ghost"), 100, 2),
+        "Face-Sim": (lambda mode: at("layouts", "face_sim", mode), 1, 3),
+        "scene as the caption says, %": (lambda mode: at("layouts", "agreement", mode, "scene"), 100, 1),
+        "person as the caption says, %": (lambda mode: at("layouts", "agreement", mode, "person"), 100, 1),
+        "background outside the final masks, PSNR in dB": (lambda mode: at("layouts", mode, "psnr"), 1, 1),
+        "share of the picture inside them, %": (lambda mode: at("layouts", mode, "covered"), 100, 1),
+        "left of the old figure, %": (lambda mode: at("layouts", mode, "ghost"), 100, 2),
     }
     lines = []
     for title, (of, scale, digits) in values.items():
-        shown = [cell(drawn, of(way), scale, digits) for way in _LAYOUTS]
+        shown = [cell(drawn, of(mode), scale, digits) for mode in _LAYOUTS]
         lines.append((title, *shown, difference(drawn, of(ATTENTION), of(DETECTOR), scale, digits)))
     lines.append(("masks, IoU of the one with the other", "", "", cell(drawn, at("layouts", "overlap")), ""))
     titles = (*_LAYOUTS.values(), "attention − detector")

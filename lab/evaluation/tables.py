@@ -75,7 +75,7 @@ def _agreement_table(rows: Rows) -> str:
     lines = []
     for name in ("scene", *SCENE, "person", *PERSON):
         label = {"scene": "**scene**", "person": "**person**"}.get(name, name)
-        cells = [cell(rows, at("agreement", way, name), 100, 1) for way in _READ]
+        cells = [cell(rows, at("agreement", variant, name), 100, 1) for variant in _READ]
         for other in (TEMPLATE, DIRECT):
             both = at("agreement", "discovered", name), at("agreement", other, name)
             cells.append(difference(rows, *both, scale=100, digits=1))
@@ -101,8 +101,10 @@ def _background_table(rows: Rows) -> str:
 def _edge_table(rows: Rows) -> str:
     lines = []
     for key, label, scale in (("ghost", "ghost, % of the old figure", 100), ("seam", "seam, levels of 255", 1)):
-        values = {way: [row["edges"][way].get(key) for row in rows] for way in ("discovered", FIXED)}
-        cells = [show([each for each in values[way] if each is not None], scale, 2) for way in (FIXED, "discovered")]
+        values = {variant: [row["edges"][variant].get(key) for row in rows] for variant in ("discovered", FIXED)}
+        cells = [
+            show([each for each in values[variant] if each is not None], scale, 2) for variant in (FIXED, "discovered")
+        ]
         difference = paired_differences(values["discovered"], values[FIXED])
         lines.append((label, *cells, show(difference, scale, 2, signed=True)))
     return table(("**Edges of the masks**", "fixed", "progressive", "progressive − fixed"), lines)

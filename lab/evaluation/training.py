@@ -30,7 +30,7 @@ from ..toyworld.probe import Probe
 from ..toyworld.weight_files import weight_file
 from ..toyworld.world import draw
 from .auto_masks import layout_of, measure_maps
-from .drawing_modes import OFF, ON, DrawnStory, Way, draw_story
+from .drawing_modes import OFF, ON, DrawingMode, DrawnStory, draw_story
 from .identitystory import (
     DRAWN,
     FIRST_FRAME,
@@ -56,18 +56,18 @@ LORAS = {NO_LORA: "base", WITHOUT: "without mask loss", WITH: "with mask loss"}
 INJECTOR = "injector"
 ON_WITHOUT, ON_WITH, OFF_WITH = "on, without mask loss", "on, with mask loss", "off, with mask loss"
 
-WAYS = (
-    Way(OFF, Sharing(strength=0.0)),
-    Way(ON, Sharing()),
-    Way(ON_WITHOUT, Sharing(), WITHOUT),
-    Way(ON_WITH, Sharing(), WITH),
-    Way(OFF_WITH, Sharing(strength=0.0), WITH),
-    *(Way(mode, Sharing(), WITH, mode) for mode in MODES),
+DRAWING_MODES = (
+    DrawingMode(OFF, Sharing(strength=0.0)),
+    DrawingMode(ON, Sharing()),
+    DrawingMode(ON_WITHOUT, Sharing(), WITHOUT),
+    DrawingMode(ON_WITH, Sharing(), WITH),
+    DrawingMode(OFF_WITH, Sharing(strength=0.0), WITH),
+    *(DrawingMode(mode, Sharing(), WITH, mode) for mode in MODES),
 )
 """Those that show references come after the one that is the same without."""
 REFERENCES = "references"
 """The reference pictures, on the figure."""
-_SEED = 2  # beside a story's number; `toyworld.drawn_scenes` has 1
+_SEED = 2  # together with a story's number; `toyworld.drawn_scenes` has 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Trained:
     Args:
         studios: By the LoRA that is merged into their UNet.
         injector: The adapter.
-        reader: Of reference pictures, for it.
+        reader: Reads reference pictures for the adapter.
     """
 
     studios: Mapping[str, Studio]
@@ -87,11 +87,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class References:
-    """Pictures of one person, and what the injector is told of them.
+    """Pictures of one person, and what the injector reads of them.
 
     Args:
         pictures: One per frame.
-        features: Of all of them.
+        features: The features of all the pictures.
         faces: Unit vectors, by the recogniser.
     """
 
@@ -117,9 +117,9 @@ def files_in(weights: Path) -> dict[str, Path]:
 
 
 def made_with(weights: Path) -> dict[str, Any]:
-    """What the numbers depend on besides the settings: the ways to draw, and the weights' content."""
+    """What the numbers depend on besides the settings: the drawing modes, and the weights' content."""
     return {
-        "ways": [asdict(way) for way in WAYS],
+        "drawing_modes": [asdict(mode) for mode in DRAWING_MODES],
         "trained": {name: mark_of(path) for name, path in files_in(weights).items()},
     }
 
@@ -142,11 +142,11 @@ def open_trained(studio: Studio, weights: Path, reader: FeatureReader) -> Traine
 
 
 def measure_story(instruments: Instruments, trained: Trained, number: int) -> tuple[Row, dict[str, list[Picture]]]:
-    """Draw a story every way and measure it.
+    """Draw a story in every mode and measure it.
 
     Returns:
-        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures, by the way they
-        were drawn, one per frame, with the reference pictures.
+        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures, by the mode they
+        were drawn in, one per frame, with the reference pictures.
     """
     toy, first_frame = make_story(number), number * SEEDS_PER_STORY + FIRST_FRAME
     references = make_references(trained.reader, toy)
@@ -159,7 +159,7 @@ def measure_story(instruments: Instruments, trained: Trained, number: int) -> tu
         row = {
             **measure_frames(instruments, toy, pictures, seen),
             "poses": {
-                way: measure_poses(instruments.probe, toy, images, seen[way]) for way, images in pictures.items()
+                mode: measure_poses(instruments.probe, toy, images, seen[mode]) for mode, images in pictures.items()
             },
             "to_references": measure_to_references(toy, references, seen),
             "drawn_masks": {
@@ -177,20 +177,20 @@ def measure_story(instruments: Instruments, trained: Trained, number: int) -> tu
 def draw_ways(
     trained: Trained, toy: ToyStory, references: Mapping[str, References], first_seed: int
 ) -> dict[str, DrawnStory]:
-    """A story, drawn every way.
+    """A story, drawn in every mode.
 
     A face acts everywhere where there is one person, as in training; of two people each acts where attention sees them
     after the last step of the same drawing without references.
     """
     story, features = toy.story, {name: own.features for name, own in references.items()}
     drawn: dict[str, DrawnStory] = {}
-    for way in WAYS:
-        studio, hook = trained.studios[way.lora], unchanged
+    for mode in DRAWING_MODES:
+        studio, hook = trained.studios[mode.lora], unchanged
         last = studio.settings.steps
-        if way.references:
+        if mode.references:
             layouts = layouts_of(toy, drawn[ON_WITH].maps[last]) if len(toy.people) > 1 else ()
-            hook = inject_story(trained.injector, story, features, way.references, seed=first_seed, layouts=layouts)
-        drawn[way.name] = draw_story(studio, story, way, first_seed, (last,), hook)
+            hook = inject_story(trained.injector, story, features, mode.references, seed=first_seed, layouts=layouts)
+        drawn[mode.name] = draw_story(studio, story, mode, first_seed, (last,), hook)
     return drawn
 
 
@@ -260,8 +260,8 @@ def measure_to_references(toy: ToyStory, references: Mapping[str, References], s
     """Face-Sim(R): the mean cosine of faces in the frames with those of the references; the mean over the people."""
     people = [references[character.name].faces for character in toy.story.characters]
     return {
-        way: mean_of_known([_likeness(own, faces) for own, faces in zip(faces_of(toy, frames), people, strict=True)])
-        for way, frames in seen.items()
+        mode: mean_of_known([_likeness(own, faces) for own, faces in zip(faces_of(toy, frames), people, strict=True)])
+        for mode, frames in seen.items()
     }
 
 

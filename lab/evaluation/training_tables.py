@@ -9,9 +9,9 @@ from .storynizor_tables import LEAK, LOOKS, MASKS, OF_DRAWINGS, with_people
 from .training import LORAS, OFF_WITH, ON_WITH, ON_WITHOUT
 
 Pairs = Iterable[tuple[str, str]]
-"""Ways to draw: the second is taken from the first."""
+"""Drawing modes: the second is subtracted from the first."""
 
-_SYNCHRONIZED = {way: way for way in (OFF, ON, ON_WITHOUT, ON_WITH, OFF_WITH)}
+_SYNCHRONIZED = {mode: mode for mode in (OFF, ON, ON_WITHOUT, ON_WITH, OFF_WITH)}
 _OF_SYNCHRONIZED = (
     (ON, OFF), (ON_WITHOUT, ON), (ON_WITH, ON), (ON_WITH, ON_WITHOUT), (ON_WITH, OFF), (OFF_WITH, OFF),
     (ON_WITH, OFF_WITH),
@@ -43,27 +43,27 @@ def make_tables(rows: Rows) -> str:
     return "\n\n".join(parts)
 
 
-def _table(title: str, rows: Rows, ways: Mapping[str, str], pairs: Pairs, columns: Columns) -> str:
-    """Ways to draw, then differences of them."""
-    lines = [(label, *cells(rows, way, columns)) for way, label in ways.items()]
+def _table(title: str, rows: Rows, modes: Mapping[str, str], pairs: Pairs, columns: Columns) -> str:
+    """Drawing modes, then differences of them."""
+    lines = [(label, *cells(rows, mode, columns)) for mode, label in modes.items()]
     for one, other in pairs:
-        lines.append((f"{ways[one]} − {ways[other]}", *differences(rows, one, other, columns)))
+        lines.append((f"{modes[one]} − {modes[other]}", *differences(rows, one, other, columns)))
     return table((title, *columns), lines)
 
 
-def _share_of_faces(way: str) -> Value:
-    return lambda row: row["faces"][way] / row["faces_wanted"]
+def _share_of_faces(mode: str) -> Value:
+    return lambda row: row["faces"][mode] / row["faces_wanted"]
 
 
 def _agreement(what: str) -> Of:
-    return lambda way: at("agreement", way, what)
+    return lambda mode: at("agreement", mode, what)
 
 
 def _overlaps(key: str, *level: str) -> Columns:
     """Columns of masks: on the grid and at the picture's size, of stories of one person and of two."""
 
     def of(where: str, people: int) -> Of:
-        return lambda way: lambda row: at(key, way, *level, where)(row) if len(row["people"]) == people else None
+        return lambda mode: lambda row: at(key, mode, *level, where)(row) if len(row["people"]) == people else None
 
     kinds = [(where, people) for where in ("grid", "picture") for people in (1, 2)]
     return {title: (of(*kind), 1, 3) for title, kind in zip(MASKS, kinds, strict=True)}
@@ -72,18 +72,18 @@ def _overlaps(key: str, *level: str) -> Columns:
 _FACES: Columns = {**LOOKS, "faces found, %": (_share_of_faces, 100, 1)}
 _AGREEMENT: Columns = {what: (_agreement(what), 100, 1) for what in ("scene", "person", "word", "hair", "pose")}
 _BACKGROUND: Columns = {
-    "between two frames, levels of 255": (lambda way: at("background", way, "diversity"), 255, 1),
-    "against off, levels of 255": (lambda way: at("background", way, "change"), 255, 1),
+    "between two frames, levels of 255": (lambda mode: at("background", mode, "diversity"), 255, 1),
+    "against off, levels of 255": (lambda mode: at("background", mode, "change"), 255, 1),
 }
 _LORAS = {_BASE: "no synchronizer", _WITHOUT: f"synchronizer {_WITHOUT}", _WITH: f"synchronizer {_WITH}"}
 _OF_LORAS = ((_WITHOUT, _BASE), (_WITH, _BASE), (_WITH, _WITHOUT))
 _DRAWN_MASKS = _overlaps("drawn_masks", "steady")
 _RUNNING_MASKS = _overlaps("running_masks")
 _REFERENCES: Columns = {
-    "Face-Sim(R)": (lambda way: at("to_references", way), 1, 3),
-    "Face-Sim": (lambda way: at("face_sim", way), 1, 3),
+    "Face-Sim(R)": (lambda mode: at("to_references", mode), 1, 3),
+    "Face-Sim": (lambda mode: at("face_sim", mode), 1, 3),
     "pose as the caption says, %": (_agreement("pose"), 100, 1),
-    "poses that differ where the captions' do, %": (lambda way: at("poses", way), 100, 1),
+    "poses that differ where the captions' do, %": (lambda mode: at("poses", mode), 100, 1),
 }
 _LEAK: Columns = {f"faces {title}": column for title, column in LEAK.items()}
 _REST: Columns = {

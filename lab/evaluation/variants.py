@@ -1,4 +1,4 @@
-"""The ways to draw a story that are compared with each other, on the same starting noise."""
+"""The variants of drawing a story that are compared with each other, on the same starting noise."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,8 +45,8 @@ class Portraits:
 
     Args:
         pictures: By the base model, from the description alone.
-        embeddings: Of them.
-        true_embeddings: Of as many drawings of one person who fits the description.
+        embeddings: The embeddings of these pictures.
+        true_embeddings: The embeddings of as many drawings of one person who fits the description.
     """
 
     pictures: Float[Tensor, "m h w 3"]
@@ -56,12 +56,12 @@ class Portraits:
 
 @dataclass(frozen=True)
 class FrameVariants:
-    """One frame, drawn every way.
+    """One frame, drawn in every variant.
 
     Args:
         pictures: By name, in the order of `VARIANTS`.
         latents: Those that are compared: of the template, the discovered identity and the fixed masks.
-        layout: Of the template.
+        layout: The template's layout.
     """
 
     pictures: dict[str, Float[Tensor, "h w 3"]]
@@ -106,12 +106,12 @@ def make_identities(
 def draw_variants(
     studio: Studio, frame: Frame, seed: int, identities: Mapping[str, Mapping[str, Identity]]
 ) -> FrameVariants:
-    """Draw a frame every way.
+    """Draw a frame in every variant.
 
     Args:
         studio: Its settings say how; characters who are not found in the template stay as they were drawn.
         frame: What to show.
-        seed: Of the starting noise of all variants.
+        seed: The seed of the starting noise of all variants.
         identities: By source, then by the character's name.
     """
     cache = studio.sample_frame(frame, seed, silent)

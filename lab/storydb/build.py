@@ -1,7 +1,7 @@
 """StoryDB (Storynizor, section 4): groups of pictures of the same characters, made of folders that a user has.
 
 `build_storydb` reads pictures and captions, drops what does not fit, finds the words by which a group's captions name
-the character and the masks of where it is, and writes one file per group of 5 to 12 pictures beside `manifest.json`.
+the character and the masks of where it is, and writes one file per group of 5 to 12 pictures next to `manifest.json`.
 `storydb_reader` reads it. Where the paper downloads and has a language model write captions, the user brings both.
 
     SOURCE/mia/01.jpg, 01.txt, 02.jpg, ...         one folder per character (or per set of characters)
@@ -23,7 +23,7 @@ from ...core.identity import PACK_VERSION
 from ...core.locking import locked
 from ...core.quoting import quote
 from ...headless.run_files import mark_of, write_json
-from .group_filter import LOOSE, Drop, Kept, Sieve, about_member, clusters
+from .group_filter import LOOSE, Drop, GroupFilter, Kept, about_member, clusters
 from .manifest import FORMAT, GROUPS, find_storydb
 from .measures import Measures
 from .pictures import stored_picture
@@ -49,7 +49,7 @@ def build_storydb(
 
     A source (a folder, or a set of loose pictures that are alike) is done again only if one of its pictures, captions
     or names changed, or the settings or models did, or a file of it is gone; the files of the others are not touched.
-    A new file stands beside the old one until the manifest names it: whenever the process is killed, the manifest
+    Old and new file both stay until the manifest names it: whenever the process is killed, the manifest
     names whole files only, and the same call goes on from there. One process at a time can build in a folder.
 
     Args:
@@ -107,16 +107,16 @@ class _Builder:
         """Sources of loose pictures that show the same character; found again only if one of them changed."""
         before, mark = self.manifest["sources"].get(LOOSE, {}), self._fingerprint(loose)
         if before.get("fingerprint") != mark or not _are_sets_of(before.get("clusters"), loose.files):
-            sieve = Sieve(self._root, loose, self._settings, self._measures)
-            files, vectors = sieve.vectors()
+            group_filter = GroupFilter(self._root, loose, self._settings, self._measures)
+            files, vectors = group_filter.vectors()
             numbers = clusters(vectors, self._settings.cluster).tolist()
             sets: dict[int, list[str]] = {}
             for file, number in zip(files, numbers, strict=True):
                 sets.setdefault(number, []).append(file)
-            self._record(LOOSE, {"fingerprint": mark, "clusters": list(sets.values())}, [], sieve.drops)
-        told = loose.captions
+            self._record(LOOSE, {"fingerprint": mark, "clusters": list(sets.values())}, [], group_filter.drops)
+        captions = loose.captions
         return [
-            Source(f"{LOOSE}{each[0]}", tuple(each), {file: told[file] for file in each if file in told})
+            Source(f"{LOOSE}{each[0]}", tuple(each), {file: captions[file] for file in each if file in captions})
             for each in self.manifest["sources"][LOOSE]["clusters"]
         ]
 
@@ -127,10 +127,10 @@ class _Builder:
         there = all((self._out / entry["file"]).exists() for entry in self._groups_of(source.name))
         if before.get("fingerprint") == mark and there:
             return
-        sieve = Sieve(self._root, source, self._settings, self._measures)
-        kept = sieve.groups()
+        group_filter = GroupFilter(self._root, source, self._settings, self._measures)
+        kept = group_filter.groups()
         entries = [self._write(source, number, mark, each) for number, each in enumerate(kept, start=1)]
-        self._record(source.name, {"fingerprint": mark}, entries, sieve.drops)
+        self._record(source.name, {"fingerprint": mark}, entries, group_filter.drops)
 
     def finish(self, names: set[str]) -> None:
         """Forget sources that are gone, and delete the files of groups that the manifest does not name.
@@ -192,7 +192,7 @@ class _Builder:
         write_json(self._out / "manifest.json", self.manifest)
 
     def _fingerprint(self, source: Source) -> str:
-        """Of everything that a source's groups depend on."""
+        """A hash of everything that a source's groups depend on."""
         inputs = {
             "format": FORMAT,
             "settings": self._settings.record(),

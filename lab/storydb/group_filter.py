@@ -26,7 +26,7 @@ from .settings import StoryDBSettings
 from .sources import Source
 
 LOOSE = "loose/"
-"""The source of the pictures that lie beside the folders; no folder is called so."""
+"""The source of the pictures that lie next to the folders; no folder has this name."""
 _GREY = 0.5
 
 
@@ -53,7 +53,7 @@ class Member:
 
     Args:
         file: Its path below the root.
-        caption: What is told of it.
+        caption: Its caption.
         masks: Where the characters are: a palette PNG as `headless.files.mask_picture` makes it.
     """
 
@@ -79,7 +79,7 @@ class _Seen:
     looks: tuple[Tensor | None, ...]
 
 
-class Sieve:
+class GroupFilter:
     """Makes groups of one source's pictures. What does not pass is in `drops`, with the reason.
 
     Pictures are read one at a time and let go again; of a picture that passes, its masks and vectors are kept.
@@ -112,7 +112,7 @@ class Sieve:
         return self._divided([each.member for each in seen], characters)
 
     def vectors(self) -> tuple[list[str], Float[Tensor, "n d"]]:
-        """Files whose character could be told from others, with the unit vectors of the face (or the look).
+        """Files whose character could be distinguished from others, with the unit vectors of the face (or the look).
 
         The class word is looked for in the picture's own caption; without a caption, any of the settings' words counts.
 
@@ -122,7 +122,7 @@ class Sieve:
         self._drop_refused()
         if self._source.files and self._measures.identity is None and self._measures.look is None:
             raise ValueError(
-                "Loose pictures are told apart by faces or by CLIP, and neither is given: name a model, or put the "
+                "Loose pictures are grouped by faces or by CLIP, and neither is given: name a model, or put the "
                 "pictures into one folder per character."
             )
         found: dict[str, Tensor] = {}
@@ -163,13 +163,15 @@ class Sieve:
         captions = {file: self._source.captions.get(file, "") for file in files}
         bare = [file for file, caption in captions.items() if not caption]
         if bare and self._measures.caption is not None:
-            told = self._measures.caption([self._root / file for file in bare])
-            if len(told) != len(bare):
-                raise ValueError(f"The captioner gave {len(told)} captions for {len(bare)} pictures; one each, please.")
-            captions.update((file, " ".join(text.split())) for file, text in zip(bare, told, strict=True))
+            texts = self._measures.caption([self._root / file for file in bare])
+            if len(texts) != len(bare):
+                raise ValueError(
+                    f"The captioner gave {len(texts)} captions for {len(bare)} pictures; it must give one each."
+                )
+            captions.update((file, " ".join(text.split())) for file, text in zip(bare, texts, strict=True))
         for file, caption in captions.items():
             if not caption:
-                self._drop(file, "no caption", "no .txt beside it, no line in a metadata.jsonl, and no captioner")
+                self._drop(file, "no caption", "no .txt of its name, no line in a metadata.jsonl, and no captioner")
         return {file: caption for file, caption in captions.items() if caption}
 
     def _fits(self, file: str, caption: str) -> bool:

@@ -43,7 +43,7 @@ class Measures:
         agreement: How well a caption fits a picture; the higher the better.
         aesthetic: How good a picture is; the higher the better.
         caption: Captions for pictures that have none.
-        tokenizer: Of the model to be trained; captions longer than it reads are dropped.
+        tokenizer: The tokenizer of the model to be trained; captions longer than it reads are dropped.
         names: What each of them is: part of what groups are made from, a change makes them anew.
     """
 
@@ -151,16 +151,16 @@ class ToyAgreement:
 
     @torch.no_grad()
     def __call__(self, picture: Picture, caption: str) -> float:
-        """The geometric mean of the probabilities of what is told, each at least 0.01; in (0, 1].
+        """The geometric mean of the probabilities of what the caption says, each at least 0.01; in (0, 1].
 
-        What is told of people counts for whoever in the picture has most of it. A thing that is not told is not there.
+        What it says of people counts for whoever in the picture has most of it. A thing it does not name is not there.
         Of a close-up, which the probe cannot read, it is the fourth root of the class word's, as in the detector.
         """
         people = self.detector.people(picture)
         scene = self._read(picture, torch.zeros(picture.shape[:2], dtype=torch.bool))
-        persons = [self._read(picture, person.mask) | _told_by(person) for person in people]
+        persons = [self._read(picture, person.mask) | _words_of(person) for person in people]
         chances = []
-        for attribute, option in _told(caption).items():
+        for attribute, option in _said_in(caption).items():
             place = ATTRIBUTES[attribute].index(option)
             seen = [scene] if attribute in SCENE else persons
             chances.append(max((float(each[attribute][place]) for each in seen), default=0.0))
@@ -172,12 +172,12 @@ class ToyAgreement:
         return {name: each[0].softmax(dim=0) for name, each in zip(ATTRIBUTES, split(logits), strict=True)}
 
 
-def _told_by(person: Found) -> dict[str, Tensor]:
+def _words_of(person: Found) -> dict[str, Tensor]:
     """The detector's word for somebody, which is surer than the probe's."""
     return {"word": person.words}
 
 
-def _told(caption: str) -> dict[str, str]:
+def _said_in(caption: str) -> dict[str, str]:
     """What a caption of the toy world says, by attributes of the probe; poses, which are often left out, are not read.
 
     Of several people, the first one's looks.
@@ -192,10 +192,10 @@ def _told(caption: str) -> dict[str, str]:
         "clothes": rf"\b({one_of(CLOTHES_COLOURS)}) (?:{one_of(GARMENTS)})\b",
     }
     found = {name: re.search(pattern, caption.lower()) for name, pattern in patterns.items()}
-    told = {name: match[1] for name, match in found.items() if match}
+    said = {name: match[1] for name, match in found.items() if match}
     if _is_close_up(caption):
-        return {name: option for name, option in told.items() if name == "word"}
-    return {"hour": "day", "prop": NO_PROP, **told}
+        return {name: option for name, option in said.items() if name == "word"}
+    return {"hour": "day", "prop": NO_PROP, **said}
 
 
 def _is_close_up(caption: str) -> bool:

@@ -29,7 +29,7 @@ def shared_phrase(captions: Sequence[str], word: str, least_share: float | int =
     count; commas and the like do, so that the tokens are the same everywhere.
 
     Args:
-        captions: Of one group.
+        captions: The captions of one group.
         word: The class word.
         least_share: 0 to 1.
 

@@ -32,10 +32,10 @@ class StoryDBReader:
     `least` pictures remain is skipped. Both are logged and counted, in the processes of a DataLoader too.
 
     Args:
-        folder: Of the StoryDB.
-        height: Of the pictures, in pixels.
-        width: Of the pictures, in pixels.
-        seed: Of the order and of the choice of pictures.
+        folder: The StoryDB's folder.
+        height: The pictures' height in pixels.
+        width: The pictures' width in pixels.
+        seed: The seed of the order and of the choice of pictures.
         frames: Pictures per group, chosen anew each time; groups that have fewer are skipped. 0: all of them.
         least: Pictures below which a group is skipped, where `frames` is 0.
 

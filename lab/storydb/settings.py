@@ -85,8 +85,8 @@ TOYWORLD_STORYDB: Mapping[str, Any] = {
 """What suits the toy world where it differs from the defaults.
 
 Chosen by looking at people whose looks its networks were trained on. Identity, 40 people with 8 pictures each: the
-median cosine to the same person's other faces was above 0.78 for 99.5 % (least 0.72); that of somebody else of whom the
-same is told, below 0.64 for 99 % (most 0.74). Agreement, 320 pictures: their own captions had 0.48 or more, those of
-other scenes 0.22 or less for 98 % (most 0.46). Cluster: 10 people with 8 pictures each came apart as they should in all
-of five draws at 0.75 and 0.8, and in three of them at 0.6.
+median cosine to the same person's other faces was above 0.78 for 99.5 % (least 0.72); that of somebody else with
+the same caption, below 0.64 for 99 % (most 0.74). Agreement, 320 pictures: their own captions had 0.48 or more, those
+of other scenes 0.22 or less for 98 % (most 0.46). Cluster: 10 people with 8 pictures each came apart as they should in
+all of five draws at 0.75 and 0.8, and in three of them at 0.6.
 """

@@ -1,4 +1,4 @@
-"""What a StoryDB is built from: a user's folders of pictures, and the captions that lie beside them."""
+"""What a StoryDB is built from: a user's folders of pictures, and their captions."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,12 +38,13 @@ class Source:
 
 
 def find_sources(root: Path) -> tuple[list[Source], Source | None]:
-    """The folders of characters, and the loose pictures that lie beside them.
+    """The folders of characters, and the loose pictures that lie next to them.
 
     Every folder directly in `root` is one set of characters, with all pictures in it and below. Names that begin with
-    a dot are left out; symbolic links are followed where they stay inside `root`. A caption is the text of the `.txt`
-    beside a picture, or of its line in a `metadata.jsonl` in the picture's folder or one above it: `{"file_name": ...,
-    "text": ...}`, as Hugging Face's imagefolder has it. All text is UTF-8, with or without a byte order mark.
+    a dot are left out; symbolic links are followed where they stay inside `root`. A caption is the text of a
+    picture's `.txt`, which has its name, or of its line in a `metadata.jsonl` in the picture's folder or one above it:
+    `{"file_name": ..., "text": ...}`, as Hugging Face's imagefolder has it. All text is UTF-8, with or without
+    a byte order mark.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -52,14 +53,14 @@ def find_sources(root: Path) -> tuple[list[Source], Source | None]:
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {quote(str(root))}.")
     found = walk(root)
-    told = _read_metadata(root, found)
+    metadata = _read_metadata(root, found)
     pictures = [file for file in found.files if PurePath(file).suffix.lower() in PICTURE_TYPES]
     if not pictures:
         left_out = f" Left out are {quote_all(found.refused)}, links that lead outside." if found.refused else ""
         expected = ", ".join(PICTURE_TYPES)
         raise ValueError(f"There are no pictures in {quote(str(root))}; expected {expected}.{left_out}")
-    parts = _by_source(pictures, told, found.refused)
-    sources = {name: _source(root, name, each, told, found) for name, each in parts.items()}
+    parts = _by_source(pictures, metadata, found.refused)
+    sources = {name: _source(root, name, each, metadata, found) for name, each in parts.items()}
     loose = sources.pop("", None)
     return list(sources.values()), loose
 
@@ -74,13 +75,15 @@ def _by_source(*kinds: Iterable[str]) -> dict[str, tuple[list[str], ...]]:
     return dict(sorted(parts.items()))
 
 
-def _source(root: Path, name: str, parts: tuple[list[str], ...], told: Mapping[str, str], found: FoundFiles) -> Source:
-    """One folder's pictures, or the loose ones; of its parts the pictures, what is told of, and what is refused."""
+def _source(
+    root: Path, name: str, parts: tuple[list[str], ...], metadata: Mapping[str, str], found: FoundFiles
+) -> Source:
+    """One folder's pictures, or the loose ones; of its parts the pictures, their captions, and what is refused."""
     pictures, described, left_out = parts
     refused = {file: found.refused[file] for file in left_out}
     files, captions = [], {}
     for file in pictures:
-        text = _caption(root, file, told.get(file, ""), found)
+        text = _caption(root, file, metadata.get(file, ""), found)
         if isinstance(text, Refusal):
             refused[file] = text
             continue
@@ -94,28 +97,28 @@ def _source(root: Path, name: str, parts: tuple[list[str], ...], told: Mapping[s
     return Source(name, tuple(files), captions, people, dict(sorted(refused.items())))
 
 
-def _caption(root: Path, picture: str, told: str, found: FoundFiles) -> str | Refusal:
+def _caption(root: Path, picture: str, from_metadata: str, found: FoundFiles) -> str | Refusal:
     """The caption of a picture, empty where there is none."""
-    beside = PurePath(picture).with_suffix(".txt")
-    if why := found.refused.get(beside.as_posix()):
-        return Refusal("unreadable caption", f"{beside.name}: {why.detail}")
-    if beside.as_posix() not in found.files:
-        return told
+    text_file = PurePath(picture).with_suffix(".txt")
+    if why := found.refused.get(text_file.as_posix()):
+        return Refusal("unreadable caption", f"{text_file.name}: {why.detail}")
+    if text_file.as_posix() not in found.files:
+        return from_metadata
     try:
-        if (root / beside).stat().st_size > _LONGEST_CAPTION:
-            return Refusal("caption too long", f"{beside.name} has more than {_LONGEST_CAPTION:,} bytes")
-        return (root / beside).read_text(encoding="utf-8-sig")
+        if (root / text_file).stat().st_size > _LONGEST_CAPTION:
+            return Refusal("caption too long", f"{text_file.name} has more than {_LONGEST_CAPTION:,} bytes")
+        return (root / text_file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         return Refusal(
-            "unreadable caption", f"{beside.name} is not UTF-8 text ({error.reason}); save it again as UTF-8"
+            "unreadable caption", f"{text_file.name} is not UTF-8 text ({error.reason}); save it again as UTF-8"
         )
     except OSError as error:
-        return Refusal("unreadable caption", f"{beside.name}: {error.strerror}")
+        return Refusal("unreadable caption", f"{text_file.name}: {error.strerror}")
 
 
 def _read_metadata(root: Path, found: FoundFiles) -> dict[str, str]:
     """Captions by file, from every metadata.jsonl; one nearer to the picture wins."""
-    told: dict[str, str] = {}
+    captions: dict[str, str] = {}
     files = [PurePath(file) for file in found.files if PurePath(file).name == METADATA_FILE]
     for file in sorted(files, key=lambda file: len(file.parts)):
         for number, line in _lines(root / file):
@@ -125,13 +128,13 @@ def _read_metadata(root: Path, found: FoundFiles) -> dict[str, str]:
                 _check_texts(name, text)
                 if len(text) > _LONGEST_CAPTION:
                     raise ValueError(f"the text has more than {_LONGEST_CAPTION:,} characters")
-                told[(file.parent / _below(name)).as_posix()] = text
+                captions[(file.parent / _below(name)).as_posix()] = text
             except (ValueError, KeyError, TypeError) as error:
                 why = printable(f"{type(error).__name__}: {error}", 200)
                 raise ValueError(
                     f'{file}, line {number}: expected {{"file_name": ..., "text": ...}}, found {quote(line)} ({why}).'
                 ) from error
-    return told
+    return captions
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -26,15 +26,15 @@ def tell(plan: Plan, random: np.random.Generator) -> str:
     ]
     if plan.close_up:
         return f"a {('close-up photo', 'close-up picture')[int(random.random() < 0.3)]} of {people[0]}"
-    told = [
+    parts = [
         words if pose == "standing" and random.random() < 0.6 else f"{words} {_one(POSE_WORDS[pose], random)}"
         for words, pose in zip(people, plan.poses, strict=True)
     ]
     if plan.side:
-        told[0] += f" on the {plan.side}"
+        parts[0] += f" on the {plan.side}"
     where = _one(PLACE_WORDS[plan.place], random)
-    start = " and ".join(filter(None, [", ".join(told[:-1]), *told[-1:]]))
-    caption = f"{start} {where}" if told else _alone(where)
+    start = " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+    caption = f"{start} {where}" if parts else _alone(where)
     if plan.props:
         caption += f" with {'a' if random.random() < 0.8 else 'the'} {plan.props[0]}"
     if plan.hour == "night" or random.random() < 0.1:

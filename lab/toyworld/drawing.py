@@ -104,7 +104,7 @@ def darker(colour: Colour, share: Number = 0.25) -> Colour:
 
 
 def growth(person: Person) -> float:
-    """How large somebody is beside a grown-up."""
+    """How large somebody is compared with a grown-up."""
     return 0.86 if person.word in ("boy", "girl") else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Scenes: who is where, drawn and told.
+"""Scenes: who is where, as a picture and as a caption.
 
 A scene is drawn from a seed: same seed, same pixels. What its caption does not say is left to chance, as with any text.
 """
@@ -23,7 +23,7 @@ class Scene:
 
     Args:
         plan: What it shows.
-        caption: What is told of it.
+        caption: Its caption.
         image: `(64, 64, 3)` uint8.
         masks: `(people, 64, 64)` bool: where each person is seen; exclusive.
         face_boxes: `(people, 4)` float32: x0 y0 x1 y1 of each head in pixels, hair and hat included.

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...core.shapes import Float
 from ...headless.prompts import word_positions
-from .denoising_task import Dice
+from ..step_random import StepRandom
 from .groups import Group
 from .settings import TrainingSettings
 
 Places = Sequence[Sequence[Sequence[int]]]
-"""Per character and row of the batch, the tokens of the words that say who it is; none where they are not told."""
+"""Per character and row of the batch, the tokens of the words that say who it is; none where no words do."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +52,35 @@ class Batch:
             rows: list[Sequence[tuple[int, int]]] = []
             for group in self.groups:
                 rows += group.words[character] if character < len(group.names) else ((),) * len(group)
-            told = zip(captions, rows, strict=True)
-            found.append([_tokens(pipe, caption, spans) if caption else [] for caption, spans in told])
+            pairs = zip(captions, rows, strict=True)
+            found.append([_tokens(pipe, caption, spans) if caption else [] for caption, spans in pairs])
         return found
 
 
-def batch_of(groups: Sequence[Group], settings: TrainingSettings, dice: Dice) -> Batch:
+def batch_of(groups: Sequence[Group], settings: TrainingSettings, random: StepRandom) -> Batch:
     """Make a batch.
 
     Raises:
         ValueError: If a group has too few pictures.
     """
     height, width, frames = settings.height, settings.width, settings.frames
-    fitted = tuple(some_of(group, frames, dice).fitted(height, width) for group in groups)
-    dropped = dice.chosen(len(groups), settings.text_dropout)
-    told = ["" if out else caption for group, out in zip(fitted, dropped, strict=True) for caption in group.captions]
+    fitted = tuple(some_of(group, frames, random).fitted(height, width) for group in groups)
+    dropped = random.chosen(len(groups), settings.text_dropout)
+    captions = [
+        "" if out else caption for group, out in zip(fitted, dropped, strict=True) for caption in group.captions
+    ]
     most = max(len(group.names) for group in fitted)
     masks = [torch.nn.functional.pad(group.masks.float(), (0, 0, 0, 0, 0, most - len(group.names))) for group in fitted]
     return Batch(
         groups=fitted,
         pictures=torch.cat([group.pictures for group in fitted]),
         masks=torch.cat(masks),
-        captions=told,
+        captions=captions,
         labels=[f"A picture of {', '.join(group.names)}" for group in fitted for _ in group.captions],
     )
 
 
-def some_of(group: Group, frames: int, dice: Dice) -> Group:
+def some_of(group: Group, frames: int, random: StepRandom) -> Group:
     """Some of a group's pictures, in random order.
 
     Raises:
@@ -89,7 +91,7 @@ def some_of(group: Group, frames: int, dice: Dice) -> Group:
             f"The group of {', '.join(group.names)} has {len(group)} pictures, and frames is {frames}. Build larger "
             "groups, or set frames lower."
         )
-    return group.of(dice.numpy.permutation(len(group))[:frames].tolist())
+    return group.of(random.numpy.permutation(len(group))[:frames].tolist())
 
 
 def _tokens(pipe: Any, caption: str, spans: Sequence[tuple[int, int]]) -> list[int]:

@@ -95,7 +95,7 @@ def read_checkpoint(path: Path, shapes: Mapping[str, torch.Size]) -> Checkpoint:
     """Read a checkpoint; no code of the file runs.
 
     Args:
-        path: Of the file, or of a folder that version 0.1.0 wrote.
+        path: The file, or a folder that version 0.1.0 wrote.
         shapes: Names and shapes of what is trained, in the trainee's order.
 
     Raises:

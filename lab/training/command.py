@@ -1,4 +1,4 @@
-"""What the command line does when it is told to train."""
+"""What the command line does for a training."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -104,8 +104,8 @@ def frozen_dtype(settings: TrainingSettings) -> torch.dtype:
 @contextmanager
 def _progress(steps: int, rank: Rank) -> Iterator[OnStep]:
     """A bar with the loss, the seconds a step takes, and the time that is left."""
-    told = TextColumn("loss {task.fields[loss]:.4f}, {task.fields[seconds]:.2f} s a step")
-    columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), told, TimeRemainingColumn())
+    values = TextColumn("loss {task.fields[loss]:.4f}, {task.fields[seconds]:.2f} s a step")
+    columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), values, TimeRemainingColumn())
     console, period = Console(stderr=True), 600.0  # seconds over which the speed is taken
     with Progress(
         *columns, console=console, transient=True, disable=not rank.is_main, speed_estimate_period=period

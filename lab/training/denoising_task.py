@@ -1,10 +1,9 @@
-"""What a UNet is asked in training: noisy latents, a noise level per group, prompts, and the right answer."""
+"""One denoising task of training: noisy latents, a noise level per group, prompts, and what the UNet should predict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,31 +11,15 @@ from ...core.shapes import Float, Int
 from ...headless.prompts import Prompt, encode_prompts
 from ...headless.sampling import added_conditions, prediction_type
 from ...headless.schedules import training_levels
+from ..step_random import StepRandom
 
 
 @dataclass(frozen=True)
-class Dice:
-    """The randomness of one step of one process: the same numbers whenever that step is done again."""
+class DenoisingTask:
+    """The inputs of one call of the UNet, and what it should predict.
 
-    numpy: np.random.Generator
-    torch: torch.Generator
-
-    @classmethod
-    def of(cls, seed: int, process: int, step: int) -> "Dice":
-        numbers = np.random.default_rng([seed, process, step])
-        return cls(numbers, torch.Generator().manual_seed(int(numbers.integers(2**62))))
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.torch)
-
-    def chosen(self, count: int, share: float | int) -> list[bool]:
-        """Each of `count` with this probability."""
-        return (self.numpy.random(count) < share).tolist()
-
-
-@dataclass(frozen=True)
-class Question:
-    """A call of the UNet, and what it should answer. All frames of a group have one noise level, as in sampling."""
+    All frames of a group have one noise level, as in sampling.
+    """
 
     noisy: Float[Tensor, "n c h w"]
     timesteps: Int[Tensor, " n"]
@@ -44,12 +27,12 @@ class Question:
     prompt: Prompt
 
     @torch.no_grad()
-    def with_captions(self, pipe: Any, captions: Sequence[str], labels: Sequence[str]) -> "Question":
-        """The same, with other prompts."""
+    def with_captions(self, pipe: Any, captions: Sequence[str], labels: Sequence[str]) -> "DenoisingTask":
+        """The same task with other prompts."""
         prompt = encode_prompts(pipe, captions, labels)
         return replace(self, prompt=prompt.to(self.noisy.device, pipe.unet.dtype))
 
-    def answered_by(self, pipe: Any) -> Float[Tensor, "n c h w"]:
+    def predict(self, pipe: Any) -> Float[Tensor, "n c h w"]:
         """What the pipeline's UNet predicts, float32."""
         return pipe.unet(
             self.noisy.to(pipe.unet.dtype),
@@ -60,15 +43,15 @@ class Question:
 
 
 @torch.no_grad()
-def ask(
+def make_task(
     pipe: Any,
     pictures: Float[Tensor, "n h w 3"],
     captions: Sequence[str],
     labels: Sequence[str],
     frames: int,
-    dice: Dice,
-) -> Question:
-    """Make a question of pictures; every `frames` of them are a group.
+    random: StepRandom,
+) -> DenoisingTask:
+    """Make a task of pictures; every `frames` of them are a group.
 
     Args:
         pipe: Whose VAE, text encoder and schedule are used; it predicts noise or v.
@@ -76,18 +59,18 @@ def ask(
         captions: One per picture; empty ones are left out.
         labels: What messages call each picture.
         frames: Pictures per group.
-        dice: Draws noise and noise levels.
+        random: Draws noise and noise levels.
     """
     device = pipe.unet.device
     levels = training_levels(pipe.scheduler.config).to(device)
     latents = encode_pictures(pipe, pictures)
-    drawn = dice.numpy.integers(0, len(levels), len(pictures) // frames)
+    drawn = random.numpy.integers(0, len(levels), len(pictures) // frames)
     timesteps = torch.from_numpy(drawn.repeat(frames)).to(device)
-    noise = dice.normal(*latents.shape).to(latents)
+    noise = random.normal(*latents.shape).to(latents)
     signal = (1 + levels[timesteps].square()).rsqrt().view(-1, 1, 1, 1)
     spread = levels[timesteps].view(-1, 1, 1, 1) * signal
     epsilon = prediction_type(pipe.scheduler.config) == "epsilon"
-    return Question(
+    return DenoisingTask(
         noisy=signal * latents + spread * noise,
         timesteps=timesteps,
         target=noise if epsilon else signal * noise - spread * latents,

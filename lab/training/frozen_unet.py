@@ -11,7 +11,7 @@ from .settings import TrainingSettings
 
 
 class FrozenPipeline(nn.Module):
-    """Until `close` a pipeline's UNet has the hooks.
+    """Holds a pipeline and its frozen UNet, whose attention has the hooks of training until `close`.
 
     Args:
         pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline.

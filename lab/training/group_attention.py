@@ -12,7 +12,7 @@ from ...core.automask import TokenMaps, token_maps
 from ...core.frame_sharing import attend_in_groups, subject_positions
 from ...core.shapes import Float
 from .batch import Batch, Places
-from .denoising_task import Question
+from .denoising_task import DenoisingTask
 
 
 class TrainingAttention:
@@ -46,15 +46,15 @@ class TrainingAttention:
         return maps
 
     @torch.no_grad()
-    def look(self, pipe: Any, question: Question, batch: Batch) -> TokenMaps | None:
+    def look(self, pipe: Any, task: DenoisingTask, batch: Batch) -> TokenMaps | None:
         """Where the UNet sees the characters when no caption is left out and no frame sees another; one UNet call.
 
         None if there are no characters.
         """
         captions = batch.whole_captions
         self.begin(batch.places(pipe, captions))
-        told = question if batch.captions == captions else question.with_captions(pipe, captions, batch.labels)
-        told.answered_by(pipe)
+        guided = task if batch.captions == captions else task.with_captions(pipe, captions, batch.labels)
+        guided.predict(pipe)
         torch.clear_autocast_cache()  # older torch would go on with casts that know no gradients
         maps = self.take_maps()
         if not maps:

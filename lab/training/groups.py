@@ -13,10 +13,10 @@ from ...core.shapes import Bool, Float
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of the same people, with what is told of them.
+    """Pictures of the same people, with their captions and masks.
 
     Args:
-        names: Of the characters.
+        names: The characters' names.
         pictures: In [0, 1].
         captions: One per picture.
         words: Per character and picture, the words of the caption that say who it is; none where it does not.

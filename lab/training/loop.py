@@ -10,11 +10,11 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -27,13 +27,12 @@ from accelerate.utils import (
 )
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...core.atomic_files import remove_unfinished, replacing
 from ...core.locking import locked
+from ..step_random import StepRandom
 from .checkpoints import Checkpoint, checkpoint_path, checkpoints_in, read_checkpoint, remove_checkpoint
-from .denoising_task import Dice
 from .groups import Group, GroupSource
 from .settings import TrainingSettings
 
@@ -46,14 +45,6 @@ _LARGEST_GRADIENT = 1.0
 _Result = TypeVar("_Result")
 Draw = Callable[[Path], object]
 OnStep = Callable[[int, Mapping[str, float]], None]
-
-
-class Trainee(Protocol):
-    """A module whose parameters that require gradients are trained; called with groups and dice it gives losses."""
-
-    def __call__(self, groups: Sequence[Group], dice: Dice) -> Mapping[str, Tensor]: ...
-
-    def save(self, folder: Path) -> Path: ...
 
 
 class _Batches(IterableDataset):
@@ -73,14 +64,15 @@ class Loop:
     Between two runs of one training, settings may change where the shapes of what is trained stay.
 
     Args:
-        trainee: What is trained, a module.
+        trainee: A module whose parameters that require gradients are trained. Called with groups and a `StepRandom` it
+            gives losses by name; `save` writes what is trained into a folder.
         source: Its groups.
         settings: How.
-        log: Whether the tracker hears of it.
+        log: Whether losses go to the settings' tracker.
 
     Raises:
-        ValueError: If accelerate works on another device than the settings say, since it was told so before, or is
-            configured for more than data parallelism.
+        ValueError: If accelerate already works on another device than the settings name, or is configured for more than
+            data parallelism.
     """
 
     def __init__(self, trainee: Any, source: GroupSource, settings: TrainingSettings, log: bool = True) -> None:
@@ -115,7 +107,7 @@ class Loop:
 
         Args:
             draw: Makes a picture at a path; called in the first process, with the average in the trainee's place.
-            on_step: Hears of every step and its losses.
+            on_step: Called after every step with its number and its losses.
 
         Returns:
             The file that the trainee saved; in every process.
@@ -160,8 +152,8 @@ class Loop:
         for part in range(settings.accumulate):
             number = self.done * settings.accumulate + part
             with self.accelerator.accumulate(self.model):
-                dice = Dice.of(settings.seed, self.accelerator.process_index, number)
-                losses = self.model(next(batches), dice)
+                random = StepRandom.of(settings.seed, self.accelerator.process_index, number)
+                losses = self.model(next(batches), random)
                 self.accelerator.backward(losses["loss"])
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.trained.values(), _LARGEST_GRADIENT)
@@ -312,7 +304,7 @@ class Cost:
 
     Args:
         parameters: How many numbers are trained.
-        seconds_per_step: Of the second step.
+        seconds_per_step: The duration of the second step.
         peak_gib: The peak of memory: the GPU's or, on a CPU, the process's, from its start.
     """
 

@@ -38,7 +38,7 @@ def mask_loss(
     Args:
         maps: Per layer, `(n, s, grid height, grid width)`, any scale.
         masks: Where the characters are, in [0, 1].
-        counts: 1 where a character is told of and seen, 0 where there is nothing to compare. All 0 gives 0.
+        counts: 1 where a character is in the caption and seen, 0 where there is nothing to compare. All 0 gives 0.
     """
     total = torch.zeros((), device=masks.device)
     kept = counts.flatten() > 0

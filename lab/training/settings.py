@@ -1,4 +1,4 @@
-"""What the trainers are told, from a TOML file; all of it checked before anything is loaded."""
+"""The settings of the trainers, from a TOML file; all of it checked before anything is loaded."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """What both trainers are told; a TOML file has these names.
+    """The settings of both trainers; a TOML file has these names.
 
     Raises:
         ValueError: If a value is out of range.
@@ -41,13 +41,13 @@ class TrainingSettings:
     out: str = setting(MISSING, "Where checkpoints, pictures and the result go.")
     steps: int = setting(MISSING, "Optimizer steps.")
     config: str = setting("", "For a checkpoint in a single file: a diffusers folder of the same family.")
-    width: int = setting(512, "Of the pictures, in pixels.")
-    height: int = setting(512, "Of the pictures, in pixels.")
+    width: int = setting(512, "Width of the pictures, in pixels.")
+    height: int = setting(512, "Height of the pictures, in pixels.")
     groups: int = setting(1, "Groups at a time in each process.")
     frames: int = setting(4, "Pictures of a group that are seen together.")
     accumulate: int = setting(1, "How many times that per optimizer step (gradient accumulation).")
     learning_rate: float = setting(1e-4, "The highest learning rate.")
-    schedule: str = setting("constant_with_warmup", f"Of the learning rate: {', '.join(SCHEDULES)}.")
+    schedule: str = setting("constant_with_warmup", f"Schedule of the learning rate: {', '.join(SCHEDULES)}.")
     warm_up: int = setting(100, "Steps until the learning rate is reached.")
     precision: str = setting("no", f"Mixed precision: {', '.join(PRECISIONS)}.")
     gradient_checkpointing: bool = setting(False, "Less memory, about a quarter more time.")
@@ -56,14 +56,14 @@ class TrainingSettings:
     plain: float = setting(
         0.25, "Share of groups whose frames do not see each other all the same; an injector's stage 1 has no others."
     )
-    seed: int = setting(0, "Of the weights, the noise and the order.")
+    seed: int = setting(0, "Seed of the weights, the noise and the order.")
     save_every: int = setting(500, "Steps between checkpoints.")
     keep: int = setting(2, "How many checkpoints are kept.")
     draw_every: int = setting(0, "Steps between pictures of the story; 0: none.")
     story: str = setting("", "The story file they are drawn from.")
     tracker: str = setting("tensorboard", 'Where the losses go besides losses.jsonl: a tracker of accelerate, or "".')
     workers: int = setting(0, "1 prepares groups in a process of its own.")
-    wait_minutes: float = setting(30.0, "Of several processes: how long they wait for one that finishes no step.")
+    wait_minutes: float = setting(30.0, "With several processes: minutes to wait for one that finishes no step.")
     device: str = setting("cuda", '"cuda" or "cpu"; which GPU, and how many, is up to the launcher.')
 
     def __post_init__(self) -> None:

@@ -23,9 +23,10 @@ from ...core.story import Story
 from ...headless.checkpoint import merge_lora
 from ...headless.reference_faces import FeatureReader, load_reader
 from ...headless.reference_injection import cross_attention_hook, cross_attention_widths, inject_story
+from ..step_random import StepRandom
 from ..storydb.pictures import read_float
 from .batch import Batch, batch_of
-from .denoising_task import Dice, ask
+from .denoising_task import make_task
 from .frozen_unet import FrozenPipeline
 from .groups import Group
 from .settings import TrainingSettings, setting
@@ -36,7 +37,7 @@ PLUS_FACE, FACEID_PLUS = ADAPTERS = ("plus-face", "FaceID-Plus")
 
 @dataclass(frozen=True, kw_only=True)
 class InjectorSettings(TrainingSettings):
-    """What the injector's training is told. Sizes that are not given are those of plus-face for SD1.5."""
+    """The settings of the injector's training. Sizes that are not given are those of plus-face for SD1.5."""
 
     adapter: str = setting(PLUS_FACE, f"Its kind: {' or '.join(ADAPTERS)}, which needs face_models as well.")
     image_encoder: str = setting(
@@ -46,8 +47,8 @@ class InjectorSettings(TrainingSettings):
         "", 'A folder of insightface\'s models, .../models/NAME, for non-commercial research only; or "toyworld".'
     )
     tokens: int = setting(16, "Identity tokens per reference; public FaceID-Plus files have 4.")
-    resampler_width: int = setting(0, "Of the resampler; 0: of the prompts, as FaceID-Plus must have it.")
-    resampler_heads: int = setting(12, "Of the resampler's attention, of 64 each.")
+    resampler_width: int = setting(0, "Width of the resampler; 0: that of the prompts, as FaceID-Plus must have it.")
+    resampler_heads: int = setting(12, "Heads of the resampler's attention, each 64 wide.")
     resampler_depth: int = setting(4, "The resampler's layers.")
     face_dropout: float = setting(0.05, "Share of pictures that are shown no reference.")
     stage: int = setting(1, "1: single pictures. 2: frames that see each other; goes on from a stage 1 adapter.")
@@ -85,12 +86,12 @@ class InjectorSettings(TrainingSettings):
 
 
 class InjectorTraining(FrozenPipeline):
-    """An adapter to be trained beside a pipeline's UNet; everything else is frozen.
+    """An adapter to be trained on a pipeline's UNet; everything else is frozen.
 
     Args:
         pipe: Until `close` its UNet has the hooks. The synchronizer is merged into its weights and stays there.
         settings: How.
-        reader: Of references; None loads the one that the settings name.
+        reader: The reader of references; None loads the one that the settings name.
 
     Raises:
         ValueError: If the adapter to start from, or the synchronizer, does not fit.
@@ -107,21 +108,21 @@ class InjectorTraining(FrozenPipeline):
         torch.manual_seed(settings.seed)
         self.injector = _new_injector(self.unet, settings, self.reader).to(device, torch.float32)
 
-    def forward(self, groups: Sequence[Group], dice: Dice) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, groups: Sequence[Group], random: StepRandom) -> dict[str, Float[Tensor, ""]]:
         """The loss of some groups, and "faces", the share of people in pictures who have a reference."""
         settings = self.settings
-        batch = batch_of(groups, settings, dice)
-        question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)
-        people, faces = self._people(batch, dice)
+        batch = batch_of(groups, settings, random)
+        task = make_task(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, random)
+        people, faces = self._people(batch, random)
         injection = FaceInjection(self.injector, people, keep_projections=False)
         self.attention.cross_attention = cross_attention_hook(injection, len(batch.pictures))
-        shares = dice.chosen(len(groups), 1 - settings.plain) if settings.stage == 2 else []
-        seen = self.attention.look(self.pipe, question, batch) if any(shares) else None
+        shares = random.chosen(len(groups), 1 - settings.plain) if settings.stage == 2 else []
+        seen = self.attention.look(self.pipe, task, batch) if any(shares) else None
         self.attention.begin(seen=seen, shares=shares)
-        loss = nn.functional.mse_loss(question.answered_by(self.pipe), question.target)
+        loss = nn.functional.mse_loss(task.predict(self.pipe), task.target)
         return {"loss": loss, "faces": torch.tensor(faces, device=loss.device)}
 
-    def _people(self, batch: Batch, dice: Dice) -> tuple[list[InjectedPerson], float]:
+    def _people(self, batch: Batch, random: StepRandom) -> tuple[list[InjectedPerson], float]:
         """Every character's tokens in every picture, and the share of those in a picture who have a reference.
 
         Faces act where the character's mask is; where no group has several characters, everywhere, as IP-Adapters are
@@ -136,8 +137,8 @@ class InjectorTraining(FrozenPipeline):
                 [*(batch.masks[picture, character] > 0 for character, picture in pairs), nobody],
             )
         rows = {(who, where): row for row, (who, where) in enumerate(pairs) if found[row]}
-        shown = _shuffled(rows, batch, dice)
-        left_out = dice.chosen(len(batch.pictures), self.settings.face_dropout)
+        shown = _shuffled(rows, batch, random)
+        left_out = random.chosen(len(batch.pictures), self.settings.face_dropout)
         tokens, _ = self.injector.identity_tokens(features)
         people, no_reference = [], len(pairs)
         for character in range(batch.most):
@@ -170,7 +171,7 @@ class InjectorTraining(FrozenPipeline):
         return path
 
 
-def _shuffled(rows: dict[tuple[int, int], int], batch: Batch, dice: Dice) -> dict[tuple[int, int], int]:
+def _shuffled(rows: dict[tuple[int, int], int], batch: Batch, random: StepRandom) -> dict[tuple[int, int], int]:
     """For characters in pictures, the row of another picture of the group with the same character.
 
     Nobody is left who is seen in a single picture of their group.
@@ -180,7 +181,7 @@ def _shuffled(rows: dict[tuple[int, int], int], batch: Batch, dice: Dice) -> dic
         for character in range(batch.most):
             bucket = [(character, first + i) for i in range(frames) if (character, first + i) in rows]
             if len(bucket) > 1:
-                for own, other in zip(bucket, derangement(len(bucket), dice.torch).tolist(), strict=True):
+                for own, other in zip(bucket, derangement(len(bucket), random.torch).tolist(), strict=True):
                     shown[own] = rows[bucket[other]]
     return shown
 

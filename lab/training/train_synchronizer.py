@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ...core.atomic_files import replacing
 from ...core.shapes import Float
+from ..step_random import StepRandom
 from .batch import Places, batch_of
-from .denoising_task import Dice, ask
+from .denoising_task import make_task
 from .frozen_unet import FrozenPipeline
 from .groups import Group
 from .losses import mask_loss
@@ -33,9 +34,9 @@ PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 @dataclass(frozen=True, kw_only=True)
 class SynchronizerSettings(TrainingSettings):
-    """What the synchronizer's training is told."""
+    """The settings of the synchronizer's training."""
 
-    rank: int = setting(32, "Of the LoRA.")
+    rank: int = setting(32, "Rank of the LoRA.")
     mask_loss: float = setting(0.1, "Lambda, the weight of the mask loss; 0 leaves it out. The paper does not say.")
 
     def __post_init__(self) -> None:
@@ -75,18 +76,18 @@ class Synchronizer(FrozenPipeline):
         for each in self._thawed:
             each.requires_grad_(True)
 
-    def forward(self, groups: Sequence[Group], dice: Dice) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, groups: Sequence[Group], random: StepRandom) -> dict[str, Float[Tensor, ""]]:
         """The losses of some groups: "loss", and its parts "diffusion" and, if it counts, "mask"."""
         settings = self.settings
-        batch = batch_of(groups, settings, dice)
-        question = ask(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, dice)
-        shares = dice.chosen(len(groups), 1 - settings.plain)
-        seen = self.attention.look(self.pipe, question, batch) if any(shares) else None
+        batch = batch_of(groups, settings, random)
+        task = make_task(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, random)
+        shares = random.chosen(len(groups), 1 - settings.plain)
+        seen = self.attention.look(self.pipe, task, batch) if any(shares) else None
         places = batch.places(self.pipe, batch.captions) if settings.mask_loss else ()
         self.attention.begin(places, seen, shares)
-        predicted = question.answered_by(self.pipe)
+        predicted = task.predict(self.pipe)
         maps = self.attention.take_maps()
-        losses = {"diffusion": nn.functional.mse_loss(predicted, question.target)}
+        losses = {"diffusion": nn.functional.mse_loss(predicted, task.target)}
         if settings.mask_loss:
             masks = batch.masks.to(self.unet.device)
             losses["mask"] = mask_loss(maps, masks, counted(masks, places))
@@ -104,6 +105,6 @@ class Synchronizer(FrozenPipeline):
 
 
 def counted(masks: Float[Tensor, "n s h w"], places: Places) -> Float[Tensor, "n s"]:
-    """1 for every character who is told of and seen in a picture."""
-    told = torch.tensor([[bool(row) for row in rows] for rows in places]).T.to(masks.device)
-    return (told & masks.flatten(2).any(dim=2)).float()
+    """1 for every character who is in the caption and seen in a picture."""
+    named = torch.tensor([[bool(row) for row in rows] for rows in places]).T.to(masks.device)
+    return (named & masks.flatten(2).any(dim=2)).float()

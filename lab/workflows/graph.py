@@ -67,7 +67,7 @@ def node(
 
 
 def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
-    """A whole workflow: groups below each other on the left, rows of groups beside them."""
+    """A whole workflow: groups below each other on the left, rows of groups to their right."""
     boxes: list[Json] = []
     nodes: list[tuple[Node, int, int]] = []
 
@@ -77,14 +77,14 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
             shown = {"title": group.title, "bounding": [x, y, width, height], "color": group.colour}
             boxes.append({"id": len(boxes) + 1, **shown, "font_size": 24, "flags": {}})
 
-    beside = max((_extent(group)[0] + BETWEEN for group in left), default=0)
+    to_the_right = max((_extent(group)[0] + BETWEEN for group in left), default=0)
     y = 0
     for group in left:
-        put(group, 0, y, beside - BETWEEN, _extent(group)[1])
+        put(group, 0, y, to_the_right - BETWEEN, _extent(group)[1])
         y += _extent(group)[1] + BETWEEN
     below, y, longest = y - BETWEEN, 0, max(_width(row) for row in rows)
     for row in rows:
-        x, tallest = beside, max(_extent(group)[1] for group in row)
+        x, tallest = to_the_right, max(_extent(group)[1] for group in row)
         if row is rows[-1]:
             tallest = max(tallest, below - y)
         for group in row:
@@ -92,7 +92,7 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
             put(group, x, y, width, tallest)
             x += width + BETWEEN
         y += tallest + BETWEEN
-    whole = min(1800 / (beside + longest), 900 / max(y, below))
+    whole = min(1800 / (to_the_right + longest), 900 / max(y, below))
     scale = max(round(whole, 2), READABLE)
     return {
         **{"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"storyidentity/{name}")), "revision": 0},

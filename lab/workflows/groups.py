@@ -1,4 +1,4 @@
-"""The groups of nodes that the workflows are put together from, and the note beside them."""
+"""The groups of nodes that the workflows are put together from, and the note next to them."""
 
 from typing import Any, NamedTuple
 

@@ -93,13 +93,13 @@ def looked_at(world: World, width: int = 420) -> list[Group]:
     """The maps behind the masks, and the sheet."""
     kept = {"title": "Save the sheet", "filename_prefix": "StoryIdentity/sheet", "size": (420, 0)}
     saved = node("saved_sheet", "SaveImage", "images=sheet.sheet", **kept)
-    told = {"title": "Story Frames, for the captions", "size": (340, 0)}
-    captions = node("captions", "StoryFrames", "story=story.story", **told)
+    options = {"title": "Story Frames, for the captions", "size": (340, 0)}
+    captions = node("captions", "StoryFrames", "story=story.story", **options)
     return [glow(world, width), Group("5 · The sheet", AMBER, [[captions, sheet(world, "captions")], [saved]])]
 
 
-def sheet(world: World, told: str) -> Node:
-    return world.node("sheet", "StorySheet", f"images=decoded.IMAGE frames={told}.frame", size=(340, 0))
+def sheet(world: World, captions: str) -> Node:
+    return world.node("sheet", "StorySheet", f"images=decoded.IMAGE frames={captions}.frame", size=(340, 0))
 
 
 def glow(world: World, width: int, number: int = 4) -> Group:
@@ -288,7 +288,7 @@ def one_face(world: World) -> Group:
 
 
 def compared(world: World) -> Group:
-    """The three ways below each other, and the portrait beside them."""
+    """The three ways below each other, and the portrait next to them."""
     ways = "_alone", "_together", ""
     batched = " ".join(f"images.image{n}=decoded{way}.IMAGE" for n, way in enumerate(ways))
     rows = {"title": "Rows: by itself, together, with one face", "size": (940, 620), "captions": False}

@@ -53,7 +53,7 @@ class IDInjection:
         weight: 0 leaves the MODEL as it is, 1 is as trained.
         start: Inject from here on, as a share of the noise schedule, 0 to 1.
         end: Inject until here.
-        lora_strength: Of FaceID's own LoRA, where the file has one.
+        lora_strength: The strength of FaceID's own LoRA, where the file has one.
     """
 
     adapter: IDAdapter

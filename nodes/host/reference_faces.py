@@ -24,7 +24,7 @@ def reference_features(
     """What a CLIP_VISION and a face recogniser make of pictures `(h, w, 3)` of any sizes; float32 on the CPU.
 
     Args:
-        pictures: Of one character, 1 or more.
+        pictures: One or more pictures of one character.
         clip_vision: None for adapters that read face embeddings only.
         recogniser: None for adapters that read no face embeddings.
         crop: One of `CROPS`.
@@ -66,7 +66,7 @@ def _hidden_states(clip_vision: Any, picture: Tensor, crop: str) -> Tensor:
 
 
 def _blank_hidden_states(clip_vision: Any) -> Tensor:
-    """Of a picture that is exactly 0 after normalisation, which no 8-bit picture is."""
+    """The hidden states of a picture that is exactly 0 after normalisation, which no 8-bit picture is."""
     comfy.model_management.load_models_gpu([clip_vision.patcher])
     side = clip_vision.image_size
     pixels = torch.zeros(1, 3, side, side, device=clip_vision.load_device)

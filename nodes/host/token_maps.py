@@ -132,7 +132,7 @@ def look_at_latents(
         positive: From Encode Story or Encode Frame, as many frames as there are latents.
         samples: Finished latents.
         percent: The noise level: how far into sampling, 0 (noise alone) to just under 1.
-        seed: Of the noise.
+        seed: The seed of the noise.
     """
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive})

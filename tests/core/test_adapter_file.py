@@ -110,7 +110,7 @@ WRONG = {
     ),
     "whole numbers": (
         changed("FaceID", "image_proj", "norm.bias", torch.ones(CROSS, dtype=torch.int32)),
-        r'Of another shape: "image_proj.norm.bias" is \(64,\) of int32, expected \(64,\)',
+        r'Wrong shape: "image_proj.norm.bias" is \(64,\) of int32, expected \(64,\)',
     ),
     "no latents": (changed("plus-face", "image_proj", "latents", None), '"x.bin" lacks the tensor image_proj.latents'),
     "flat latents": (
@@ -132,11 +132,11 @@ WRONG = {
     "no values": (changed("FaceID", "ip_adapter", "3.to_v_ip.weight", None), 'Missing: "ip_adapter.3.to_v_ip.weight"'),
     "values of another width": (
         changed("FaceID", "ip_adapter", "3.to_v_ip.weight", torch.ones(47, CROSS)),
-        r'Of another shape: "ip_adapter.3.to_v_ip.weight" is \(47, 64\) of float32, expected \(48, 64\)',
+        r'Wrong shape: "ip_adapter.3.to_v_ip.weight" is \(47, 64\) of float32, expected \(48, 64\)',
     ),
     "layers for other prompts": (
         {"image_proj": image_side("FaceID"), "ip_adapter": layer_side(cross=96)},
-        r'Of another shape: "ip_adapter.1.to_k_ip.weight" is \(32, 96\) of float32, expected \(32, 64\)',
+        r'Wrong shape: "ip_adapter.1.to_k_ip.weight" is \(32, 96\) of float32, expected \(32, 64\)',
     ),
     "half a LoRA": (
         changed("FaceID", "ip_adapter", "4.to_out_lora.up.weight", None),
@@ -152,7 +152,7 @@ WRONG = {
     ),
     "heads of another width": (
         changed("plus-face", "image_proj", "layers.0.0.to_q.weight", torch.ones(100, 96)),
-        r'Of another shape: "image_proj.layers.0.0.to_',
+        r'Wrong shape: "image_proj.layers.0.0.to_',
     ),
     "a resampler of another width": (
         {

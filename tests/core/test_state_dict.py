@@ -183,9 +183,9 @@ def test_notes_of_a_loader_are_told_in_the_same_words():
     clean = {"missing_keys": set(), "unexpected_keys": [], "mismatched_keys": set()}
     refuse_notes(clean, "w.bin", "a network")
     notes = {**clean, "mismatched_keys": {("a", torch.Size([2]), torch.Size([3]))}, "missing_keys": {"b"}}
-    with pytest.raises(ValueError, match=r'Missing: "b"\. Of another shape: "a" is \(2,\), expected \(3,\)\.'):
+    with pytest.raises(ValueError, match=r'Missing: "b"\. Wrong shape: "a" is \(2,\), expected \(3,\)\.'):
         refuse_notes(notes, "w.bin", "a network")
-    with pytest.raises(ValueError, match=r'Of another shape: "a"\.'):
+    with pytest.raises(ValueError, match=r'Wrong shape: "a"\.'):
         refuse_notes({**clean, "mismatched_keys": ["a"]}, "w.bin", "a network")
 
 

@@ -41,8 +41,8 @@ class Order:
         faces: Per caption, no two of them alike.
         close_ups: Views of each face as a portrait.
         full: Views of each face with the whole figure, among up to three people.
-        seed: Of everything.
-        held_out: Of the looks that training never shows.
+        seed: The seed of everything that is drawn at random.
+        held_out: Whether the faces have looks that training never shows.
         other_clothes: Every other view shows the face above other clothes.
     """
 

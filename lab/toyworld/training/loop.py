@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ....core.quoting import printable, quote
+from ...step_random import StepRandom
 from .kept import read_kept, write_kept
 
 MOVING_AVERAGE = 0.999
@@ -32,7 +33,7 @@ class Settings:
         batch: Pictures per step.
         rate: The highest learning rate.
         device: Such as cpu or cuda.
-        seed: Of weights, data and noise.
+        seed: The seed of weights, data and noise.
         folder: Where checkpoints and rendered pictures are kept.
         save_every: Steps between checkpoints.
     """
@@ -59,22 +60,12 @@ class Settings:
             raise ValueError(f"device is {quote(self.device)}, but torch finds no CUDA device here; use cpu.")
 
 
-@dataclass(frozen=True)
-class Dice:
-    """The randomness of one step."""
-
-    numpy: np.random.Generator
-    torch: torch.Generator
-
-    @classmethod
-    def of(cls, seed: int, step: int) -> "Dice":
-        return cls(np.random.default_rng([seed, step]), torch.Generator().manual_seed(seed * 1_000_003 + step))
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.torch)
+def step_random(seed: int, step: int) -> StepRandom:
+    """The random numbers of a step, seeded as they were when the shipped weights were trained."""
+    return StepRandom(np.random.default_rng([seed, step]), torch.Generator().manual_seed(seed * 1_000_003 + step))
 
 
-Loss = Callable[[Dice], Tensor]
+Loss = Callable[[StepRandom], Tensor]
 """Draws its own batch and returns a scalar."""
 
 
@@ -99,7 +90,7 @@ def train(name: str, network: nn.Module, loss: Loss, settings: Settings) -> list
             group["lr"] = (
                 settings.rate * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * math.cos(progress * math.pi / 2) ** 2)
             )
-        value = loss(Dice.of(settings.seed, step))
+        value = loss(step_random(settings.seed, step))
         value.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

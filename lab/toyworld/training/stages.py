@@ -144,7 +144,7 @@ def _with(settings: Settings, **changes: Any) -> Settings:
 
 
 def _read_card(path: Path) -> dict[str, Any]:
-    """What is told of the other stages' weights.
+    """What is known of the other stages' weights.
 
     Raises:
         ValueError: If the file is no card.

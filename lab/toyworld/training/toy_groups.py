@@ -19,7 +19,7 @@ class ToyGroups:
     """One or two people, of different class words, in as many places as there are pictures, all looks held in.
 
     Args:
-        seed: Of everything.
+        seed: The seed of everything that is drawn at random.
         frames: Pictures per group, at most 6.
         held_out: Draw people whose looks no network was trained on.
     """

@@ -11,8 +11,9 @@ from torch.nn.functional import mse_loss
 from ....core.toyworld.models import UNET, noise_levels
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
+from ...step_random import StepRandom
 from .kept import read_kept, write_kept
-from .loop import Dice, Settings, train
+from .loop import Settings, train
 from .pictures import scenes, to_pixels
 from .text_encoder import new_text_encoder
 
@@ -53,12 +54,12 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
     diffusion = Diffusion(settings.device)
     ids = torch.from_numpy(tokens.astype(np.int64))
 
-    def loss(dice: Dice) -> Tensor:
-        chosen = torch.from_numpy(dice.numpy.choice(len(latents), settings.batch, replace=False))
-        words = spoil(ids[chosen], dice).to(settings.device)
+    def loss(random: StepRandom) -> Tensor:
+        chosen = torch.from_numpy(random.numpy.choice(len(latents), settings.batch, replace=False))
+        words = spoil(ids[chosen], random).to(settings.device)
         clean = latents[chosen].to(settings.device, torch.float32)
-        timesteps = torch.from_numpy(dice.numpy.integers(0, 1000, settings.batch)).to(settings.device)
-        noise = dice.normal(*clean.shape).to(settings.device)
+        timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(settings.device)
+        noise = random.normal(*clean.shape).to(settings.device)
         noisy, target = diffusion.noisy_and_target(clean, noise, timesteps)
         with torch.autocast(settings.device, torch.bfloat16):
             found = model.predict(noisy, timesteps, model.text(words)[0])
@@ -67,18 +68,18 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
     return model.train(), train("base", model, loss, settings)
 
 
-def spoil(words: Tensor, dice: Dice) -> Tensor:
+def spoil(words: Tensor, random: StepRandom) -> Tensor:
     """Leave out some captions and make single words of others unknown."""
     words = words.clone()
     start, end, unknown = 0, 1, vocabulary().index(UNKNOWN)
     for row in words:
-        luck = dice.numpy.random()
+        luck = random.numpy.random()
         if luck < NO_TEXT:
             row[:] = end
             row[0] = start
         elif luck < NO_TEXT + STRANGE_WORD:
             length = int((row != end).sum())
-            row[int(dice.numpy.integers(1, length))] = unknown
+            row[int(random.numpy.integers(1, length))] = unknown
     return words
 
 

@@ -14,10 +14,11 @@ from ....core.toyworld.detector import UNIT, DetectorNetwork, Maps, ToyDetector,
 from ....core.toyworld.identity_encoder import face_crops
 from ....core.toyworld.models import PICTURE_SIDE
 from ....core.toyworld.vocabulary import CLASS_WORDS
+from ...step_random import StepRandom
 from ..people import sample_person
 from ..world import Scene, draw, portrait_plan, sample_scene
-from .augmentation import jitter, soften
-from .loop import Dice, Settings, train
+from .augmentation import augment, jitter
+from .loop import Settings, train
 
 SCENES = 10_000
 KINDS = ("any", "1", "2", "3", "close_up")
@@ -46,47 +47,47 @@ class Drawn:
 
 
 def train_detector(settings: Settings) -> tuple[DetectorNetwork, list[float]]:
-    """Train on softened scenes: the maps (`panoptic_loss`) and the word reader (`words_loss`)."""
+    """Train on augmented scenes: the maps (`panoptic_loss`) and the word reader (`words_loss`)."""
     torch.manual_seed(settings.seed)
     network = DetectorNetwork().to(settings.device)
     drawn = drawn_scenes(SCENES, settings.seed + 3, settings.folder)
 
-    def loss(dice: Dice) -> Tensor:
-        chosen = np.sort(dice.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
+    def loss(random: StepRandom) -> Tensor:
+        chosen = np.sort(random.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
         pixels = torch.from_numpy(drawn.pictures[chosen]).permute(0, 3, 1, 2).float() / 255
-        pixels = soften(pixels, dice).to(settings.device)
+        pixels = augment(pixels, random).to(settings.device)
         owners = torch.from_numpy(drawn.owners[chosen].astype(np.int64)).to(settings.device)
         words = torch.from_numpy(drawn.words[chosen]).to(settings.device)
         heads = torch.from_numpy(drawn.heads[chosen]).to(settings.device)
         with torch.autocast(settings.device, torch.bfloat16):
             maps = network(pixels)
         value = panoptic_loss(maps, owners, words > 0, heads)
-        return value + words_loss(network, pixels, heads, words, dice) if words.any() else value
+        return value + words_loss(network, pixels, heads, words, random) if words.any() else value
 
     history = train("detector", network, loss, settings)
     return network.eval(), history
 
 
-def words_loss(network: DetectorNetwork, pictures: Tensor, heads: Tensor, words: Tensor, dice: Dice) -> Tensor:
+def words_loss(network: DetectorNetwork, pictures: Tensor, heads: Tensor, words: Tensor, random: StepRandom) -> Tensor:
     """How badly the words of everybody in pictures are read; axes as in `Drawn`, and at least one person.
 
     Heads are cut out as a detector would find them, not quite in place.
     """
     crops = [
-        face_crops(picture.permute(1, 2, 0), jitter(boxes[own], dice))
+        face_crops(picture.permute(1, 2, 0), jitter(boxes[own], random))
         for picture, boxes, own in zip(pictures, heads, words > 0, strict=True)
         if own.any()
     ]
     with torch.autocast(pictures.device.type, torch.bfloat16):
-        told = network.words(torch.cat(crops))
-    return cross_entropy(told, words[words > 0] - 1)
+        logits = network.words(torch.cat(crops))
+    return cross_entropy(logits, words[words > 0] - 1)
 
 
 def panoptic_loss(maps: Maps, owners: Tensor, there: Tensor, heads: Tensor) -> Tensor:
     """What the maps get wrong: people and heads by cross entropy, votes and sizes by distance.
 
     Args:
-        maps: Of n pictures.
+        maps: The maps of n pictures.
         owners: `(n, h, w)` int64, as `Drawn.owners`.
         there: `(n, people)` bool: which people there are.
         heads: `(n, people, 4)`, as `Drawn.heads`.
@@ -109,7 +110,7 @@ def panoptic_loss(maps: Maps, owners: Tensor, there: Tensor, heads: Tensor) -> T
 
 
 def _of(whose: Tensor, values: Tensor) -> Tensor:
-    """Of values `(n, people, 2, h, w)` those of one person per pixel, `whose` `(n, h, w)`: `(n, 2, h, w)`."""
+    """From values `(n, people, 2, h, w)`, those of one person per pixel, `whose` `(n, h, w)`: `(n, 2, h, w)`."""
     return values.gather(1, whose[:, None, None].expand(-1, 1, 2, -1, -1))[:, 0]
 
 
@@ -148,8 +149,8 @@ def measure_detector(network: DetectorNetwork, scenes: int = 200, seed: int = 7_
 
     Args:
         network: Trained.
-        scenes: Of each kind.
-        seed: Of the first scene.
+        scenes: The number of scenes of each kind.
+        seed: The seed of the first scene.
 
     Returns:
         Per kind: the share of scenes with the right number of people; and over all people, of whom those not found

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ....core.toyworld.identity_encoder import IdentityEncoder, face_crops
-from .augmentation import jitter, soften
+from ...step_random import StepRandom
+from .augmentation import augment, jitter
 from .face_views import CAPTIONS, Gallery, Order, gallery
-from .loop import Dice, Settings, train
+from .loop import Settings, train
 
 FACES = 160
 """Per caption; there are 25 captions."""
@@ -23,7 +24,7 @@ def train_identity_encoder(settings: Settings) -> tuple[IdentityEncoder, list[fl
     """Train with the loss of SimCLR (NT-Xent; Chen et al. 2020, arXiv:2002.05709, equation 1).
 
     Where SimCLR has two crops of a photograph, here are two views of a face: a close-up or a figure, elsewhere, in
-    another pose, softened, half of the time in other clothes. A batch holds faces of two captions only, so that almost
+    another pose, augmented, half of the time in other clothes. A batch holds faces of two captions only, so that almost
     every negative has the same class word and hair colour, as the people have among whom Face-Sim must tell. Only looks
     of the training split are shown.
     """
@@ -32,8 +33,8 @@ def train_identity_encoder(settings: Settings) -> tuple[IdentityEncoder, list[fl
     views = gallery(Order(FACES, close_ups=2, full=4, seed=settings.seed + 2, other_clothes=True), settings.folder)
     per_caption = settings.batch // (2 * CAPTIONS_PER_BATCH)
 
-    def loss(dice: Dice) -> Tensor:
-        crops = _pairs(views, per_caption, dice).to(settings.device)
+    def loss(random: StepRandom) -> Tensor:
+        crops = _pairs(views, per_caption, random).to(settings.device)
         with torch.autocast(settings.device, torch.bfloat16):
             vectors = network(crops)
         return nt_xent(vectors)
@@ -50,21 +51,21 @@ def nt_xent(vectors: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     return cross_entropy(alike, torch.arange(count, device=vectors.device).roll(count // 2))
 
 
-def _pairs(views: Gallery, per_caption: int, dice: Dice) -> Tensor:
+def _pairs(views: Gallery, per_caption: int, random: StepRandom) -> Tensor:
     """Two views each of faces that share captions: crops `(2 * captions * per_caption, 3, 32, 32)`, view by view."""
     captions, faces, kinds = views.picture_of.shape
     chosen: list[tuple[int, int, np.ndarray]] = []
-    for caption in dice.numpy.choice(captions, CAPTIONS_PER_BATCH, replace=False):
-        for face in dice.numpy.choice(faces, per_caption, replace=False):
-            chosen.append((caption, face, dice.numpy.choice(kinds, 2, replace=False)))
-    crops = [_crop(views, caption, face, pair[i], dice) for i in (0, 1) for caption, face, pair in chosen]
-    return soften(torch.cat(crops), dice)
+    for caption in random.numpy.choice(captions, CAPTIONS_PER_BATCH, replace=False):
+        for face in random.numpy.choice(faces, per_caption, replace=False):
+            chosen.append((caption, face, random.numpy.choice(kinds, 2, replace=False)))
+    crops = [_crop(views, caption, face, pair[i], random) for i in (0, 1) for caption, face, pair in chosen]
+    return augment(torch.cat(crops), random)
 
 
-def _crop(views: Gallery, caption: int, face: int, view: int, dice: Dice | None = None) -> Tensor:
+def _crop(views: Gallery, caption: int, face: int, view: int, random: StepRandom | None = None) -> Tensor:
     box = torch.from_numpy(views.boxes[caption, face, view])[None]
     picture = torch.from_numpy(np.array(views.pictures[views.picture_of[caption, face, view]])).float() / 255
-    return face_crops(picture, box if dice is None else jitter(box, dice))
+    return face_crops(picture, box if random is None else jitter(box, random))
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def measure_identity_encoder(network: IdentityEncoder, faces: int = 12, seed: in
     Args:
         network: Trained.
         faces: Per caption, two close-ups and two full figures of each, all in the same clothes.
-        seed: Of the people and the scenes.
+        seed: The seed of the people and the scenes.
 
     Returns:
         For pairs of close-ups, of full figures, and mixed ones: the area under the ROC curve, the equal error rate, and

@@ -18,11 +18,12 @@ from ....core.photomaker import FuseModule, look_at
 from ....core.toyworld.models import LATENT_RATIO, PICTURE_SIDE, TEXT_LENGTH, TEXT_WIDTH
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import CLASS_WORDS, HAIR_COLOURS, tokenize, vocabulary
+from ...step_random import StepRandom
 from ..people import Person, sample_person
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
 from .kept import read_kept, write_kept
-from .loop import Dice, Settings, train
+from .loop import Settings, train
 from .pictures import to_pixels
 from .train_base import BaseModel, Diffusion
 
@@ -63,14 +64,14 @@ class IdEncoder(nn.Module):
         return torch.cat([self.visual_projection(pooled), self.visual_projection_2(pooled)], dim=-1)
 
 
-def soften(pixels: Tensor, dice: Dice) -> Tensor:
+def augment_portraits(pixels: Tensor, random: StepRandom) -> Tensor:
     """Portraits as a generator draws them: a little blurred and noisy, brighter or darker."""
     n, _, high, wide = pixels.shape
-    share = torch.from_numpy(dice.numpy.random((n, 1, 1, 1)).astype(np.float32)).to(pixels.device)
+    share = torch.from_numpy(random.numpy.random((n, 1, 1, 1)).astype(np.float32)).to(pixels.device)
     small = interpolate(pixels, scale_factor=0.5, mode="area")
     blurred = interpolate(small, size=(high, wide), mode="bilinear", align_corners=False)
-    light = torch.from_numpy(dice.numpy.uniform(0.9, 1.1, (n, 1, 1, 1)).astype(np.float32)).to(pixels.device)
-    noise = dice.normal(*pixels.shape).to(pixels.device) * 0.05
+    light = torch.from_numpy(random.numpy.uniform(0.9, 1.1, (n, 1, 1, 1)).astype(np.float32)).to(pixels.device)
+    noise = random.normal(*pixels.shape).to(pixels.device) * 0.05
     return ((pixels + 0.8 * share * (blurred - pixels)) * light + noise).clamp(-1, 1)
 
 
@@ -83,10 +84,10 @@ def train_tower(settings: Settings) -> tuple[IdEncoder, list[float]]:
     encoder = IdEncoder(settings.seed).to(settings.device)
     encoder.fuse_module.requires_grad_(False)
 
-    def loss(dice: Dice) -> Tensor:
-        people = alike(settings.batch, dice.numpy)
-        drawn = np.stack([portrait(person, dice.numpy) for person in (*people, *people)])
-        embeddings = normalize(encoder.embed(soften(to_pixels(drawn).to(settings.device), dice)), dim=-1)
+    def loss(random: StepRandom) -> Tensor:
+        people = alike(settings.batch, random.numpy)
+        drawn = np.stack([portrait(person, random.numpy) for person in (*people, *people)])
+        embeddings = normalize(encoder.embed(augment_portraits(to_pixels(drawn).to(settings.device), random)), dim=-1)
         likeness = embeddings @ embeddings.T / TEMPERATURE
         likeness = likeness.masked_fill(torch.eye(len(drawn), dtype=torch.bool, device=likeness.device), -1e4)
         partner = torch.arange(len(drawn), device=likeness.device).roll(len(people))
@@ -177,17 +178,17 @@ def train_photomaker(
     diffusion = Diffusion(settings.device)
     device = settings.device
 
-    def loss(dice: Dice) -> Tensor:
-        chosen = dice.numpy.choice(len(lessons.latents), settings.batch, replace=False)
+    def loss(random: StepRandom) -> Tensor:
+        chosen = random.numpy.choice(len(lessons.latents), settings.batch, replace=False)
         rows = torch.from_numpy(chosen)
-        count = int(dice.numpy.integers(1, 5))
+        count = int(random.numpy.integers(1, 5))
         portraits = to_pixels(lessons.portraits[rows][:, :count].numpy().reshape(-1, PICTURE_SIDE, PICTURE_SIDE, 3)).to(
             device
         )
-        portraits = soften(portraits, dice).unflatten(0, (len(rows), count))
-        timesteps = torch.from_numpy(dice.numpy.integers(0, 1000, settings.batch)).to(device)
+        portraits = augment_portraits(portraits, random).unflatten(0, (len(rows), count))
+        timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(device)
         clean = lessons.latents[rows].to(device)
-        noisy, target = diffusion.noisy_and_target(clean, dice.normal(*clean.shape).to(device), timesteps)
+        noisy, target = diffusion.noisy_and_target(clean, random.normal(*clean.shape).to(device), timesteps)
         with torch.autocast(device, torch.bfloat16):
             context = adapter.context(lessons.tokens[rows].to(device), lessons.positions[rows].to(device), portraits)
             found = adapter.base.predict(noisy, timesteps, context)

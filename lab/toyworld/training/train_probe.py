@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ....core.toyworld.models import PICTURE_SIDE
+from ...step_random import StepRandom
 from ..probe import ATTRIBUTES, PERSON, SCENE, Probe, split, told_of_person, told_of_scene
 from ..world import Scene, sample_scene
-from .augmentation import soften
-from .loop import Dice, Settings, train
+from .augmentation import augment
+from .loop import Settings, train
 
 SCENES = 10_000
 PEOPLE = (1, 2)
@@ -29,14 +30,14 @@ def train_probe(settings: Settings) -> tuple[Probe, list[float]]:
     network = Probe().to(settings.device)
     pictures, owners, answers = drawn_scenes(SCENES, settings.seed + 5, settings.folder)
 
-    def loss(dice: Dice) -> Tensor:
-        chosen = np.sort(dice.numpy.choice(len(pictures), settings.batch, replace=False))
-        who = dice.numpy.integers(1, 1 + owners[chosen].max(axis=(1, 2)))
-        asks_scene = dice.numpy.random(len(chosen)) < ASKS_SCENE
+    def loss(random: StepRandom) -> Tensor:
+        chosen = np.sort(random.numpy.choice(len(pictures), settings.batch, replace=False))
+        who = random.numpy.integers(1, 1 + owners[chosen].max(axis=(1, 2)))
+        asks_scene = random.numpy.random(len(chosen)) < ASKS_SCENE
         masks = torch.from_numpy(owners[chosen] == np.where(asks_scene, 255, who)[:, None, None])[:, None].float()
         right = torch.from_numpy(answers[chosen, who - 1]).to(settings.device)
         pixels = torch.from_numpy(np.array(pictures[chosen])).permute(0, 3, 1, 2).float() / 255
-        pixels = soften(pixels, dice).to(settings.device)
+        pixels = augment(pixels, random).to(settings.device)
         with torch.autocast(settings.device, torch.bfloat16):
             logits = network(pixels, masks.to(settings.device))
         about_scene = torch.from_numpy(asks_scene).to(settings.device)
@@ -91,8 +92,8 @@ def _chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, np.ndarray, n
 
 def _answers(scene: Scene, person: int) -> list[int]:
     plan = scene.plan
-    told = told_of_scene(plan) | told_of_person(plan.people[person], plan.poses[person])
-    return [options.index(told[name]) for name, options in ATTRIBUTES.items()]
+    true = told_of_scene(plan) | told_of_person(plan.people[person], plan.poses[person])
+    return [options.index(true[name]) for name, options in ATTRIBUTES.items()]
 
 
 def measure_probe(network: Probe, scenes: int = 400, seed: int = 8_000_009) -> dict[str, float]:
@@ -102,11 +103,11 @@ def measure_probe(network: Probe, scenes: int = 400, seed: int = 8_000_009) -> d
     for number in range(scenes):
         scene = sample_scene(seed + number, held_out=True, people=PEOPLE[number % len(PEOPLE)])
         image = torch.tensor(scene.image).float() / 255
-        told, read = told_of_scene(scene.plan), network.read_scene(image)
+        true, read = told_of_scene(scene.plan), network.read_scene(image)
         for name in SCENE:
-            right[name].append(read[name] == told[name])
+            right[name].append(read[name] == true[name])
         for person, pose, mask in zip(scene.plan.people, scene.plan.poses, scene.masks, strict=True):
-            told, read = told_of_person(person, pose), network.read_person(image, torch.from_numpy(mask))
+            true, read = told_of_person(person, pose), network.read_person(image, torch.from_numpy(mask))
             for name in PERSON:
-                right[name].append(read[name] == told[name])
+                right[name].append(read[name] == true[name])
     return {name: float(np.mean(values)) for name, values in right.items()}

@@ -7,8 +7,9 @@ from torch.nn.functional import l1_loss, mse_loss, pixel_unshuffle
 
 from ....core.toyworld.models import LATENT_CHANNELS, LATENT_RATIO
 from ....core.toyworld.vae import PATCH_WIDTH, ToyVAE
+from ...step_random import StepRandom
 from ..world import sample_scene
-from .loop import Dice, Settings, train
+from .loop import Settings, train
 from .pictures import scenes, to_pixels
 
 PICTURES = 20_000
@@ -27,12 +28,12 @@ def train_vae(settings: Settings) -> tuple[ToyVAE, list[float]]:
     start_at_principal_components(vae, to_pixels(pictures[:SAMPLE]))
     vae.to(settings.device)
 
-    def loss(dice: Dice) -> Tensor:
-        chosen = pictures[np.sort(dice.numpy.choice(len(pictures), settings.batch, replace=False))]
+    def loss(random: StepRandom) -> Tensor:
+        chosen = pictures[np.sort(random.numpy.choice(len(pictures), settings.batch, replace=False))]
         pixels = to_pixels(chosen).to(settings.device)
         with torch.autocast(settings.device, torch.bfloat16):
             latents = vae.encode(pixels).float()
-            noise = dice.normal(*latents.shape).to(pixels.device)
+            noise = random.normal(*latents.shape).to(pixels.device)
             drawn = vae.decode(latents + LATENT_NOISE * noise).float()
         value = l1_loss(drawn, pixels) + mse_loss(drawn, pixels) + SPREAD_WEIGHT * latents.square().mean()
         for axis in (-1, -2):

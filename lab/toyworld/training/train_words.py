@@ -18,10 +18,11 @@ from ....core.toyworld.identity_encoder import face_crops
 from ....core.toyworld.models import LATENT_CHANNELS, LATENT_RATIO, PICTURE_SIDE, TEXT_LENGTH, noise_levels
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
+from ...step_random import StepRandom
 from ..world import sample_scene
-from .augmentation import jitter, soften
+from .augmentation import augment, jitter
 from .kept import read_kept, write_kept
-from .loop import Dice, Settings, train
+from .loop import Settings, train
 from .train_base import BaseModel
 from .train_detector import Drawn, drawn_scenes, words_loss
 
@@ -58,11 +59,11 @@ def teach_words(
     network.face.requires_grad_(True)
     drawn = drawn_scenes(2_000, settings.seed + 11, settings.folder)
 
-    def loss(dice: Dice) -> Tensor:
-        chosen = torch.from_numpy(dice.numpy.integers(held_back, len(faces.words), settings.batch))
-        boxes = jitter(faces.boxes[chosen], dice)
-        told = network.words(_crops(faces.pictures[chosen], boxes))
-        return cross_entropy(told, faces.words[chosen]) + _drawn_loss(network, drawn, settings, dice)
+    def loss(random: StepRandom) -> Tensor:
+        chosen = torch.from_numpy(random.numpy.integers(held_back, len(faces.words), settings.batch))
+        boxes = jitter(faces.boxes[chosen], random)
+        logits = network.words(_crops(faces.pictures[chosen], boxes))
+        return cross_entropy(logits, faces.words[chosen]) + _drawn_loss(network, drawn, settings, random)
 
     history = train("words", network, loss, settings)
     network.eval().requires_grad_(False)
@@ -73,19 +74,19 @@ def teach_words(
     }
 
 
-def _drawn_loss(network: DetectorNetwork, drawn: Drawn, settings: Settings, dice: Dice) -> Tensor:
-    chosen = np.sort(dice.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
-    pixels = soften(torch.from_numpy(drawn.pictures[chosen]).permute(0, 3, 1, 2).float() / 255, dice)
+def _drawn_loss(network: DetectorNetwork, drawn: Drawn, settings: Settings, random: StepRandom) -> Tensor:
+    chosen = np.sort(random.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
+    pixels = augment(torch.from_numpy(drawn.pictures[chosen]).permute(0, 3, 1, 2).float() / 255, random)
     words, heads = torch.from_numpy(drawn.words[chosen]), torch.from_numpy(drawn.heads[chosen])
-    return words_loss(network, pixels, heads, words, dice)
+    return words_loss(network, pixels, heads, words, random)
 
 
 @torch.no_grad()
 def share_right(network: DetectorNetwork, faces: Faces, count: int) -> float:
     """How often the likeliest word is the caption's, among the first `count` faces."""
     network.eval()
-    told = network.words(_crops(faces.pictures[:count], faces.boxes[:count])).argmax(dim=1)
-    return float((told == faces.words[:count]).float().mean())
+    read = network.words(_crops(faces.pictures[:count], faces.boxes[:count])).argmax(dim=1)
+    return float((read == faces.words[:count]).float().mean())
 
 
 def _crops(pictures: Tensor, boxes: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def _crops(pictures: Tensor, boxes: Tensor) -> Tensor:
 
 
 def generated_faces(network: DetectorNetwork, base: BaseModel, vae: ToyVAE, settings: Settings) -> Faces:
-    """Heads in pictures by the base model that show as many people as their captions; people are told left to right."""
+    """Heads in the base model's pictures with as many people as their captions, which name them from left to right."""
     scenes = [sample_scene(_FIRST_SCENE + number, people=1 + number % 2) for number in range(PICTURES)]
     pictures = generate(base.eval(), vae, [scene.caption for scene in scenes], settings)
     detector = ToyDetector(network.eval())
@@ -102,8 +103,8 @@ def generated_faces(network: DetectorNetwork, base: BaseModel, vae: ToyVAE, sett
     for scene, picture in zip(scenes, pictures, strict=True):
         found = detector.people(picture.permute(1, 2, 0))
         if len(found) == len(scene.plan.people):
-            told = [CLASS_WORDS.index(person.word) for person in scene.plan.people]
-            rows += [(picture, each.head, word) for each, word in zip(found, told, strict=True)]
+            words = [CLASS_WORDS.index(person.word) for person in scene.plan.people]
+            rows += [(picture, each.head, word) for each, word in zip(found, words, strict=True)]
     drawn, boxes, words = zip(*rows, strict=True)
     return Faces(torch.stack(drawn), torch.stack(boxes), torch.tensor(words))
 

@@ -36,7 +36,7 @@ from tests.stand_ins.ip_adapters import image_side, layer_side
 
 
 def their_adapter(q, k, v, extra):
-    """Of the shape of IPAdapter_plus's attn2 replacement."""
+    """An attn2 replacement of the same form as IPAdapter_plus's."""
     theirs = random(1, 4, q.shape[-1], seed=7).repeat(len(q), 1, 1)
     return plain_attention(q, k, v, extra["n_heads"]) + plain_attention(q, theirs, theirs, extra["n_heads"])
 
@@ -53,7 +53,7 @@ def check_beside_an_adapter_that_replaces_the_layers():
 
 
 def freeu(source):
-    """Of the shape of FreeU, whose own patch looks for the widths of the real models."""
+    """A patch of the same form as FreeU, whose own patch looks for the widths of the real models."""
     patched = source.clone()
     patched.set_model_output_block_patch(lambda h, skip, options: (1.2 * h, 0.9 * skip))
     return patched

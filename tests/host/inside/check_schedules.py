@@ -28,7 +28,7 @@ def check_every_schedule_is_the_hosts():
 
 
 def check_the_same_timesteps_are_asked_for():
-    """Of every scheduler of the host, in calls of any size, also those that are not among our choices."""
+    """Holds for every scheduler of the host, in calls of any size, also those that are not among our choices."""
     sampling = comfy.model_sampling.ModelSamplingDiscrete()
     logs = schedules.log_levels(CONFIG)
     for name in comfy.samplers.SCHEDULER_NAMES:

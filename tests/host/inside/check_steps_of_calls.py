@@ -86,7 +86,7 @@ def check_heun_goes_on_from_the_cached_latent_as_the_identity_model_would():
 
 
 def check_the_sampler_says_which_step_a_call_belongs_to():
-    """Of every sampler; dpm_fast alone does not go along the schedule, so there the noise level must tell."""
+    """Holds for every sampler but dpm_fast, which does not follow the schedule: there the noise level decides."""
     model = setting.tiny_sd15()
     for sampler_name in SAMPLERS:
         _, cache = template(model, sampler_name=sampler_name)

@@ -38,7 +38,7 @@ class SeesTwo(ToyDetector):
 
 
 class KnowsTheAnswers(Probe):
-    """Reads what it is told to."""
+    """Reads what the test gives it."""
 
     def __init__(self, scene, person):
         super().__init__()

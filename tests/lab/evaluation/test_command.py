@@ -44,6 +44,15 @@ def test_a_folder_belongs_to_one_set_of_weights_and_settings(tmp_path):
         claim_folder(tmp_path, {})
 
 
+def test_a_folder_with_the_former_name_of_the_drawing_modes_goes_on(tmp_path):
+    claim_folder(tmp_path, {"drawing_modes": [{"name": "off"}]})
+    written = (tmp_path / "settings.json").read_text(encoding="utf-8")
+    (tmp_path / "settings.json").write_text(written.replace('"drawing_modes"', '"ways"'), encoding="utf-8")
+    claim_folder(tmp_path, {"drawing_modes": [{"name": "off"}]})
+    with pytest.raises(ValueError, match="another drawing_modes; give another folder"):
+        claim_folder(tmp_path, {"drawing_modes": [{"name": "on"}]})
+
+
 def test_a_page_without_markers_is_refused_before_anything_is_drawn(tmp_path):
     with pytest.raises(typer.BadParameter, match="page.md needs the lines"):
         toyworld(tmp_path / "out", stories=2, processes=1, page=tmp_path / "page.md")
@@ -53,5 +62,5 @@ def test_a_page_without_markers_is_refused_before_anything_is_drawn(tmp_path):
 def test_a_folder_belongs_to_one_evaluation(tmp_path, finished):
     claim_folder(tmp_path / "out", TOYWORLD.made_with)
     (finished / "page.md").write_text("".join(markers("storynizor")))
-    with pytest.raises(typer.BadParameter, match="another ways; give another folder"):
+    with pytest.raises(typer.BadParameter, match="another drawing_modes; give another folder"):
         storynizor(tmp_path / "out", stories=2, processes=1, page=finished / "page.md")

@@ -40,7 +40,7 @@ def test_the_row_is_json_and_has_every_variant(measured):
 
 def test_unet_evaluations_are_those_of_the_settings(measured):
     portraits = 2 * PORTRAITS * PORTRAIT_STEPS * 2
-    frame = 2 * T + 5 * 2 * 2 * (T - START) + 2 * T  # template, five ways for two people each, direct
+    frame = 2 * T + 5 * 2 * 2 * (T - START) + 2 * T  # template, five variants for two people each, direct
     assert measured[0]["evaluations"] == portraits + 4 * frame
 
 
@@ -75,7 +75,7 @@ def test_faces_by_hand():
     name, mask = toy.story.characters[0].name, torch.ones(2, 2, dtype=torch.bool)
     east, north = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     vectors = {DRAWN: [east, east, east, east], "mean": [east, north, None, north], "true": [None, east, None, None]}
-    seen = {way: [{name: Seen(mask, face)} for face in faces] for way, faces in vectors.items()}
+    seen = {variant: [{name: Seen(mask, face)} for face in faces] for variant, faces in vectors.items()}
     seen["mean"][2] = {}
     found = measure_faces(toy, seen)
     assert found["face_sim"] == {DRAWN: 1.0, "mean": pytest.approx(1 / 3), "true": None}

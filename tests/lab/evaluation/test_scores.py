@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from story_identity.core.identity import mean_pairwise_cosine
 from story_identity.lab.evaluation.scores import (
     bootstrap_interval,
     ghost_share,
     mean_cosine_between,
     mean_of_known,
-    mean_pairwise_cosine,
     paired_differences,
     psnr,
     seam_step,
@@ -70,7 +70,7 @@ def test_a_seam_is_a_step_at_the_edge_of_the_paste():
     pasted = torch.zeros(24, 24, dtype=torch.bool)
     pasted[8:16, 4:20] = True
     ramp = (torch.arange(24.0)[:, None] + 2 * torch.arange(24.0)).div(100)[..., None].expand(-1, -1, 3)
-    assert seam_step(ramp, pasted) == pytest.approx(0, abs=1e-6)  # as steep at the edge as beside it
+    assert seam_step(ramp, pasted) == pytest.approx(0, abs=1e-6)  # as steep at the edge as next to it
     assert seam_step(ramp + 0.25 * pasted[..., None], ~pasted) == pytest.approx(0.25, abs=0.05)
     flat = torch.full((24, 24, 3), 0.5)
     assert seam_step(flat + 0.25 * pasted[..., None], pasted) == pytest.approx(0.25)
@@ -98,12 +98,12 @@ def test_missing_values_are_left_out():
 
 
 def test_values_vary_where_they_should():
-    told = ["stands", "waves", "stands", "jumps"]
-    assert varied_share(told, told) == 1
-    assert varied_share(["jumps", "sits", "waves", "stands"], told) == 1  # all wrong, and all different
-    assert varied_share(["stands"] * 4, told) == 0
-    assert varied_share(["stands", "waves", "waves", None], told) == 1 / 2  # of the first two and the next two
-    assert varied_share(["stands", None, "waves", None], told) is None
+    true = ["stands", "waves", "stands", "jumps"]
+    assert varied_share(true, true) == 1
+    assert varied_share(["jumps", "sits", "waves", "stands"], true) == 1  # all wrong, and all different
+    assert varied_share(["stands"] * 4, true) == 0
+    assert varied_share(["stands", "waves", "waves", None], true) == 1 / 2  # of the first two and the next two
+    assert varied_share(["stands", None, "waves", None], true) is None
 
 
 def test_interval_of_values_that_agree():

@@ -1,4 +1,4 @@
-"""Stories that are told in the toy world's own words."""
+"""Stories that are written in the toy world's own words."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ import torch
 from story_identity.headless.shared_frames import Sharing
 from story_identity.lab.evaluation import auto_masks, storynizor
 from story_identity.lab.evaluation.auto_masks import best_of_grid, measure_found, measure_maps, on_grid
-from story_identity.lab.evaluation.drawing_modes import OFF, ON, WAYS, Way, draw_story
+from story_identity.lab.evaluation.drawing_modes import DRAWING_MODES, OFF, ON, DrawingMode, draw_story
 from story_identity.lab.evaluation.identitystory import DRAWN, OTHERS, Seen, drawings, drawn_scenes
 from story_identity.lab.evaluation.layouts import LAYOUTS
 from story_identity.lab.evaluation.scores import mean_difference, same_share
@@ -62,10 +62,10 @@ def test_clothes_are_told_apart_by_whether_the_caption_tells_them():
             return {"clothes": "blue" if mask[:32].any() and image[0, 0, 0] > 0.5 else "red"}
 
     toy = next(toy for toy in map(make_story, range(2, 90, 3)) if len(set(toy.plans[0].names_clothes)) == 2)
-    told = toy.plans[0].names_clothes.index(True)
-    places = [rectangle(0, 0, 9, 9), rectangle(40, 0, 50, 9)]  # whose clothes are told is above
-    seen = {toy.story.characters[told].name: Seen(places[0], None)}
-    seen[toy.story.characters[1 - told].name] = Seen(places[1], None)
+    named = toy.plans[0].names_clothes.index(True)
+    places = [rectangle(0, 0, 9, 9), rectangle(40, 0, 50, 9)]  # whose clothes the caption names is above
+    seen = {toy.story.characters[named].name: Seen(places[0], None)}
+    seen[toy.story.characters[1 - named].name] = Seen(places[1], None)
     pictures = [torch.full((64, 64, 3), level) for level in (0.0, 1.0, 0.0, 1.0)]
     found = measure_clothes(Alternates({}, {}), toy, pictures, [seen] * 4)
     assert found == {"all": pytest.approx((1 + 1 / 3) / 2), "told": pytest.approx(1 / 3), "untold": 1.0}
@@ -161,7 +161,7 @@ def measured(instruments):
 def test_the_row_is_json_and_has_every_way(measured):
     row, pictures = measured
     assert json.loads(json.dumps(row)) == row
-    assert list(pictures) == [*(way.name for way in WAYS), DRAWN, OTHERS]
+    assert list(pictures) == [*(mode.name for mode in DRAWING_MODES), DRAWN, OTHERS]
     for measure in ("face_sim", "faces", "clothes", "alike", "leak", "agreement", "background"):
         assert set(row[measure]) == set(pictures), measure
     assert set(row["drawn_masks"]["levels"]) == {"1"}  # of 4 steps here
@@ -183,7 +183,7 @@ def test_only_the_first_stories_are_redenoised(instruments, measured, monkeypatc
 
 def test_sharing_changes_pictures_and_no_sharing_does_not(instruments, measured):
     pictures, studio = measured[1], instruments.studio
-    again = draw_story(studio, TWO.story, Way("again", Sharing(strength=0.0)), 2900)
+    again = draw_story(studio, TWO.story, DrawingMode("again", Sharing(strength=0.0)), 2900)
     assert all(torch.equal(a, b) for a, b in zip(again.pictures, pictures[OFF], strict=True))
     assert again.maps == {}
     assert not torch.equal(pictures[ON][0], pictures[OFF][0])

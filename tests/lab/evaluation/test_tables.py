@@ -13,7 +13,7 @@ from story_identity.lab.evaluation.variants import VARIANTS
 from story_identity.lab.toyworld.probe import PERSON, SCENE
 
 BEGIN, END = markers("toyworld")
-WAYS = (*VARIANTS, "drawn", "others")
+ROWS = (*VARIANTS, "drawn", "others")
 
 
 def row(number, shift):
@@ -28,10 +28,10 @@ def row(number, shift):
         "evaluations": 1500,
         "faces_wanted": 4,
         "identity": {**dict.fromkeys(identity, 0.25), "discovered_and_mean": 0.75},
-        "face_sim": {**dict.fromkeys(WAYS, 0.5), "discovered": 0.5 + shift, "true": None},
-        "faces": dict.fromkeys(WAYS, 3),
-        "likeness": dict.fromkeys(WAYS, 0.125),
-        "agreement": dict.fromkeys(WAYS, agreement),
+        "face_sim": {**dict.fromkeys(ROWS, 0.5), "discovered": 0.5 + shift, "true": None},
+        "faces": dict.fromkeys(ROWS, 3),
+        "likeness": dict.fromkeys(ROWS, 0.125),
+        "agreement": dict.fromkeys(ROWS, agreement),
         "background": {"latent_difference": None} if number else background,
         "edges": {"discovered": {"ghost": 0.01, "seam": 1.0}, "fixed": {"ghost": 0.03, "seam": 4.0} if number else {}},
     }

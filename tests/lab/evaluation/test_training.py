@@ -20,6 +20,7 @@ from story_identity.lab.evaluation.identitystory import DRAWN, OTHERS, Seen
 from story_identity.lab.evaluation.markdown import markers
 from story_identity.lab.evaluation.stories import FRAMES, make_story
 from story_identity.lab.evaluation.training import (
+    DRAWING_MODES,
     INJECTOR,
     LORAS,
     NO_LORA,
@@ -27,7 +28,6 @@ from story_identity.lab.evaluation.training import (
     ON_WITH,
     ON_WITHOUT,
     REFERENCES,
-    WAYS,
     WITH,
     WITHOUT,
     References,
@@ -85,8 +85,8 @@ def measured(instruments, trained):
     return measure_story(instruments, trained, STORY)
 
 
-def drawn_as(way, studio):
-    return draw_story(studio, TWO.story, next(each for each in WAYS if each.name == way), FIRST).pictures
+def drawn_as(mode, studio):
+    return draw_story(studio, TWO.story, next(each for each in DRAWING_MODES if each.name == mode), FIRST).pictures
 
 
 def same(some, others):
@@ -166,8 +166,8 @@ def test_a_lora_is_in_its_own_studio_alone(instruments, trained):
 
 
 def test_the_first_ways_are_those_without_training(measured, instruments):
-    for way in (OFF, ON):
-        assert same(measured[1][way], drawn_as(way, instruments.studio)), way
+    for mode in (OFF, ON):
+        assert same(measured[1][mode], drawn_as(mode, instruments.studio)), mode
     assert not same(measured[1][OFF], measured[1][ON])
 
 
@@ -193,7 +193,8 @@ def test_faces_act_where_attention_sees_two_people_and_everywhere_for_one(traine
         return inject_story(injector, story, faces, mode, seed, layouts=layouts)
 
     monkeypatch.setattr(training, "inject_story", noted)
-    monkeypatch.setattr(training, "WAYS", tuple(way for way in WAYS if way.name in (ON_WITH, "shuffled", "stacked")))
+    modes = tuple(mode for mode in DRAWING_MODES if mode.name in (ON_WITH, "shuffled", "stacked"))
+    monkeypatch.setattr(training, "DRAWING_MODES", modes)
     drawn = draw_ways(trained, toy, make_references(Reader(), toy), FIRST)
     assert [(mode, seed) for mode, seed, _ in given] == [(mode, FIRST) for mode in ("shuffled", "stacked")]
     expected = layouts_of(toy, drawn[ON_WITH].maps[T]) if toy is TWO else ()
@@ -206,7 +207,7 @@ def test_faces_act_where_attention_sees_two_people_and_everywhere_for_one(traine
 
 def test_the_row_is_json_and_has_every_way(measured):
     row, pictures = measured
-    names = [way.name for way in WAYS]
+    names = [mode.name for mode in DRAWING_MODES]
     assert json.loads(json.dumps(row)) == row
     assert list(pictures) == [REFERENCES, *names, DRAWN, OTHERS]
     assert set(TRAINING_FIGURE.columns) <= set(TRAINING_FIGURE.rows) == {REFERENCES, *names}
@@ -217,7 +218,7 @@ def test_the_row_is_json_and_has_every_way(measured):
     base, zeros, random = row["drawn_masks"].values()
     assert base == zeros != random
     frames, maps = FRAMES, FRAMES * (T - 1)
-    assert row["evaluations"] == len(WAYS) * T * 2 * frames + 3 * maps  # CFG asks twice
+    assert row["evaluations"] == len(DRAWING_MODES) * T * 2 * frames + 3 * maps  # CFG asks twice
     text = make_tables([row, row])
     for table in text.split("\n\n")[1:]:
         assert len({line.count("|") for line in table.splitlines()}) == 1

@@ -210,13 +210,15 @@ def test_captions_from_metadata_and_from_a_captioner(own_pictures, tmp_path, sma
         asked.append([path.name for path in paths])
         return [captions[path.stem] for path in paths]
 
-    told = build_storydb(own_pictures, tmp_path / "b", small_settings, replace(measures, caption=caption))["groups"]
+    captioned = build_storydb(own_pictures, tmp_path / "b", small_settings, replace(measures, caption=caption))[
+        "groups"
+    ]
     assert asked == [["00.png", "01.png", "02.png", "03.png"]]
     lines = [json.dumps({"file_name": f"ada/{stem}.png", "text": text}) for stem, text in captions.items()]
     lines.append(json.dumps({"file_name": "ada/lost.png", "text": "not there"}))
     (own_pictures / "metadata.jsonl").write_text("\n".join(lines))
     manifest = build_storydb(own_pictures, tmp_path / "c", small_settings, measures)
-    pictures = [[group["pictures"] for group in groups] for groups in (expected, told, manifest["groups"])]
+    pictures = [[group["pictures"] for group in groups] for groups in (expected, captioned, manifest["groups"])]
     assert pictures[0] == pictures[1] == pictures[2]
     assert [(drop["file"], drop["reason"]) for drop in manifest["drops"]] == [("ada/lost.png", "missing")]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from story_identity.core.detectors import Detections
-from story_identity.lab.storydb.group_filter import Sieve, clusters, median_likeness
+from story_identity.lab.storydb.group_filter import GroupFilter, clusters, median_likeness
 from story_identity.lab.storydb.measures import Measures
 from story_identity.lab.storydb.pictures import open_picture, stored_picture
 from story_identity.lab.storydb.settings import StoryDBSettings
@@ -70,9 +70,9 @@ def put(root, name, picture, caption="a tall woman at home"):
 
 def sieved(root, settings=SETTINGS, **measures):
     (source,), _ = find_sources(root)
-    sieve = Sieve(root, source, settings, Measures(Blocks(), **measures))
-    groups = sieve.groups()
-    return groups, {drop.file.removeprefix("mia/"): (drop.reason, drop.detail) for drop in sieve.drops}
+    group_filter = GroupFilter(root, source, settings, Measures(Blocks(), **measures))
+    groups = group_filter.groups()
+    return groups, {drop.file.removeprefix("mia/"): (drop.reason, drop.detail) for drop in group_filter.drops}
 
 
 def test_without_models_for_the_filters_everything_passes(root):
@@ -187,7 +187,7 @@ def test_a_captioner_that_miscounts_is_told_so(root):
 def test_loose_pictures_need_a_model_to_tell_them_apart(root):
     (source,), _ = find_sources(root)
     with pytest.raises(ValueError, match="neither is given"):
-        Sieve(root, source, SETTINGS, Measures(Blocks())).vectors()
+        GroupFilter(root, source, SETTINGS, Measures(Blocks())).vectors()
 
 
 def test_median_likeness_by_hand():

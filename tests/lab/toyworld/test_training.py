@@ -19,7 +19,7 @@ from story_identity.core.toyworld.vae import ToyVAE
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
 from story_identity.lab.toyworld.training import loop
 from story_identity.lab.toyworld.training.kept import read_kept, write_kept
-from story_identity.lab.toyworld.training.loop import Dice, Settings, train
+from story_identity.lab.toyworld.training.loop import Settings, step_random, train
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys
 from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, encode, spoil
 from story_identity.lab.toyworld.training.train_photomaker import (
@@ -42,8 +42,8 @@ def line(settings, stop_at=None):
     torch.manual_seed(0)
     network = nn.Linear(1, 1)
 
-    def loss(dice):
-        x = dice.normal(settings.batch, 1)
+    def loss(random):
+        x = random.normal(settings.batch, 1)
         loss.calls += 1
         if loss.calls == stop_at:
             raise KeyboardInterrupt
@@ -176,9 +176,9 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 
 
 def test_a_step_is_seeded_by_its_number():
-    assert torch.equal(Dice.of(1, 5).normal(3), Dice.of(1, 5).normal(3))
-    assert not torch.equal(Dice.of(1, 5).normal(3), Dice.of(1, 6).normal(3))
-    assert not torch.equal(Dice.of(1, 5).normal(3), Dice.of(2, 5).normal(3))
+    assert torch.equal(step_random(1, 5).normal(3), step_random(1, 5).normal(3))
+    assert not torch.equal(step_random(1, 5).normal(3), step_random(1, 6).normal(3))
+    assert not torch.equal(step_random(1, 5).normal(3), step_random(2, 5).normal(3))
 
 
 def test_what_v_is():
@@ -194,7 +194,7 @@ def test_what_v_is():
 
 def test_spoilt_captions_stay_captions():
     row = torch.tensor([tokenize("a woman with red hair waves on a beach", TEXT_LENGTH)]).repeat(2000, 1)
-    spoilt = spoil(row, Dice.of(0, 0))
+    spoilt = spoil(row, step_random(0, 0))
     unknown = vocabulary().index(UNKNOWN)
     empty = (spoilt[:, 1:] == 1).all(dim=1)
     strange = (spoilt == unknown).any(dim=1)

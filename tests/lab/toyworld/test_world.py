@@ -1,4 +1,4 @@
-"""The world itself: what is drawn, what is told of it, and who is who."""
+"""The world itself: what is drawn, what its caption says, and who is who."""
 
 from dataclasses import fields, replace
 
@@ -102,8 +102,8 @@ def test_captions_say_what_the_plan_says(scenes):
         described = zip(plan.people, plan.names_hair, plan.names_clothes, strict=True)
         rest = scene.caption
         for person, hair, clothes in described:  # from left to right
-            _, told, rest = rest.partition(captions.describe(person, hair, clothes))
-            assert told
+            _, said, rest = rest.partition(captions.describe(person, hair, clothes))
+            assert said
         if plan.close_up:
             assert "close-up" in words
             continue
@@ -131,8 +131,8 @@ def test_captions_say_nothing_else(scenes):
 def test_a_caption_does_not_depend_on_what_it_leaves_open():
     plan = world.Plan((FIRST,), ("waving",), "snow", names_clothes=(False,), names_hair=(True,))
     other = replace(FIRST, clothes="blue", garment="coat", skin=4, face=2, glasses=1, beard=1, hat=2, pattern=1)
-    told = {world.draw(replace(plan, people=(who,)), np.random.default_rng(7)).caption for who in (FIRST, other)}
-    assert len(told) == 1
+    captions_of = {world.draw(replace(plan, people=(who,)), np.random.default_rng(7)).caption for who in (FIRST, other)}
+    assert len(captions_of) == 1
 
 
 def test_a_caption_by_hand():

@@ -12,7 +12,7 @@ PEOPLE = (("Mira", "woman"), ("Tom", "boy"))
 
 
 def group(seed=0, count=4, people=1):
-    """Noise in which people stand beside each other, a little further down in every picture."""
+    """Noise in which people stand side by side, a little further down in every picture."""
     random = torch.Generator().manual_seed(seed)
     words = [word for _, word in PEOPLE[:people]]
     captions = tuple(f"a red {' and a '.join(words)} on beach {number}" for number in range(count))
@@ -57,7 +57,7 @@ def synchronizer_settings(**changes):
 
 
 class Line(torch.nn.Module):
-    """Learns a slope and a height for the mean brightness of pictures, each blurred by dice."""
+    """Learns a slope and a height for the mean brightness of pictures, each blurred at random."""
 
     def __init__(self, blur=0.0):
         super().__init__()
@@ -66,11 +66,11 @@ class Line(torch.nn.Module):
         self.frozen = torch.nn.Parameter(torch.tensor(3.0), requires_grad=False)
         self.blur, self.seen = blur, []
 
-    def forward(self, groups, dice):
+    def forward(self, groups, random):
         self.seen += [float(each.pictures.double().sum()) for each in groups]
         light = torch.stack([each.pictures.mean(dim=(1, 2)).mean(dim=0)[:2] for each in groups])
-        told = (light + self.blur * dice.normal(*light.shape)) @ self.slope + self.height
-        return {"loss": (told - self.frozen).square().mean()}
+        guess = (light + self.blur * random.normal(*light.shape)) @ self.slope + self.height
+        return {"loss": (guess - self.frozen).square().mean()}
 
     def save(self, folder):
         folder.mkdir(parents=True, exist_ok=True)

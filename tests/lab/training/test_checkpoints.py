@@ -163,7 +163,7 @@ def _rename(path, chance):
 
 @pytest.mark.parametrize(("change", "refused"), [(_cut, 40), (_rename, 40), (_say, 25), (_flip, 10)])
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(out, change, refused):
-    """At least so many of 40: a number that was changed into another one cannot be told."""
+    """At least so many of 40: a number that was changed into another one cannot be noticed."""
     path, chance = begun(out), random.Random(change.__name__)
     whole, said = path.read_bytes(), []
     for _ in range(40):

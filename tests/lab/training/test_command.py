@@ -19,7 +19,7 @@ from .test_settings import toml
 
 
 @pytest.fixture
-def told(toyworld_folder, tmp_path):
+def options(toyworld_folder, tmp_path):
     """Settings for a moment in a toy world of random weights."""
     small = {"width": 32, "height": 32, "frames": 2, "steps": 2, "rank": 2, "save_every": 1}
     where = {"checkpoint": str(toyworld_folder), "data": "toyworld", "out": str(tmp_path / "out")}
@@ -32,11 +32,11 @@ def call(tmp_path, values, *words, command="train-synchronizer"):
     return CliRunner().invoke(cli.app, command)
 
 
-def test_from_settings_to_a_lora_and_pictures_on_the_way(told, tmp_path, monkeypatch):
+def test_from_settings_to_a_lora_and_pictures_on_the_way(options, tmp_path, monkeypatch):
     monkeypatch.setattr("story_identity.lab.training.sample_pictures._TOYWORLD", ("euler", "simple", 2, 4.0))
     story = tmp_path / "story.json"
     story.write_text(json.dumps({**STORY, "frames": STORY["frames"][:2]}))
-    done = call(tmp_path, {**told, "draw_every": 1, "story": str(story)}, "--steps", 3, "--out", tmp_path / "there")
+    done = call(tmp_path, {**options, "draw_every": 1, "story": str(story)}, "--steps", 3, "--out", tmp_path / "there")
     assert done.exit_code == 0, done.output
     assert done.output.strip().endswith(f"What was learned is in {tmp_path / 'there' / 'synchronizer.safetensors'}")
     assert not (tmp_path / "out").exists()
@@ -48,7 +48,7 @@ def test_from_settings_to_a_lora_and_pictures_on_the_way(told, tmp_path, monkeyp
     assert steps == [1, 2, 3]
 
 
-def test_an_injector_and_pictures_with_the_faces_of_reference_pictures(told, tmp_path, monkeypatch):
+def test_an_injector_and_pictures_with_the_faces_of_reference_pictures(options, tmp_path, monkeypatch):
     """With and without references the pictures differ: the adapter acts while the story is drawn."""
     monkeypatch.setattr("story_identity.lab.training.sample_pictures._TOYWORLD", ("euler", "simple", 2, 4.0))
     Image.fromarray(sample_scene(3).image).save(tmp_path / "mira.png")
@@ -65,7 +65,7 @@ def test_an_injector_and_pictures_with_the_faces_of_reference_pictures(told, tmp
             "resampler_depth": 1,
             "out": str(out),
         }
-        del (values := {**told, **changes, "draw_every": 1, "story": str(tmp_path / "story.json")})["rank"]
+        del (values := {**options, **changes, "draw_every": 1, "story": str(tmp_path / "story.json")})["rank"]
         done = call(tmp_path, values, "--steps", 1, command="train-injector")
         assert done.exit_code == 0, done.output
         assert (out / "injector.safetensors").is_file()
@@ -73,8 +73,8 @@ def test_an_injector_and_pictures_with_the_faces_of_reference_pictures(told, tmp
     assert drawn[0] != drawn[1]
 
 
-def test_a_dry_run_says_what_a_step_takes_and_writes_nothing(told, tmp_path):
-    done = call(tmp_path, {**told, "tracker": "tensorboard"}, "--dry-run")
+def test_a_dry_run_says_what_a_step_takes_and_writes_nothing(options, tmp_path):
+    done = call(tmp_path, {**options, "tracker": "tensorboard"}, "--dry-run")
     assert done.exit_code == 0, done.output
     assert done.output.strip().split()[1::2][0] == "parameters,"
     assert "s a step" in done.output
@@ -91,24 +91,24 @@ def test_a_dry_run_says_what_a_step_takes_and_writes_nothing(told, tmp_path):
         ({"tracker": "tensorbored"}, "tensorbored"),
     ],
 )
-def test_a_mistake_is_one_line_and_is_found_before_anything_is_loaded(told, tmp_path, monkeypatch, changes, said):
+def test_a_mistake_is_one_line_and_is_found_before_anything_is_loaded(options, tmp_path, monkeypatch, changes, said):
     monkeypatch.setattr(training_cli, "load_checkpoint", None)
-    done = call(tmp_path, {**told, **changes})
+    done = call(tmp_path, {**options, **changes})
     assert done.exit_code == 2
     assert said in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_storydb_is_read_at_the_size_that_is_trained(told, storydb):
-    chosen = SynchronizerSettings(**{**told, "data": str(storydb), "seed": 4})
+def test_a_storydb_is_read_at_the_size_that_is_trained(options, storydb):
+    chosen = SynchronizerSettings(**{**options, "data": str(storydb), "seed": 4})
     source = training_cli.groups_of(chosen)
     assert isinstance(source, StoryDBReader)
     group = next(source.stream(0, 0, 1))
     assert group.pictures.shape == (2, 32, 32, 3)
 
 
-def test_a_caption_that_is_too_long_is_found_before_the_first_step(told, storydb, tmp_path):
+def test_a_caption_that_is_too_long_is_found_before_the_first_step(options, storydb, tmp_path):
     copied = tmp_path / "db"
     shutil.copytree(storydb, copied)
     entry = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))["groups"][1]
@@ -117,7 +117,7 @@ def test_a_caption_that_is_too_long_is_found_before_the_first_step(told, storydb
         name: each for name, each in files.items() if name.endswith(".txt")
     }
     write_shard(copied / entry["file"], {**files, f"{key}.txt": b"a girl in the snow and " * 20})
-    done = call(tmp_path, {**told, "data": str(copied)})
+    done = call(tmp_path, {**options, "data": str(copied)})
     assert done.exit_code == 2
     said = " ".join(done.output.split())
     assert f"The caption of {entry['pictures'][0]['source']}: the prompt has" in said

@@ -9,8 +9,9 @@ from story_identity.core.frame_sharing import Sharing
 from story_identity.headless.sampling import CONDITIONAL
 from story_identity.headless.shared_frames import new_sharing
 from story_identity.headless.unet_attention import hooked_attention
+from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training.batch import batch_of
-from story_identity.lab.training.denoising_task import Dice, ask
+from story_identity.lab.training.denoising_task import make_task
 from story_identity.lab.training.group_attention import TrainingAttention
 
 from .pieces import group, synchronizer_settings
@@ -19,7 +20,7 @@ PLACES = [[[2, 3], [2], [4], []], [[], [5], [5], [6, 7]]]
 
 
 @pytest.fixture
-def question():
+def unet_inputs():
     """Latents, times and prompts of two groups of two pictures."""
     random = torch.Generator().manual_seed(3)
     return torch.randn(4, 4, 8, 8, generator=random), 300, torch.randn(4, 77, 32, generator=random)
@@ -30,9 +31,9 @@ def masks():
     return torch.cat([group(0, 2, 2).masks, group(1, 2, 2).masks]).float()
 
 
-def answered(unet, question, attention):
+def predicted(unet, unet_inputs, attention):
     with hooked_attention(unet, attention.share, attention.read):
-        return unet(*question).sample
+        return unet(*unet_inputs).sample
 
 
 def of(masks, shares=True, places=(), frames=2):
@@ -44,43 +45,43 @@ def of(masks, shares=True, places=(), frames=2):
 
 
 @torch.no_grad()
-def test_frames_see_their_group_and_nothing_else(two_grids, question, masks):
-    plain = answered(two_grids.unet, question, of(masks))
+def test_frames_see_their_group_and_nothing_else(two_grids, unet_inputs, masks):
+    plain = predicted(two_grids.unet, unet_inputs, of(masks))
     for changed, same in ((slice(0, 1), slice(2, 4)), (slice(3, 4), slice(0, 2))):
-        latents = question[0].clone()
+        latents = unet_inputs[0].clone()
         latents[changed] += 1
-        other = answered(two_grids.unet, (latents, *question[1:]), of(masks))
+        other = predicted(two_grids.unet, (latents, *unet_inputs[1:]), of(masks))
         assert torch.equal(other[same], plain[same])
         neighbour = 1 - changed.start if changed.start < 2 else 2
         assert not torch.allclose(other[neighbour], plain[neighbour], atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_group_alone_is_the_group_among_others(two_grids, question, masks):
-    both = answered(two_grids.unet, question, of(masks))
-    alone = answered(two_grids.unet, (question[0][2:], 300, question[2][2:]), of(masks[2:]))
+def test_a_group_alone_is_the_group_among_others(two_grids, unet_inputs, masks):
+    both = predicted(two_grids.unet, unet_inputs, of(masks))
+    alone = predicted(two_grids.unet, (unet_inputs[0][2:], 300, unet_inputs[2][2:]), of(masks[2:]))
     assert torch.allclose(both[2:], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("shares", [True, False])
 @torch.no_grad()
-def test_without_masks_or_sharing_it_is_plain_attention_bit_for_bit(two_grids, question, masks, shares):
+def test_without_masks_or_sharing_it_is_plain_attention_bit_for_bit(two_grids, unet_inputs, masks, shares):
     with hooked_attention(two_grids.unet):
-        plain = two_grids.unet(*question).sample
+        plain = two_grids.unet(*unet_inputs).sample
     nobody = torch.zeros_like(masks) if shares else masks
-    assert torch.equal(answered(two_grids.unet, question, of(nobody, shares, PLACES)), plain)
+    assert torch.equal(predicted(two_grids.unet, unet_inputs, of(nobody, shares, PLACES)), plain)
     unseen = TrainingAttention()
     unseen.begin(shares=[shares] * 2)
-    assert torch.equal(answered(two_grids.unet, question, unseen), plain)
-    assert torch.equal(answered(two_grids.unet, question, TrainingAttention()), plain)
+    assert torch.equal(predicted(two_grids.unet, unet_inputs, unseen), plain)
+    assert torch.equal(predicted(two_grids.unet, unet_inputs, TrainingAttention()), plain)
 
 
 @torch.no_grad()
-def test_single_groups_can_be_plain(two_grids, question, masks):
-    plain, shared = (answered(two_grids.unet, question, of(masks, shares)) for shares in (False, True))
+def test_single_groups_can_be_plain(two_grids, unet_inputs, masks):
+    plain, shared = (predicted(two_grids.unet, unet_inputs, of(masks, shares)) for shares in (False, True))
     attention = of(masks)
     attention.begin(seen=attention._seen, shares=[True, False])
-    mixed = answered(two_grids.unet, question, attention)
+    mixed = predicted(two_grids.unet, unet_inputs, attention)
     assert torch.equal(mixed[:2], shared[:2])
     assert not torch.allclose(mixed[:2], plain[:2], atol=1e-5)
     assert torch.equal(mixed[2:], plain[2:])
@@ -88,15 +89,15 @@ def test_single_groups_can_be_plain(two_grids, question, masks):
 
 @torch.no_grad()
 def test_looking_finds_what_sampling_knows_after_its_first_step(pipe_and_batch):
-    """`FrameSharing`, called once on the same question, makes the same masks for the next call."""
-    pipe, batch, question = pipe_and_batch
+    """`FrameSharing`, called once on the same task, makes the same masks for the next call."""
+    pipe, batch, task = pipe_and_batch
     attention, places = TrainingAttention(), batch.places(pipe, batch.whole_captions)
     together = new_sharing(Sharing(), places, 4)
     with hooked_attention(pipe.unet, together.share, together.reader.read):
         together.begin_call((CONDITIONAL,), 2.0)
-        question.answered_by(pipe)
+        task.predict(pipe)
         together.begin_call((CONDITIONAL,), 1.0)
-    blank = question.with_captions(pipe, [""] * 4, batch.labels)
+    blank = task.with_captions(pipe, [""] * 4, batch.labels)
     with hooked_attention(pipe.unet, attention.share, attention.read):
         seen = attention.look(pipe, blank, replace(batch, captions=[""] * 4))
     for grid in ((8, 8), (4, 4)):
@@ -106,16 +107,16 @@ def test_looking_finds_what_sampling_knows_after_its_first_step(pipe_and_batch):
 
 @pytest.fixture
 def pipe_and_batch(two_grids):
-    dice = Dice.of(0, 0, 0)
-    batch = batch_of([group(2, 3, 2), group(3, 3, 2)], synchronizer_settings(), dice)
-    return two_grids, batch, ask(two_grids, batch.pictures, batch.captions, batch.labels, 2, dice)
+    random = StepRandom.of(0, 0, 0)
+    batch = batch_of([group(2, 3, 2), group(3, 3, 2)], synchronizer_settings(), random)
+    return two_grids, batch, make_task(two_grids, batch.pictures, batch.captions, batch.labels, 2, random)
 
 
 @torch.no_grad()
-def test_maps_are_those_that_sampling_reads_layer_by_layer(two_grids, question, masks):
+def test_maps_are_those_that_sampling_reads_layer_by_layer(two_grids, unet_inputs, masks):
     """`FrameSharing` averages them over layers on its finest grid; so does this."""
     attention = of(masks, False, PLACES)
-    answered(two_grids.unet, question, attention)
+    predicted(two_grids.unet, unet_inputs, attention)
     maps = attention.take_maps()
     cross_layers = len(two_grids.unet.attn_processors) // 2
     assert [tuple(each.shape) for each in maps].count((4, 2, 8, 8)) == 3
@@ -123,7 +124,7 @@ def test_maps_are_those_that_sampling_reads_layer_by_layer(two_grids, question, 
     together = new_sharing(Sharing(), PLACES, 4)
     together.begin_call((CONDITIONAL,), 1.0)
     with hooked_attention(two_grids.unet, cross_attention=together.reader.read):
-        two_grids.unet(*question)
+        two_grids.unet(*unet_inputs)
     together.reader.maps.next_step()
     fine = [torch.nn.functional.interpolate(each, (8, 8), mode="bilinear", align_corners=False) for each in maps]
     ours, theirs = torch.stack(fine).mean(dim=0), together.reader.maps.maps((8, 8))
@@ -135,12 +136,12 @@ def stretched(maps):
     return (maps - low) / (high - low).clamp_min(1e-9)
 
 
-def test_maps_carry_gradients_and_what_is_read_again_is_not_kept(two_grids, question, masks):
+def test_maps_carry_gradients_and_what_is_read_again_is_not_kept(two_grids, unet_inputs, masks):
     unet = two_grids.unet
     unet.enable_gradient_checkpointing()
     attention = of(masks, True, PLACES)
     with hooked_attention(unet, attention.share, attention.read):
-        unet(*question)
+        unet(*unet_inputs)
         maps = attention.take_maps()
         weight = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q.weight
         (gradient,) = torch.autograd.grad(sum(each.square().sum() for each in maps), weight)

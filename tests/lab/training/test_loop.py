@@ -12,8 +12,8 @@ import pytest
 import torch
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
+from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training import loop as loops
-from story_identity.lab.training.denoising_task import Dice
 from story_identity.lab.training.loop import LOSSES, Loop, check_tracker, dry_run
 from story_identity.lab.training.train_synchronizer import Synchronizer
 
@@ -110,7 +110,7 @@ def test_killed_it_comes_to_the_same(tmp_path, whole, moment):
 
 
 def test_two_processes_are_one_with_twice_the_groups(tmp_path):
-    """Each rank writes what it saw and came to; the blur is 0, since the dice of two processes differ."""
+    """Each rank writes what it saw and came to; the blur is 0, since the random numbers of two processes differ."""
     command = [*TORCHRUN, "-m", "tests.lab.training.train_once", str(tmp_path / "two"), "both"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -119,7 +119,7 @@ def test_two_processes_are_one_with_twice_the_groups(tmp_path):
     for key in ("slope", "height"):
         assert torch.equal(first[key], second[key])
     assert all(torch.equal(each, second["synchronizer"][name]) for name, each in first["synchronizer"].items())
-    assert first["dice"] != second["dice"]
+    assert first["random"] != second["random"]
     assert not set(first["seen"]) & set(second["seen"])
     alone = Line()
     result = Loop(alone, Source(), line_settings(tmp_path / "one", groups=2, **CHANGING_RATE)).run()
@@ -131,10 +131,10 @@ def test_two_processes_are_one_with_twice_the_groups(tmp_path):
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
-    """Where the loss is a mean over groups and the dice do not matter, parts of a step are as good as one."""
-    parts, told = train(tmp_path / "parts", blur=0.0, accumulate=2)
+    """Where the loss is a mean over groups and the random numbers do not matter, parts of a step are as good as one."""
+    parts, logged = train(tmp_path / "parts", blur=0.0, accumulate=2)
     once, whole = train(tmp_path / "once", blur=0.0, groups=2)
-    assert_close([each["loss"] for each in told], [each["loss"] for each in whole])
+    assert_close([each["loss"] for each in logged], [each["loss"] for each in whole])
     one, other = (load_file(tmp_path / name / "line.safetensors") for name in ("parts", "once"))
     for key, each in one.items():
         assert_close(each, other[key])
@@ -154,7 +154,7 @@ def test_a_step_follows_the_mean_gradient_of_its_parts_each_with_its_own_dice(tm
     loop.step(batches)
     loop.step(batches)
     line, groups = Line(0.5), Source().stream(0, 0, 1)
-    loss = sum(line([next(groups)], Dice.of(0, 0, number))["loss"] for number in range(3)) / 3
+    loss = sum(line([next(groups)], StepRandom.of(0, 0, number))["loss"] for number in range(3)) / 3
     expected = torch.autograd.grad(loss, [line.slope, line.height])
     assert len(followed) == 2
     for one, other in zip(followed[0], expected, strict=True):
@@ -215,8 +215,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_it_and_names_the_step_and_the_checkpoint(tmp_path):
     class Breaks(Line):
-        def forward(self, groups, dice):
-            found = super().forward(groups, dice)
+        def forward(self, groups, random):
+            found = super().forward(groups, random)
             return {"loss": found["loss"] * (float("nan") if len(self.seen) > 3 else 1)}
 
     with pytest.raises(
@@ -251,7 +251,7 @@ def test_half_precision_is_used_and_taken_off_again(tmp_path, monkeypatch):
     monkeypatch.setattr(Line, "forward", note)
     line = Line()
     Loop(line, Source(), line_settings(tmp_path, steps=1, precision="bf16")).run()
-    line([next(Source().stream(0, 0, 1))], Dice.of(0, 0, 0))
+    line([next(Source().stream(0, 0, 1))], StepRandom.of(0, 0, 0))
     assert seen == [True, False]
 
 

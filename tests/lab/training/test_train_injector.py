@@ -12,8 +12,9 @@ from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.headless.reference_faces import ReferenceReader
 from story_identity.headless.reference_injection import load_injector
 from story_identity.headless.unet_attention import layer_names
+from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training.batch import batch_of
-from story_identity.lab.training.denoising_task import Dice, ask
+from story_identity.lab.training.denoising_task import make_task
 from story_identity.lab.training.loop import Loop
 from story_identity.lab.training.train_injector import InjectorSettings, InjectorTraining, _shuffled
 from story_identity.lab.training.train_synchronizer import Synchronizer
@@ -81,7 +82,7 @@ def training(pipe, reader=None, **changes):
 
 
 def loss_of(trainee, groups=GROUPS, step=0):
-    return trainee(groups, Dice.of(0, 0, step))["loss"]
+    return trainee(groups, StepRandom.of(0, 0, step))["loss"]
 
 
 # --- references
@@ -89,13 +90,13 @@ def loss_of(trainee, groups=GROUPS, step=0):
 
 def test_each_picture_is_shown_another_one_of_the_same_character():
     groups = [group(seed, 6, 1 + seed % 2) for seed in range(4)]
-    batch = batch_of(groups, settings(frames=5), Dice.of(0, 0, 0))
+    batch = batch_of(groups, settings(frames=5), StepRandom.of(0, 0, 0))
     rows = {pair: number for number, pair in enumerate((who, where) for who in range(2) for where in range(20))}
     rows = {pair: row for pair, row in rows.items() if pair[0] < len(batch.groups[pair[1] // 5].names)}
     pairs = {row: pair for pair, row in rows.items()}
     seen = set()
     for step in range(60):
-        shown = _shuffled(rows, batch, Dice.of(0, 0, step))
+        shown = _shuffled(rows, batch, StepRandom.of(0, 0, step))
         assert shown.keys() == rows.keys()
         assert sorted(shown.values()) == sorted(rows.values())
         for (who, where), row in shown.items():
@@ -114,8 +115,8 @@ def shown(person):
 def test_of_two_pictures_each_is_shown_the_other(pipe, reader):
     one = replace(GROUPS[0], masks=GROUPS[0].masks.roll((2, 3), (2, 3)))
     with training(pipe, reader, groups=1) as trainee:
-        batch = batch_of([one], trainee.settings, Dice.of(0, 0, 0))
-        (person,), share = trainee._people(batch, Dice.of(0, 0, 0))
+        batch = batch_of([one], trainee.settings, StepRandom.of(0, 0, 0))
+        (person,), share = trainee._people(batch, StepRandom.of(0, 0, 0))
         features, _ = reader.read(list(batch.pictures.flip(0)), [mask[0] > 0 for mask in batch.masks.flip(0)])
         tokens, _ = trainee.injector.identity_tokens(features)
     assert share == 1
@@ -126,8 +127,8 @@ def test_of_two_pictures_each_is_shown_the_other(pipe, reader):
 
 def test_who_is_found_in_one_picture_only_is_shown_no_reference(pipe):
     with training(pipe, Faces(missing=(0,)), groups=1) as trainee:
-        batch = batch_of([GROUPS[0]], trainee.settings, Dice.of(0, 0, 0))
-        (person,), share = trainee._people(batch, Dice.of(0, 0, 0))
+        batch = batch_of([GROUPS[0]], trainee.settings, StepRandom.of(0, 0, 0))
+        (person,), share = trainee._people(batch, StepRandom.of(0, 0, 0))
         features, _ = trainee.reader.read(list(batch.pictures), [torch.ones(SIDE, SIDE)] * 2)
         _, blank = trainee.injector.identity_tokens(features)
     assert share == 0
@@ -137,7 +138,7 @@ def test_who_is_found_in_one_picture_only_is_shown_no_reference(pipe):
 def test_pictures_in_which_nobody_is_seen_are_learned_from_as_well(pipe):
     empty = [replace(each, masks=torch.zeros_like(each.masks)) for each in GROUPS]
     with training(pipe) as trainee:
-        losses = trainee(empty, Dice.of(0, 0, 0))
+        losses = trainee(empty, StepRandom.of(0, 0, 0))
         losses["loss"].backward()
         assert losses["faces"] == 0
         assert all(each.grad is not None for each in trainee.injector.parameters())
@@ -171,17 +172,17 @@ def test_an_injector_that_says_nothing_leaves_the_plain_loss_bit_for_bit(pipe):
         for layer in trainee.injector.ip_adapter.values():
             layer.to_v_ip.weight.data.zero_()
         found = loss_of(trainee)
-        dice = Dice.of(0, 0, 0)
-        batch = batch_of(GROUPS, trainee.settings, dice)
-        question = ask(pipe, batch.pictures, batch.captions, batch.labels, 2, dice)
-    plain = torch.nn.functional.mse_loss(question.answered_by(pipe), question.target)
+        random = StepRandom.of(0, 0, 0)
+        batch = batch_of(GROUPS, trainee.settings, random)
+        task = make_task(pipe, batch.pictures, batch.captions, batch.labels, 2, random)
+    plain = torch.nn.functional.mse_loss(task.predict(pipe), task.target)
     assert torch.equal(found, plain)
 
 
 def test_somebody_alone_is_everywhere_and_two_are_where_they_are(pipe):
     with training(pipe) as trainee:
-        batch = batch_of(GROUPS, trainee.settings, Dice.of(0, 0, 0))
-        people, _ = trainee._people(batch, Dice.of(0, 0, 0))
+        batch = batch_of(GROUPS, trainee.settings, StepRandom.of(0, 0, 0))
+        people, _ = trainee._people(batch, StepRandom.of(0, 0, 0))
         alone = torch.cat([torch.ones(2, SIDE, SIDE), batch.masks[2:, 0]])
         assert torch.equal(torch.stack(list(people[0].masks)), alone)
         assert not torch.stack(list(people[1].masks))[:2].any()

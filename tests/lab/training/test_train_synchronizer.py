@@ -7,8 +7,8 @@ import torch
 from story_identity.headless import prompts
 from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.headless.prompts import encode_prompt
+from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training import batch as batches
-from story_identity.lab.training.denoising_task import Dice
 from story_identity.lab.training.loop import Loop
 from story_identity.lab.training.train_synchronizer import Synchronizer
 
@@ -33,7 +33,7 @@ def wake(trainee):
 
 
 def losses_of(trainee, groups=None, step=0):
-    return trainee(groups or GROUPS, Dice.of(0, 0, step))
+    return trainee(groups or GROUPS, StepRandom.of(0, 0, step))
 
 
 def gradients(trainee, loss):
@@ -95,18 +95,18 @@ def test_only_the_lora_is_trained(two_grids):
 
 
 def test_afterwards_the_pipeline_is_as_it_was(two_grids):
-    question = torch.randn(2, 4, 8, 8), 100, torch.randn(2, 77, 32)
-    processors, before = dict(two_grids.unet.attn_processors), two_grids.unet(*question).sample
+    inputs = torch.randn(2, 4, 8, 8), 100, torch.randn(2, 77, 32)
+    processors, before = dict(two_grids.unet.attn_processors), two_grids.unet(*inputs).sample
     keys = two_grids.unet.state_dict().keys()
     assert all(each.requires_grad for each in two_grids.unet.parameters())
     for _ in range(2):
         with training(two_grids, gradient_checkpointing=True) as trainee:
             wake(trainee)
-            assert not torch.allclose(two_grids.unet(*question).sample, before, atol=1e-4)
+            assert not torch.allclose(two_grids.unet(*inputs).sample, before, atol=1e-4)
     assert two_grids.unet.attn_processors == processors
     assert two_grids.unet.state_dict().keys() == keys
     assert not two_grids.unet.is_gradient_checkpointing
-    assert torch.equal(two_grids.unet(*question).sample, before)
+    assert torch.equal(two_grids.unet(*inputs).sample, before)
     assert all(each.requires_grad for each in two_grids.unet.parameters())
 
 
@@ -123,7 +123,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(two_grids):
 
 
 def test_a_caption_that_is_left_out_is_an_empty_prompt_and_has_no_words(two_grids, monkeypatch):
-    """The look at where the characters are is told all captions, as in guidance."""
+    """The look at where the characters are gets all captions, as in guidance."""
     asked, encode = [], prompts.encode_prompts
     monkeypatch.setattr(
         "story_identity.lab.training.denoising_task.encode_prompts",
@@ -142,14 +142,14 @@ def test_a_caption_that_is_left_out_is_an_empty_prompt_and_has_no_words(two_grid
 
 def test_captions_are_left_out_of_whole_groups():
     chosen = synchronizer_settings(text_dropout=0.5)
-    told = [batches.batch_of(GROUPS, chosen, Dice.of(0, 0, step)).captions for step in range(40)]
-    assert all(bool(captions[first]) == bool(captions[first + 1]) for captions in told for first in (0, 2))
-    assert {bool(captions[0]) == bool(captions[2]) for captions in told} == {True, False}
+    seen = [batches.batch_of(GROUPS, chosen, StepRandom.of(0, 0, step)).captions for step in range(40)]
+    assert all(bool(captions[first]) == bool(captions[first + 1]) for captions in seen for first in (0, 2))
+    assert {bool(captions[0]) == bool(captions[2]) for captions in seen} == {True, False}
 
 
 def test_the_share_of_captions_left_out():
-    dice = Dice.of(0, 0, 0)
-    assert sum(dice.chosen(20000, 0.05)) == pytest.approx(1000, abs=4 * (20000 * 0.05 * 0.95) ** 0.5)
+    random = StepRandom.of(0, 0, 0)
+    assert sum(random.chosen(20000, 0.05)) == pytest.approx(1000, abs=4 * (20000 * 0.05 * 0.95) ** 0.5)
 
 
 def test_all_frames_of_a_group_have_one_noise_level_and_groups_their_own(two_grids, monkeypatch):
@@ -172,11 +172,11 @@ def test_groups_that_are_too_small_are_refused(two_grids):
 
 def test_pictures_and_their_order_are_chosen_by_the_dice():
     three = group(0, 6)
-    chosen = [batches.some_of(three, 3, Dice.of(0, 0, step)).captions for step in range(20)]
+    chosen = [batches.some_of(three, 3, StepRandom.of(0, 0, step)).captions for step in range(20)]
     assert len(set(chosen)) > 10
     assert {caption for captions in chosen for caption in captions} == set(three.captions)
     assert all(len(set(captions)) == 3 for captions in chosen)
-    assert batches.some_of(three, 3, Dice.of(0, 0, 7)).captions == chosen[7]
+    assert batches.some_of(three, 3, StepRandom.of(0, 0, 7)).captions == chosen[7]
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])

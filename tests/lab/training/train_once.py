@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from story_identity.headless.checkpoint import load_checkpoint
+from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training import checkpoints
-from story_identity.lab.training.denoising_task import Dice
 from story_identity.lab.training.loop import Loop
 from story_identity.lab.training.processes import joined
 from story_identity.lab.training.train_synchronizer import Synchronizer
@@ -69,7 +69,7 @@ def main(out, moment):
     if moment == "both":
         found = {"slope": line.slope.detach(), "height": line.height.detach(), "seen": line.seen, "saved": str(saved)}
         found |= {"synchronizer": synchronized}
-        torch.save({**found, "dice": Dice.of(0, index, 0).normal(1).item()}, out / f"rank{index}.pt")
+        torch.save({**found, "random": StepRandom.of(0, index, 0).normal(1).item()}, out / f"rank{index}.pt")
 
 
 if __name__ == "__main__":
