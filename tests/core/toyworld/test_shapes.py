@@ -19,6 +19,7 @@ from story_identity.headless.components import layer_shapes
 from story_identity.headless.toyworld_pipeline import load_toyworld
 from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
 from story_identity.lab.toyworld.probe import load_probe
+from story_identity.lab.toyworld.weight_files import weight_file
 
 LOADERS = {
     "unet": models.unet_weights,
@@ -60,7 +61,7 @@ def test_the_unets_tensors_are_diffusers(changes):
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_every_tensor_that_is_misnamed_missing_or_of_another_kind_is_refused_by_name(name, tmp_path):
-    whole = load_file(models.WEIGHTS / f"{name}.safetensors")
+    whole = load_file(weight_file(name))
     path = tmp_path / f"{name}.safetensors"
     save_file(whole, path)
     LOADERS[name](tmp_path)
@@ -84,7 +85,7 @@ def test_every_tensor_that_is_misnamed_missing_or_of_another_kind_is_refused_by_
 def test_a_tensor_too_many_is_refused(tmp_path):
     for name in LOADERS:
         save_file(
-            load_file(models.WEIGHTS / f"{name}.safetensors") | {"besides": torch.ones(1)},
+            load_file(weight_file(name)) | {"besides": torch.ones(1)},
             tmp_path / f"{name}.safetensors",
         )
         with pytest.raises(ValueError, match=rf'{name}\.safetensors"? .*"besides"'):

@@ -291,7 +291,7 @@ def test_an_adapter_of_other_sizes_is_refused(pipe, tmp_path):
         ({"image_encoder": ""}, "image_encoder is not given"),
         ({"image_encoder": "nowhere"}, 'image_encoder: there is no "nowhere"'),
         ({"stage": 2}, "give start its file"),
-        ({"stage": 3}, 'stage is "3"'),
+        ({"stage": 3}, "stage is 3; it must be one of 1, 2"),
         ({"synchronizer": __file__}, "belongs to stage 2"),
         ({"face_dropout": 1.5}, "face_dropout is 1.5"),
         ({"tokens": 0}, "tokens is 0"),
