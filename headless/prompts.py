@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.character_mentions import Span
+from ..core.quoting import quote
 from ..core.shapes import Float
 
 
@@ -67,7 +68,7 @@ def check_length(pipe: Any, text: str, label: str) -> None:
         if count > tokenizer.model_max_length:
             raise ValueError(
                 f"{label}: the prompt has {count} tokens, start and end among them, but the text encoder reads "
-                f'{tokenizer.model_max_length}. Shorten it: "{text}"'
+                f"{tokenizer.model_max_length}. Shorten it: {quote(text)}"
             )
 
 
@@ -90,13 +91,14 @@ def word_positions(pipe: Any, text: str, span: Span, label: str) -> list[int]:
         whole, before, word = (_content(tokenizer, piece) for piece in (text, text[: span[1]], text[slice(*span)]))
         if whole[: len(before)] != before or before[-len(word) :] != word:
             raise ValueError(
-                f'{label}: the tokenizer does not show the word "{text[slice(*span)]}" as a word of its own in '
-                f'"{text}". Write it plainly, not glued to other letters.'
+                f"{label}: the tokenizer does not show the word {quote(text[slice(*span)])} as a word of its own in "
+                f"{quote(text)}. Write it plainly, not glued to other letters."
             )
         last = len(before)  # the start token stands before the first
         positions.add(tuple(range(last - len(word) + 1, last + 1)))
     if len(positions) != 1:
-        raise ValueError(f'{label}: the text encoders place the word "{text[slice(*span)]}" differently: {positions}.')
+        word = quote(text[slice(*span)])
+        raise ValueError(f"{label}: the text encoders place the word {word} differently: {positions}.")
     return list(positions.pop())
 
 

@@ -102,8 +102,8 @@ def _is_finished(
     if obstacle is not None:
         reason = printable(obstacle.strerror or str(obstacle))
         raise ValueError(
-            f"Nothing can be written in {printable(str(folder.root))} ({reason}), and the story in it is not finished. "
-            "Choose another folder."
+            f"Nothing can be written in {printable(str(folder.root))} ({reason}), and the story in it "
+            f"{'is to be started over' if overwrite else 'is not finished'}. Choose another folder."
         )
     refuse_links(folder, Extent.of(story, settings))
     return False

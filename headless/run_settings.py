@@ -17,10 +17,8 @@ from .schema import Entry, Items, Number, Text, checked, is_encodable
 from .toyworld_files import READ_BY, folder_of, is_toyworld
 
 _FILES = ("checkpoint", "photomaker", "config", "grounding_dino", "sam", "bert", "masks")
-_KINDS: Mapping[str, str] = {
-    **dict.fromkeys(("photomaker", "grounding_dino", "sam"), "file"),
-    **dict.fromkeys(("config", "bert", "masks"), "folder"),
-}
+_FOLDERS = ("config", "bert", "masks")
+_KINDS: Mapping[str, str] = {name: "folder" if name in _FOLDERS else "file" for name in _FILES if name != "checkpoint"}
 _PLACES = (*_FILES, "detector", "loras", "identities")
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 

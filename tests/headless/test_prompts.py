@@ -4,7 +4,7 @@ import pytest
 import torch
 from story_identity.core.character_mentions import find_word
 from story_identity.core.story import Story
-from story_identity.headless.prompts import Prompt, encode_prompt, word_position
+from story_identity.headless.prompts import Prompt, check_length, encode_prompt, word_position
 
 TEXT = "a woman, with red hair and a boy with the woman on a beach"
 
@@ -50,6 +50,13 @@ def test_a_prompt_as_long_as_the_encoder_reads_is_taken_and_one_token_more_is_no
     assert encode_prompt(pipe, "a " * longest, "frame 2").embeddings.shape[1] == longest + 2
     with pytest.raises(ValueError, match=f"frame 2.*{longest + 3} tokens.*{longest + 2}"):
         encode_prompt(pipe, "a " * (longest + 1), "frame 2")
+
+
+def test_a_long_prompt_is_quoted_short_and_without_control_characters(pipe):
+    with pytest.raises(ValueError, match="Shorten it: ") as caught:
+        check_length(pipe, "a\x1b[31m\n" + "man " * 2000, "frame 2")
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
 
 
 def test_what_comes_later_does_not_change_what_came_before(pipe):
