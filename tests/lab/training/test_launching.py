@@ -21,7 +21,7 @@ from tests.headless.stories import settings as run_settings
 
 from .test_settings import toml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 PARSERS = {"torchrun": torch.distributed.run.get_args_parser, "accelerate": launch_command_parser}
 
