@@ -101,7 +101,7 @@ class IDInjection:
         lora = file.host_lora(widths) if self.lora_strength else {}
         patched = model.clone()
         if lora:
-            patched = pm.apply_lora(model, lora, self.lora_strength, file.name, file.config.cross_width)
+            patched = pm.patch_unet(model, lora, self.lora_strength, file.name)
         patched.set_additional_models(_KEY, [self.adapter.patcher])
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, partial(self._sample, numbers))
         return patched

@@ -109,13 +109,27 @@ def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str, 
         for layer, both in lora_pairs(lora, quote(name)).items()
         for half, tensor in zip(("down", "up"), both, strict=True)
     }
-    patches = comfy.lora.load_lora(named_for_host, comfy.lora.model_lora_keys_unet(model.model, {}))
+    return patch_unet(model, named_for_host, strength, name)
+
+
+def patch_unet(model: Any, lora: dict[str, Tensor], strength: float, name: str) -> Any:
+    """The MODEL with a LoRA on its UNet (a clone; the input is untouched).
+
+    Args:
+        model: The MODEL.
+        lora: Two matrices per layer, in the names that LoRA loaders know (`lora_unet_….lora_down.weight`).
+        strength: 1 is as trained.
+        name: What messages call the file.
+
+    Raises:
+        ValueError: If the UNet does not take all of its layers.
+    """
+    patches = comfy.lora.load_lora(lora, comfy.lora.model_lora_keys_unet(model.model, {}))
     patched = model.clone()
     taken = len(patched.add_patches(patches, strength))
-    if 2 * taken != len(named_for_host):
-        raise ValueError(
-            f"The LoRA in {quote(name)} has {len(named_for_host) // 2} layers; this {family} model takes {taken}."
-        )
+    if 2 * taken != len(lora):
+        family = type(model.model.model_config).__name__
+        raise ValueError(f"The LoRA in {quote(name)} has {len(lora) // 2} layers; this {family} model takes {taken}.")
     return patched
 
 

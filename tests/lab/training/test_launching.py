@@ -30,7 +30,8 @@ def documented():
     """Every command with a launcher that the documentation shows, as words up to the program's own."""
     commands = typer.main.get_command(cli.app).commands
     configs = sorted((ROOT / "lab/training/configs").glob("*.toml"))
-    pages = [(ROOT / "README.md").read_text(encoding="utf-8"), *(each.help or "" for each in commands.values())]
+    pages = [each.read_text(encoding="utf-8") for each in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    pages += [each.help or "" for each in commands.values()]
     pages += [each.read_text(encoding="utf-8").replace("\n#", "\n") for each in configs]
     pattern = r"(?:torchrun|accelerate launch)\s[-\w\s.]*?story_identity\.[\w.]+"
     return sorted({" ".join(match.split()) for page in pages for match in re.findall(pattern, page)})
