@@ -90,7 +90,7 @@ class SubjectPositions:
 
         Args:
             subject: Which tokens the other frames may see.
-            characters: Of the same shape: a label for every token, subject or not. Tokens see elsewhere only subject
+            characters: In the same shape, a label for every token, subject or not. Tokens see elsewhere only subject
                 tokens of their own label; a label that no subject token bears (-1, say, for the background) sees
                 nothing elsewhere. None: all tokens see all subject tokens.
             device: Where the keys will be; None: where `subject` is.

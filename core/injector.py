@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .attention import Attend, plain_attention
 
 HEAD_WIDTH = 64
-"""Of the resampler's attention, in every public file."""
+"""The width of a head of the resampler's attention, in every public file."""
 _FEED_FORWARD = 4
 _FACE_HIDDEN = 2
 
@@ -26,9 +26,9 @@ class ResamplerConfig:
     """Sizes of the network that turns an image encoder's tokens into identity tokens.
 
     Args:
-        clip_width: Of the image encoder's hidden states; 1280 for CLIP ViT-H.
-        width: Of the resampler; a multiple of 64 in public files.
-        heads: Of 64 each.
+        clip_width: Width of the image encoder's hidden states; 1280 for CLIP ViT-H.
+        width: Width of the resampler; a multiple of 64 in public files.
+        heads: How many, of 64 each.
         depth: Attention layers.
     """
 
@@ -44,10 +44,11 @@ class AdapterConfig:
 
     Args:
         tokens: Identity tokens per reference.
-        cross_width: Of the tokens and of the model's prompts: 768 for SD1.5, 2048 for SDXL.
-        layer_widths: Of the model's cross-attention layers, in the adapter's order (see `adapter_file.number_layers`).
+        cross_width: Width of the tokens and of the model's prompts: 768 for SD1.5, 2048 for SDXL.
+        layer_widths: One per cross-attention layer of the model, in the adapter's order (see
+            `adapter_file.number_layers`).
         resampler: None for FaceID.
-        face_width: Of the face recogniser's embedding, 512 for ArcFace; None for plus-face.
+        face_width: Width of the face recogniser's embedding, 512 for ArcFace; None for plus-face.
         shortcut: FaceID-Plus v2: what the resampler finds is added to the face's tokens, and can be scaled.
     """
 
@@ -295,7 +296,7 @@ def decoupled_attention(
         q: The layer's queries.
         people: Per character the keys and values of its tokens (`KeysAndValues`), one set per row, and its mask in
             [0, 1] on the layer's grid (None: everywhere). A row that a character is not in has a mask of zeros.
-        heads: Of the layer.
+        heads: How many the layer has.
         scale: The adapter's weight; 1 is as trained.
         attend: The host's attention.
     """

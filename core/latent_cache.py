@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .quoting import quote
+
 
 @dataclass(frozen=True)
 class ModelCall:
@@ -141,9 +143,9 @@ class CacheReplay:
         if self._next >= len(self._calls) or self._calls[self._next].sigma != sigma:
             recorded = f"sigma {self._calls[self._next].sigma}" if self._next < len(self._calls) else "no further call"
             raise ValueError(
-                f'The sampler "{self._sampler_name}" took another path than when the template was sampled: at model '
-                f"call {self._next + 1} the cache holds {recorded}, now it asks for sigma {sigma}. Samplers whose "
-                "steps depend on the picture cannot be replayed; use another sampler, such as euler."
+                f"The sampler {quote(self._sampler_name)} took another path than when the template was sampled: at "
+                f"model call {self._next + 1} the cache holds {recorded}, now it asks for sigma {sigma}. Samplers "
+                "whose steps depend on the picture cannot be replayed; use another sampler, such as euler."
             )
         call = self._calls[self._next]
         self._next += 1

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Int
 from scipy import ndimage
 from torch import Tensor
 
+from .quoting import quote_all
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -30,7 +32,7 @@ class Layout:
         if len(self.names) != len(self.masks):
             raise ValueError(f"{self.label}: {len(self.names)} names for {len(self.masks)} masks.")
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"{self.label}: a character appears twice in {list(self.names)}.")
+            raise ValueError(f"{self.label}: a character appears twice in {quote_all(self.names)}.")
         if len(self.masks) and int(self.masks.sum(dim=0).max()) > 1:
             raise ValueError(f"{self.label}: masks overlap; make them exclusive first (exclusive_masks).")
 

@@ -22,6 +22,7 @@ from ...core import adapter_file
 from ...core.dealing import Person
 from ...core.injector import decoupled_attention
 from ...core.layout import Layout
+from ...core.quoting import quote, quote_all
 from ...core.shuffle import deal_tokens
 from ...core.story import Frame
 from . import photomaker as pm
@@ -33,7 +34,7 @@ from .attention import (
     Participant,
     refuse_other_than_unet,
     refuse_several_gpus,
-    tell_of_compiled,
+    warn_if_compiled,
     with_hooks,
     with_participant,
 )
@@ -61,7 +62,7 @@ class IDInjection:
         weight: 0 leaves the MODEL as it is, 1 is as trained.
         start: Inject from here on, as a share of the noise schedule, 0 to 1.
         end: Inject until here.
-        lora_strength: Of FaceID's own LoRA, where the file has one.
+        lora_strength: Strength of FaceID's own LoRA, where the file has one.
     """
 
     adapter: IDAdapter
@@ -86,8 +87,8 @@ class IDInjection:
             for name in _together(self.people, frame):
                 if name not in layout.names:
                     raise ValueError(
-                        f"{frame.label}: the layout has {', '.join(layout.names) or 'nobody'}, but no mask for {name}, "
-                        "whose face is to be injected. Make the layout with this frame."
+                        f"{frame.label}: the layout has {quote_all(layout.names) or 'nobody'}, but no mask for "
+                        f"{quote(name)}, whose face is to be injected. Make the layout with this frame."
                     )
 
     def added_to(self, model: Any) -> Any:
@@ -118,7 +119,7 @@ class IDInjection:
         for frame in () if self.layouts else self.frames:
             together = _together(self.people, frame)
             if together and len(frame.cast) > 1:
-                cast, faces = (" and ".join(names) for names in ([each.name for each in frame.cast], together))
+                cast, faces = quote_all((each.name for each in frame.cast), 5), quote_all(together, 5)
                 message = "%s: %s shows %s and there is no layout: the face of %s acts on all of them. Connect layouts."
                 logging.warning(message, _WHO, frame.label, cast, faces)
 
@@ -129,7 +130,7 @@ class IDInjection:
         guider = executor.class_obj
         options = guider.model_options.get("transformer_options", {})
         self._check(guider, noise, options.get(ROWS))
-        tell_of_compiled(guider.model_patcher, _WHO, "the steps between start_percent and end_percent")
+        warn_if_compiled(guider.model_patcher, _WHO, "the steps between start_percent and end_percent")
         sampling = guider.model_patcher.get_model_object("model_sampling")
         first, last = (float(sampling.percent_to_sigma(each)) for each in (self.start, self.end))
         run = _Run(self, numbers, _Prompts.of(guider.conds), first, last, tuple(noise.shape[2:]))

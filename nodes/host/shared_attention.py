@@ -22,6 +22,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...core.attention import SubjectBank, SubjectPositions, SubjectTokens, attend_across_frames
+from ...core.quoting import quote, quote_all
 from ...core.story import Story
 from .attention import (
     Attend,
@@ -30,7 +31,7 @@ from .attention import (
     Participant,
     refuse_other_than_unet,
     refuse_several_gpus,
-    tell_of_compiled,
+    warn_if_compiled,
     with_hooks,
     with_participant,
 )
@@ -107,7 +108,7 @@ class SharedAttention:
         guider = executor.class_obj
         self._check(guider, noise, sampler)
         self._warn(len(sigmas) - 1)
-        tell_of_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
+        warn_if_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
         frames, conds, bank, results = len(noise), guider.conds, SubjectBank(), []
         groups = groups_of(frames, self.anchors)
         shown = WholeBatch(callback, groups, noise) if callback is not None and len(groups) > 1 else None
@@ -170,21 +171,22 @@ class SharedAttention:
         late = dict.fromkeys(person.name for frame in frames for person in frame.cast if person not in early)
         if late:
             message = "AMSA: the first %s frames do not show %s, who will be alike only within each group of frames."
-            logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, " and ".join(late))
+            logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, quote_all(late))
 
     def _check_prompts(self, named: Named) -> None:
         frames = self.story.frames
-        if len(named.prompts) != len(frames) or named.names != [each.name for each in self.story.characters]:
+        names = [each.name for each in self.story.characters]
+        if len(named.prompts) != len(frames) or named.names != names:
             raise ValueError(
-                f"AMSA: the positive prompt is of {len(named.prompts)} frames with {', '.join(named.names)}, the story "
-                f"has {len(frames)} frames with {', '.join(each.name for each in self.story.characters)}. Connect the "
-                "same STORY to Encode Story and to AMSA Model Patch."
+                f"AMSA: the positive prompt is of {len(named.prompts)} frames with {quote_all(named.names, 5)}, the "
+                f"story has {len(frames)} frames with {quote_all(names, 5)}. Connect the same STORY to Encode Story "
+                "and to AMSA Model Patch."
             )
         for frame, prompt in zip(frames, named.prompts, strict=True):
             if frame.prompt != prompt:
                 raise ValueError(
-                    f'AMSA: {frame.label} of the positive prompt is "{prompt}", of the story "{frame.prompt}". Connect '
-                    "the same STORY to Encode Story and to AMSA Model Patch."
+                    f"AMSA: {frame.label} of the positive prompt is {quote(prompt, 200)}, of the story "
+                    f"{quote(frame.prompt, 200)}. Connect the same STORY to Encode Story and to AMSA Model Patch."
                 )
 
 
@@ -213,7 +215,7 @@ class _Run(Participant):
         reader: Reads the maps.
         first: The noise level at which sharing begins.
         last: The one at which it ends.
-        shape: Of the group's latents.
+        shape: The shape of the group's latents.
         record: Where the anchor frames leave what they find.
         see: Where later groups find it.
     """
@@ -268,7 +270,7 @@ class _Run(Participant):
             return
         self.subjects = {}
         maps, sigma = self.reader.maps, self.reader.sigma
-        if maps is None and self.grids:
+        if maps is None and self.grids and self.reader.names_anybody:
             self._plain("no attention maps could be read, since another patch changes the tokens of the text")
         if maps is None or sigma is None or not self.last <= sigma <= self.first:
             return

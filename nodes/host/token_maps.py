@@ -19,7 +19,7 @@ from .attention import (
     Participant,
     refuse_other_than_unet,
     refuse_several_gpus,
-    tell_of_compiled,
+    warn_if_compiled,
     with_hooks,
     with_participant,
 )
@@ -50,6 +50,11 @@ class MapReader(Participant):
         self.visits: Counter[float] = Counter()
         self.uuids: list[UUID] = []
         self.calls: Counter[UUID] = Counter()
+
+    @property
+    def names_anybody(self) -> bool:
+        """Whether there is anything to read: some frame of some prompt names a character."""
+        return any(places for named in self.named.values() for frames in named.positions for places in frames)
 
     def begin(self, options: Options) -> bool:
         """A call of the model begins; true if a step begins with it, that is, another noise level."""
@@ -151,7 +156,7 @@ def attach_reader(guider: Any, frames: int, decay: float = _STEADY) -> MapReader
                 f"The positive prompt is of {len(each.prompts)} frames, the LATENT holds {frames}. Use Encode Frame "
                 "for a single picture, and Encode Story with a batch of all frames."
             )
-    tell_of_compiled(guider.model_patcher, _WHO, "all steps")
+    warn_if_compiled(guider.model_patcher, _WHO, "all steps")
     reader = MapReader(named, decay)
     options = guider.model_options.get("transformer_options", {})
     guider.model_options = {**guider.model_options, "transformer_options": with_participant(options, _KEY, reader)}
@@ -168,7 +173,7 @@ def look_at_latents(
         positive: From Encode Story or Encode Frame, as many frames as there are latents.
         samples: Finished latents.
         percent: The noise level: how far into sampling, 0 (noise alone) to just under 1.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive})

@@ -21,7 +21,7 @@ from tests.stand_ins.ip_adapters import CROSS, image_side, layer_side
 from tests.stand_ins.unet import UNetShape
 
 SMALL = UNetShape(64, (1,), (1,), middle_depth=-1, context=CROSS, label=None, linear=False)
-TOLD = story()
+STORY = story()
 STEPS = 5
 
 
@@ -56,7 +56,7 @@ def compiled(model, backend):
 
 
 def faced(model, **window):
-    return injected(model, adapter=adapter(), faces=(MIRA, BEN), told=TOLD, **window)[0]
+    return injected(model, adapter=adapter(), faces=(MIRA, BEN), told=STORY, **window)[0]
 
 
 EARLY, LATE = {"start": 0.0, "end": 0.4}, {"start": 0.6, "end": 1.0}
@@ -67,24 +67,24 @@ def percents(window):
 
 
 PATCHES = {
-    "AMSA": lambda model: amsa(model, TOLD),
-    "AMSA until 0.4": lambda model: amsa(model, TOLD, **EARLY),
-    "AMSA from 0.6": lambda model: amsa(model, TOLD, **LATE),
+    "AMSA": lambda model: amsa(model, STORY),
+    "AMSA until 0.4": lambda model: amsa(model, STORY, **EARLY),
+    "AMSA from 0.6": lambda model: amsa(model, STORY, **LATE),
     "injector": faced,
     "injector until 0.4": lambda model: faced(model, **percents(EARLY)),
     "injector from 0.6": lambda model: faced(model, **percents(LATE)),
-    "both": lambda model: faced(amsa(model, TOLD), **percents(EARLY)),
-    "both until 0.4": lambda model: amsa(faced(model, **percents(EARLY)), TOLD, **EARLY),
-    "both, by two anchors": lambda model: amsa(faced(model, **percents(EARLY)), TOLD, anchors=2),
+    "both": lambda model: faced(amsa(model, STORY), **percents(EARLY)),
+    "both until 0.4": lambda model: amsa(faced(model, **percents(EARLY)), STORY, **EARLY),
+    "both, by two anchors": lambda model: amsa(faced(model, **percents(EARLY)), STORY, anchors=2),
 }
 
 
 def draw(model):
-    return sample(model, TOLD, steps=STEPS)
+    return sample(model, STORY, steps=STEPS)
 
 
 def maps(model):
-    return look_at_latents(model, prompts(model, TOLD)[0], noise_of(len(TOLD.frames)), 0.5, 1)
+    return look_at_latents(model, prompts(model, STORY)[0], noise_of(len(STORY.frames)), 0.5, 1)
 
 
 def check_a_model_compiled_and_sampled_before_gives_what_it_gives_uncompiled():
@@ -160,8 +160,9 @@ def check_what_it_costs_is_said_once_for_each_compiled_model():
     assert len([each for each in said if "compiled" in each]) == 1, said
 
 
-def check_a_pytorch_that_cannot_is_refused_before_any_unet_call():
+def check_an_older_pytorch_is_refused_before_any_unet_call_where_the_model_is_compiled():
     ready, set_stance = compiled(small(), Traced()), torch.compiler.set_stance
+    expected = draw(PATCHES["AMSA"](small()))
     del torch.compiler.set_stance
     try:
         with setting.counted(small()) as count:
@@ -169,5 +170,6 @@ def check_a_pytorch_that_cannot_is_refused_before_any_unet_call():
                 refused(lambda name=name: draw(PATCHES[name](ready)), "TorchCompileModel", "2.6", torch.__version__)
             refused(lambda: maps(ready), "TorchCompileModel", "2.6")
         assert count.calls == 0
+        assert torch.equal(draw(PATCHES["AMSA"](small())), expected)
     finally:
         torch.compiler.set_stance = set_stance

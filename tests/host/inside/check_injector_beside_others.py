@@ -5,7 +5,7 @@ from dataclasses import replace
 import setting
 import torch
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from frames import amsa, controlled, prompts, split_calls, warnings
+from frames import amsa, controlled, on_two_gpus, prompts, split_calls, warnings
 from injecting import (
     MIRA,
     SD15,
@@ -36,7 +36,7 @@ from tests.stand_ins.ip_adapters import image_side, layer_side
 
 
 def their_adapter(q, k, v, extra):
-    """Of the shape of IPAdapter_plus's attn2 replacement."""
+    """A replacement of attn2 as IPAdapter_plus makes it."""
     theirs = random(1, 4, q.shape[-1], seed=7).repeat(len(q), 1, 1)
     return plain_attention(q, k, v, extra["n_heads"]) + plain_attention(q, theirs, theirs, extra["n_heads"])
 
@@ -53,7 +53,7 @@ def check_beside_an_adapter_that_replaces_the_layers():
 
 
 def freeu(source):
-    """Of the shape of FreeU, whose own patch looks for the widths of the real models."""
+    """A patch as FreeU's, whose own looks for the widths of the real models."""
     patched = source.clone()
     patched.set_model_output_block_patch(lambda h, skip, options: (1.2 * h, 0.9 * skip))
     return patched
@@ -136,16 +136,17 @@ def check_what_does_not_fit_together_is_refused():
     with setting.counted(model()) as count:
         refused(lambda: sample(injected()[0], 2), "LATENT holds 2 pictures", "story has 3 frames")
         refused(lambda: sample(injected(told=told, layout=wide, faces=(MIRA,))[0], 1), "96x64", "8x8", "proportions")
+        refused(lambda: sample(on_two_gpus(injected()[0])), "Shuffled ID Injector works on one GPU", "MultiGPU")
         refused(lambda: injected(injected()[0]), "has a Shuffled ID Injector already")
         refused(lambda: injected(faces=(FaceFeatures("Ada", features()),)), 'no character "Ada"')
         refused(lambda: injected(layout=Layout(("Mira", "Ben"), masks)), "1 layouts for 3 frames")
-        refused(lambda: injected(told=told, layout=Layout(("Ben",), masks[:1])), "frame 1", "no mask for Mira")
+        refused(lambda: injected(told=told, layout=Layout(("Ben",), masks[:1])), "frame 1", 'no mask for "Mira"')
         refused(lambda: injected(frame=[told.frames[0]]), "is not of this story", "same STORY")
         refused(lambda: injected(start_percent=0.7, end_percent=0.2), "starts at 0.7 and ends at 0.2")
         no_clip = FaceFeatures("Mira", replace(MIRA.features, clip=None, blank_clip=None))
-        refused(lambda: injected(faces=(no_clip,)), "pictures of Mira", "needs hidden states of an image encoder")
+        refused(lambda: injected(faces=(no_clip,)), 'pictures of "Mira"', "needs hidden states of an image encoder")
         no_face = FaceFeatures("Mira", replace(MIRA.features, face=None))
-        refused(lambda: injected(kind="FaceID", faces=(no_face,)), "pictures of Mira", "needs face embeddings")
+        refused(lambda: injected(kind="FaceID", faces=(no_face,)), 'pictures of "Mira"', "needs face embeddings")
         refused(lambda: injected(tiny(cross=96)), "plus-face.safetensors", "64 wide", "reads 96")
     assert count.calls == 0
 
