@@ -142,7 +142,7 @@ def _apply_model(
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """A context in which whatever torch.compile made runs as it was before; see `warn_if_compiled` for PyTorch < 2.6."""
+    """A context in which whatever torch.compile made runs as it was before; before PyTorch 2.6 there is none."""
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
         return nullcontext()  # nothing was ever compiled, and that import takes seconds
     return torch.compiler.set_stance("force_eager")
