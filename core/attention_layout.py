@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .automask import character_labels, subject_masks
 from .layout import Layout, exclusive_masks
+from .quoting import quote, quote_all
 from .shapes import Float
 
 
@@ -40,8 +41,8 @@ def attention_layout(
     """
     if set(maps) != set(names):
         raise ValueError(
-            f"{label}: the attention maps are of {', '.join(maps) or 'nobody'}, the frame shows "
-            f"{', '.join(names) or 'nobody'}. Connect the same STORY_FRAME to Encode Frame and here."
+            f"{label}: the attention maps are of {quote_all(maps, 5) or 'nobody'}, the frame shows "
+            f"{quote_all(names, 5) or 'nobody'}. Connect the same STORY_FRAME to Encode Frame and here."
         )
     if not names:
         return Layout((), torch.zeros(0, *size, dtype=torch.bool), label)
@@ -52,8 +53,8 @@ def attention_layout(
     for name, mask in zip(names, masks, strict=True):
         if not mask.any() and not skip_missing:
             raise ValueError(
-                f'{label}: the attention maps do not show "{name}", or another character covers them. Look at Preview '
-                "Attention Masks, change the threshold or the seed, use a detector (Grounded-SAM Layout), or set "
-                "on_missing to skip."
+                f"{label}: the attention maps do not show {quote(name)}, or another character covers them. Look at "
+                "Preview Attention Masks, change the threshold or the seed, use a detector (Grounded-SAM Layout), or "
+                "set on_missing to skip."
             )
     return Layout(tuple(names), masks, label)

@@ -14,6 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from .quoting import quote
 from .shapes import Bool, Float, Int
 
 TokenIndices = Sequence[int] | Sequence[Sequence[int]]
@@ -68,15 +69,17 @@ def _token_shares(token_indices: TokenIndices, frames: int, tokens: int) -> Floa
     by_frame = [each for each in token_indices if not isinstance(each, int)]
     if by_frame and (everywhere or len(by_frame) != frames):
         raise ValueError(
-            f"The token positions {list(token_indices)} are not for {frames} frames; give one sequence per frame, "
-            "empty where the character is not named, or one sequence of numbers for all."
+            f"The token positions {quote(list(token_indices))} are not for {frames} frames; give one sequence per "
+            "frame, empty where the character is not named, or one sequence of numbers for all."
         )
     rows = by_frame or [everywhere] * frames
     shares = torch.zeros(frames, tokens)
     for frame, row in enumerate(rows):
         outside = [position for position in row if not 0 <= position < tokens]
         if outside:
-            raise ValueError(f"Frame {frame + 1}: token positions {outside} are not in the text's 0 to {tokens - 1}.")
+            raise ValueError(
+                f"Frame {frame + 1}: token positions {quote(outside)} are not in the text's 0 to {tokens - 1}."
+            )
         for position in row:
             shares[frame, position] += 1 / len(row)
     return shares
@@ -124,7 +127,7 @@ def subject_masks(maps: Float[Tensor, "n h w"], method: str | float = "otsu") ->
         ValueError: If `method` is neither.
     """
     if method != "otsu" and (isinstance(method, str) or not 0 < method < 1):
-        raise ValueError(f'The mask method is {method!r}; use "otsu" or a threshold between 0 and 1, such as 0.4.')
+        raise ValueError(f'The mask method is {quote(method)}; use "otsu" or a threshold between 0 and 1, such as 0.4.')
     maps = normalised(maps.detach().cpu().float())
     masks = maps > (otsu_thresholds(maps) if isinstance(method, str) else method)
     return torch.stack([_cleaned(mask) for mask in masks]) if len(masks) else masks

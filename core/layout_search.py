@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .detectors import Detections
 from .layout import Layout, exclusive_masks
+from .quoting import quote, quote_all
 from .shapes import Bool, Float
 
 Find = Callable[[Tensor, str], Detections]
@@ -58,7 +59,7 @@ def find_layout(
         if len(found) < len(names) and not skip_missing:
             best = f"{float(seen.scores.max()):.2f}" if len(seen.scores) else "none"
             raise ValueError(
-                f'{label}: found {len(found)} of {len(names)} "{word}" ({", ".join(names)}). The best score was '
+                f"{label}: found {len(found)} of {len(names)} {quote(word)} ({quote_all(names)}). The best score was "
                 f"{best}, box_threshold is {box_threshold:.2f} and text_threshold {text_threshold:.2f}. Lower the "
                 "thresholds, change the seed, or set on_missing to skip, which leaves them as they were drawn."
             )
@@ -67,7 +68,7 @@ def find_layout(
     for (name, _), mask in zip(wanted, masks, strict=True):
         if name in boxes and not mask.any() and not skip_missing:
             raise ValueError(
-                f'{label}: the mask of "{name}" is empty, or another character covers it. Give masks by hand '
+                f"{label}: the mask of {quote(name)} is empty, or another character covers it. Give masks by hand "
                 "(Layout from Masks in ComfyUI), change the seed, or set on_missing to skip."
             )
     return Layout(tuple(name for name, _ in wanted), masks, label)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .injector import Injector, ReferenceFeatures
 from .layout import Layout
+from .quoting import quote
 from .shapes import Float
 from .shuffle import deal_references
 from .story import Frame, Story
@@ -77,12 +78,14 @@ def deal_people(
     for face, features in faces:
         name = story.character(face).name
         if any(person.name == name for person in people):
-            raise ValueError(f"There are two sets of pictures of {name}; put all of them into one Face Features node.")
+            raise ValueError(
+                f"There are two sets of pictures of {quote(name)}; put all of them into one Face Features node."
+            )
         frames = [frame.index for frame in story.frames if frame.span_of(name) is not None]
         try:
             tokens, blank = injector.identity_tokens(features, picture_weight)
         except ValueError as error:
-            raise ValueError(f"The pictures of {name} do not suit {label}. {error}") from error
+            raise ValueError(f"The pictures of {quote(name)} do not suit {label}. {error}") from error
         dealt = deal_references(len(tokens), len(frames), mode, torch.Generator().manual_seed(seed))
         people.append(Person(name, tokens.cpu(), blank[:1].cpu(), dict(zip(frames, dealt, strict=True))))
     return tuple(people)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .quoting import quote
 from .shapes import Float, Int
 
 MODES = ("shuffled", "aligned", "average", "stacked")
@@ -86,7 +87,9 @@ def deal_tokens(tokens: Float[Tensor, "r k c"], dealt: Sequence[Sequence[int]], 
 
 def _check_mode(mode: str) -> None:
     if mode not in MODES:
-        raise ValueError(f'There is no mode "{mode}"; references are dealt {", ".join(MODES[:-1])} or {MODES[-1]}.')
+        raise ValueError(
+            f"There is no mode {quote(mode)}; references are dealt {', '.join(MODES[:-1])} or {MODES[-1]}."
+        )
 
 
 def _shuffled(n_references: int, n_frames: int, generator: torch.Generator) -> list[int]:

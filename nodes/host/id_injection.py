@@ -19,6 +19,7 @@ from torch import Tensor
 from ...core import adapter_file
 from ...core.face_injection import FaceInjection, InjectedPerson
 from ...core.layout import Layout
+from ...core.quoting import quote, quote_all
 from ...core.reference_assignment import Person
 from ...core.story import Frame
 from . import photomaker as pm
@@ -29,7 +30,7 @@ from .unet_hooks import (
     Participant,
     refuse_other_than_unet,
     refuse_several_gpus,
-    tell_of_compiled,
+    warn_if_compiled,
     with_hooks,
     with_participant,
 )
@@ -78,8 +79,8 @@ class IDInjection:
             for name in _together(self.people, frame):
                 if name not in layout.names:
                     raise ValueError(
-                        f"{frame.label}: the layout has {', '.join(layout.names) or 'nobody'}, but no mask for {name}, "
-                        "whose face is to be injected. Make the layout with this frame."
+                        f"{frame.label}: the layout has {quote_all(layout.names) or 'nobody'}, but no mask for "
+                        f"{quote(name)}, whose face is to be injected. Make the layout with this frame."
                     )
 
     def added_to(self, model: Any) -> Any:
@@ -110,7 +111,7 @@ class IDInjection:
         for frame in () if self.layouts else self.frames:
             together = _together(self.people, frame)
             if together and len(frame.cast) > 1:
-                cast, faces = (" and ".join(names) for names in ([each.name for each in frame.cast], together))
+                cast, faces = quote_all((each.name for each in frame.cast), 5), quote_all(together, 5)
                 message = "%s: %s shows %s and there is no layout: the face of %s acts on all of them. Connect layouts."
                 logging.warning(message, _WHO, frame.label, cast, faces)
 
@@ -121,7 +122,7 @@ class IDInjection:
         guider = executor.class_obj
         options = guider.model_options.get("transformer_options", {})
         self._check(guider, noise, options.get(ROWS))
-        tell_of_compiled(guider.model_patcher, _WHO, "the steps between start_percent and end_percent")
+        warn_if_compiled(guider.model_patcher, _WHO, "the steps between start_percent and end_percent")
         sampling = guider.model_patcher.get_model_object("model_sampling")
         first, last = (float(sampling.percent_to_sigma(each)) for each in (self.start, self.end))
         prompts, size = _Prompts.of(guider.conds), tuple(noise.shape[2:])

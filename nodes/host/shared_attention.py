@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...core.attention import SubjectBank, SubjectTokens
 from ...core.frame_sharing import FrameSharing, Sharing
+from ...core.quoting import quote, quote_all
 from ...core.story import Story
 from .frame_groups import ROWS, WholeBatch, groups_of, of_group
 from .guiders import WRAPPER_STATE
@@ -29,7 +30,7 @@ from .unet_hooks import (
     Participant,
     refuse_other_than_unet,
     refuse_several_gpus,
-    tell_of_compiled,
+    warn_if_compiled,
     with_hooks,
     with_participant,
 )
@@ -90,7 +91,7 @@ class SharedAttention:
         guider = executor.class_obj
         self._check(guider, noise, sampler)
         self._warn(len(sigmas) - 1)
-        tell_of_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
+        warn_if_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
         frames, conds, bank, results = len(noise), guider.conds, _AnchorBank(), []
         groups = groups_of(frames, self.anchors)
         shown = WholeBatch(callback, groups, noise) if callback is not None and len(groups) > 1 else None
@@ -155,21 +156,22 @@ class SharedAttention:
         late = dict.fromkeys(person.name for frame in frames for person in frame.cast if person not in early)
         if late:
             message = "AMSA: the first %s frames do not show %s, who will be alike only within each group of frames."
-            logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, " and ".join(late))
+            logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, quote_all(late))
 
     def _check_prompts(self, named: Named) -> None:
         frames = self.story.frames
-        if len(named.prompts) != len(frames) or named.names != [each.name for each in self.story.characters]:
+        names = [each.name for each in self.story.characters]
+        if len(named.prompts) != len(frames) or named.names != names:
             raise ValueError(
-                f"AMSA: the positive prompt is of {len(named.prompts)} frames with {', '.join(named.names)}, the story "
-                f"has {len(frames)} frames with {', '.join(each.name for each in self.story.characters)}. Connect the "
-                "same STORY to Encode Story and to AMSA Model Patch."
+                f"AMSA: the positive prompt is of {len(named.prompts)} frames with {quote_all(named.names, 5)}, the "
+                f"story has {len(frames)} frames with {quote_all(names, 5)}. Connect the same STORY to Encode Story "
+                "and to AMSA Model Patch."
             )
         for frame, prompt in zip(frames, named.prompts, strict=True):
             if frame.prompt != prompt:
                 raise ValueError(
-                    f'AMSA: {frame.label} of the positive prompt is "{prompt}", of the story "{frame.prompt}". Connect '
-                    "the same STORY to Encode Story and to AMSA Model Patch."
+                    f"AMSA: {frame.label} of the positive prompt is {quote(prompt, 200)}, of the story "
+                    f"{quote(frame.prompt, 200)}. Connect the same STORY to Encode Story and to AMSA Model Patch."
                 )
 
 

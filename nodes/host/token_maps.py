@@ -1,6 +1,6 @@
 """Reading, while the host samples, where in the picture the prompt's people are."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +9,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...core.map_reader import STEADY, MapReader
+from ...core.map_reader import STEADY, MapReader, PositionsInText
 from ..types import Conditioning
 from .story_prompts import Named, named_in
 from .unet_hooks import (
@@ -17,7 +17,7 @@ from .unet_hooks import (
     Participant,
     refuse_other_than_unet,
     refuse_several_gpus,
-    tell_of_compiled,
+    warn_if_compiled,
     with_hooks,
     with_participant,
 )
@@ -28,7 +28,10 @@ _KEY = "story_identity_token_maps"
 
 def new_reader(named: Mapping[UUID, Named], frames: int, decay: float) -> MapReader:
     """A reader of the prompts that name characters, for one sampling of n frames; prompts are known by their uuids."""
-    return MapReader(frames, {uuid: each.in_text_of for uuid, each in named.items()}, decay)
+    naming: dict[Hashable, PositionsInText] = {
+        uuid: each.in_text_of for uuid, each in named.items() if any(map(any, each.positions))
+    }
+    return MapReader(frames, naming, decay)
 
 
 def level_of(options: Options) -> float:
@@ -115,7 +118,7 @@ def attach_reader(guider: Any, frames: int, decay: float = STEADY) -> SamplingRe
                 f"The positive prompt is of {len(each.prompts)} frames, the LATENT holds {frames}. Use Encode Frame "
                 "for a single picture, and Encode Story with a batch of all frames."
             )
-    tell_of_compiled(guider.model_patcher, _WHO, "all steps")
+    warn_if_compiled(guider.model_patcher, _WHO, "all steps")
     reader = SamplingReader(named, frames, decay)
     options = guider.model_options.get("transformer_options", {})
     guider.model_options = {**guider.model_options, "transformer_options": with_participant(options, _KEY, reader)}

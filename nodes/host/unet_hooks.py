@@ -116,17 +116,17 @@ def _apply_model(
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """A context in which whatever torch.compile made runs as it was before."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()  # nothing was ever compiled, and its import takes seconds
+    """A context in which whatever torch.compile made runs as it was before; before PyTorch 2.6 there is none."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()  # nothing was ever compiled, and that import takes seconds
     return torch.compiler.set_stance("force_eager")
 
 
-_told: WeakKeyDictionary[Callable[..., Any], set[str]] = WeakKeyDictionary()
-"""Who said of which compiled MODEL, known by the wrapper that the host's node made for it, what it costs."""
+_warned: WeakKeyDictionary[Callable[..., Any], set[str]] = WeakKeyDictionary()
+"""Who warned of which compiled MODEL, known by the wrapper that the host's node made for it."""
 
 
-def tell_of_compiled(model: Any, who: str, calls: str) -> None:
+def warn_if_compiled(model: Any, who: str, calls: str) -> None:
     """Log, once for each compiled MODEL, that it is not faster where its attention is hooked.
 
     Args:
@@ -143,9 +143,9 @@ def tell_of_compiled(model: Any, who: str, calls: str) -> None:
                 f"{who}: on a MODEL from TorchCompileModel this needs PyTorch 2.6 or newer; here is "
                 f"{torch.__version__}. Update PyTorch, or take TorchCompileModel out of the MODEL's way."
             )
-        told = _told.setdefault(compiled, set())
-        if who not in told:
-            told.add(who)
+        warned = _warned.setdefault(compiled, set())
+        if who not in warned:
+            warned.add(who)
             message = "%s: the MODEL is compiled, and compiled code cannot be hooked: %s run uncompiled."
             logging.warning(message, who, calls)
 
@@ -168,8 +168,8 @@ def with_hooks(options: Options, self_attention: Hook | None = None, cross_atten
     hooked = {**options, "patches": patches, "optimized_attention_override": call.override}
     replaced = options.get("patches_replace", {})
     if cross_attention is not None and replaced.get("attn2"):
-        beside = {key: partial(call.beside, patch) for key, patch in replaced["attn2"].items()}
-        hooked["patches_replace"] = {**replaced, "attn2": beside}
+        watched = {key: partial(call.watch, patch) for key, patch in replaced["attn2"].items()}
+        hooked["patches_replace"] = {**replaced, "attn2": watched}
     return hooked
 
 
@@ -198,7 +198,7 @@ class _HookedCall:
             return attend(q, k, v, heads, *args, **kw)
         return hook(q, k, v, heads, _layer(kw["transformer_options"]), partial(attend, **kw))
 
-    def beside(self, replacement: Any, q: Tensor, k: Tensor, v: Tensor, extra: Options) -> Tensor:
+    def watch(self, replacement: Any, q: Tensor, k: Tensor, v: Tensor, extra: Options) -> Tensor:
         """A cross-attention that somebody replaced: our hook sees it, theirs makes the result."""
         return self.hooks["attn2"](
             q, k, v, extra["n_heads"], _layer(extra), lambda q, k, v, heads: replacement(q, k, v, extra)

@@ -77,7 +77,7 @@ def test_a_frame_with_nobody_has_an_empty_layout():
 
 
 def test_maps_of_other_people_are_refused():
-    with pytest.raises(ValueError, match="frame 2: the attention maps are of Ben, the frame shows Mira, Ben"):
+    with pytest.raises(ValueError, match='frame 2: the attention maps are of "Ben", the frame shows "Mira", "Ben"'):
         layout({"Ben": planted((BEN, 1.0))})
-    with pytest.raises(ValueError, match="are of Mira, the frame shows nobody"):
+    with pytest.raises(ValueError, match='are of "Mira", the frame shows nobody'):
         layout({"Mira": planted((MIRA, 1.0))}, ())

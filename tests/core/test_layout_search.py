@@ -87,7 +87,7 @@ def test_a_word_that_fits_both_people_leaves_nobody_without_a_mask():
 def test_more_characters_than_figures_is_said():
     find, segment = picture_of((4.0, {"woman": 0.8, "boy": 0.4}))
     people = [("Mira", "woman"), ("Tom", "boy")]
-    with pytest.raises(ValueError, match=r'frame 1: found 0 of 1 "boy" \(Tom\). The best score was 0.40'):
+    with pytest.raises(ValueError, match=r'frame 1: found 0 of 1 "boy" \("Tom"\). The best score was 0.40'):
         find_layout(find, segment, torch.zeros(32, 64, 3), people, "frame 1", skip_missing=False, **SETTINGS)
     layout = find_layout(find, segment, torch.zeros(32, 64, 3), people, "frame 1", skip_missing=True, **SETTINGS)
     assert layout.masks.flatten(1).any(dim=1).tolist() == [True, False]

@@ -66,12 +66,12 @@ def test_a_face_acts_where_its_person_is(injector):
 
 
 def test_what_does_not_fit_is_said(injector):
-    with pytest.raises(ValueError, match="pictures of Mira do not suit the adapter.*are 7 wide.*reads 20"):
+    with pytest.raises(ValueError, match='pictures of "Mira" do not suit the adapter.*are 7 wide.*reads 20'):
         deal(injector, ("Mira", features(2, width=7)))
     with pytest.raises(ValueError, match="Ben"):
         deal(injector, ("Ben", features(2)))
 
 
 def test_two_sets_of_pictures_of_one_person_are_refused(injector):
-    with pytest.raises(ValueError, match="two sets of pictures of Mira"):
+    with pytest.raises(ValueError, match='two sets of pictures of "Mira"'):
         deal(injector, ("Mira", features(1)), ("Mira", features(2)))

@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused(injector, story, sd15, sdxl, path, tmp_pat
         load_injector(tmp_path / "other.safetensors", sd15)
     with pytest.raises(ValueError, match="2 layouts for 3 frames"):
         inject_story(injector, story, {}, layouts=[Layout((), torch.zeros(0, 8, 8, dtype=torch.bool), "frame")] * 2)
-    with pytest.raises(ValueError, match="pictures of Mira do not suit the plus-face adapter.*20"):
+    with pytest.raises(ValueError, match='pictures of "Mira" do not suit the plus-face adapter.*20'):
         inject_story(injector, story, {"Mira": ReferenceFeatures(random(1, 3, 5), random(1, 3, 5))})
 
 

@@ -242,7 +242,7 @@ def check_who_is_not_in_the_anchor_frames_is_told_of():
     for anchors, expected in ((1, 1), (2, 0), (0, 0)):
         with warnings() as said:
             sample(amsa(model, told, anchors=anchors), told)
-        assert sum("do not show Ben" in each for each in said) == expected, (anchors, said)
+        assert sum('do not show "Ben"' in each for each in said) == expected, (anchors, said)
 
 
 def check_a_single_step_is_said_to_be_plain():

@@ -4,6 +4,7 @@ from functools import cache
 
 import setting
 import torch
+from frames import on_two_gpus
 from setting import refused
 from story_identity.core.identity import Identity
 from story_identity.core.story import Story
@@ -45,12 +46,12 @@ def amsa(told, strength=1.0, layers="all", anchors=0):
     return AMSANode.execute(world()[MODEL], told, strength, layers, 0.0, 1.0, True, anchors, 0.0, 0.5).result[0]
 
 
-def template(frame, keep=True, positive=None):
+def template(frame, keep=True, positive=None, model=None):
     own, negative = EncodeFrameNode.execute(world()[CLIP], frame).result
     (empty,) = nodes.EmptyLatentImage().generate(64, 64, 1)
     settings = {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "precision": "float32"}
     return NoisyLatentCacheNode.execute(
-        world()[MODEL],
+        model or world()[MODEL],
         positive or own,
         negative,
         empty,
@@ -127,7 +128,7 @@ def check_layouts_ask_for_their_maps():
         return LayoutFromAttentionNode.execute(source, picture, frame, threshold, 0, on_missing).result
 
     refused(lambda: layout(plain, told.frames[1]), "frame 2", "keep_attention_maps", "Encode Frame")
-    refused(lambda: layout(cache, told.frames[0]), "frame 1", "of Mira, Tom", "shows Mira.")
+    refused(lambda: layout(cache, told.frames[0]), "frame 1", 'of "Mira", "Tom"', 'shows "Mira".')
     areas = [float(layout(cache, told.frames[1], height, "skip")[1].mean()) for height in (0.3, 0.8)]
     assert areas[0] > areas[1]
     nobody, masks, _ = layout(template(told.frames[2])[1], told.frames[2])
@@ -142,6 +143,9 @@ def check_maps_need_a_prompt_that_names_people_before_the_first_unet_call():
     with setting.counted(world()[MODEL]) as count:
         refused(lambda: template(frame, positive=stock), "Encode Story", "Encode Frame")
         refused(lambda: template(frame, positive=whole), "3 frames", "holds 1", "Encode Frame")
+        refused(
+            lambda: template(frame, model=on_two_gpus(world()[MODEL])), "attention maps works on one GPU", "MultiGPU"
+        )
     assert count.calls == 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import setting
 import torch
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
-from frames import amsa, controlled, prompts, split_calls, warnings
+from frames import amsa, controlled, on_two_gpus, prompts, split_calls, warnings
 from injecting import (
     MIRA,
     SD15,
@@ -136,16 +136,17 @@ def check_what_does_not_fit_together_is_refused():
     with setting.counted(model()) as count:
         refused(lambda: sample(injected()[0], 2), "LATENT holds 2 pictures", "story has 3 frames")
         refused(lambda: sample(injected(told=told, layout=wide, faces=(MIRA,))[0], 1), "96x64", "8x8", "proportions")
+        refused(lambda: sample(on_two_gpus(injected()[0])), "Shuffled ID Injector works on one GPU", "MultiGPU")
         refused(lambda: injected(injected()[0]), "has a Shuffled ID Injector already")
         refused(lambda: injected(faces=(FaceFeatures("Ada", features()),)), 'no character "Ada"')
         refused(lambda: injected(layout=Layout(("Mira", "Ben"), masks)), "1 layouts for 3 frames")
-        refused(lambda: injected(told=told, layout=Layout(("Ben",), masks[:1])), "frame 1", "no mask for Mira")
+        refused(lambda: injected(told=told, layout=Layout(("Ben",), masks[:1])), "frame 1", 'no mask for "Mira"')
         refused(lambda: injected(frame=[told.frames[0]]), "is not of this story", "same STORY")
         refused(lambda: injected(start_percent=0.7, end_percent=0.2), "starts at 0.7 and ends at 0.2")
         no_clip = FaceFeatures("Mira", replace(MIRA.features, clip=None, blank_clip=None))
-        refused(lambda: injected(faces=(no_clip,)), "pictures of Mira", "needs hidden states of an image encoder")
+        refused(lambda: injected(faces=(no_clip,)), 'pictures of "Mira"', "needs hidden states of an image encoder")
         no_face = FaceFeatures("Mira", replace(MIRA.features, face=None))
-        refused(lambda: injected(kind="FaceID", faces=(no_face,)), "pictures of Mira", "needs face embeddings")
+        refused(lambda: injected(kind="FaceID", faces=(no_face,)), 'pictures of "Mira"', "needs face embeddings")
         refused(lambda: injected(tiny(cross=96)), "plus-face.safetensors", "64 wide", "reads 96")
     assert count.calls == 0
 

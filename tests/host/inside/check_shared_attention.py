@@ -14,6 +14,7 @@ from frames import (
     amsa,
     controlled,
     masks_noted,
+    on_two_gpus,
     prompts,
     sample,
     split_calls,
@@ -93,8 +94,9 @@ def check_where_nothing_is_shared_every_byte_is_the_models_own():
         for told, end in ((story(), 1e-4), (nobody, 1.0)):
             patched = amsa(model, told, end=end)
             for context in (contextlib.nullcontext, split_calls):
-                with context(), setting.counted(model) as count:
+                with context(), setting.counted(model) as count, warnings() as said:
                     assert torch.equal(sample(patched, told), sample(model, told))
+                assert said == []
                 assert count.calls == (6 if context is contextlib.nullcontext else 12)
 
 
@@ -386,9 +388,10 @@ def check_bad_input_is_refused_before_any_unet_call():
             "woman with red hair sleeps",
             "STORY",
         )
-        refused(lambda: sample(amsa(model, strangers), strangers, positive=positive), "Mira, Ben", "with Mira.")
+        refused(lambda: sample(amsa(model, strangers), strangers, positive=positive), '"Mira", "Ben"', 'with "Mira".')
         refused(lambda: sample(amsa(model, told, anchors=2), told, sampler="dpm_adaptive"), "dpm_adaptive", "anchors")
         refused(lambda: amsa(patched, told), "already")
+        refused(lambda: sample(on_two_gpus(patched), told), "AMSA works on one GPU", "MultiGPU")
         refused(lambda: amsa(model, told, start=0.6, end=0.5), "0.6", "0.5")
     assert count.calls == 0
     assert sample(amsa(model, told, anchors=3), told, sampler="dpm_adaptive").isfinite().all()

@@ -89,6 +89,13 @@ def split_calls():
         patcher.get_free_memory = free
 
 
+def on_two_gpus(model):
+    """A clone as the stock node MultiGPU CFG Split leaves it where there are two GPUs."""
+    divided = model.clone()
+    divided.set_additional_models("multigpu", [model])
+    return divided
+
+
 @contextlib.contextmanager
 def masks_noted():
     """Per noise level and grid, what AMSA shared: (subject `(n, l)`, labels `(n, l)`)."""
