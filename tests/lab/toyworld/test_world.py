@@ -112,7 +112,7 @@ def test_captions_say_what_the_plan_says(scenes):
         assert ("night" in words) == (plan.hour == "night")
         assert not plan.side or plan.side in words
         for pose in set(plan.poses) - {"standing"}:
-            assert any(form in words for form in captions._POSE_WORDS[pose])
+            assert any(form in words for form in captions.POSE_WORDS[pose])
 
 
 def test_captions_say_nothing_else(scenes):
