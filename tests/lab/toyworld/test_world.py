@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
+from story_identity.core.toyworld import vocabulary
 from story_identity.core.toyworld.models import TEXT_LENGTH
-from story_identity.lab.toyworld import captions, people, scenery, world
+from story_identity.lab.toyworld import captions, people, world
 from story_identity.lab.toyworld.drawing import Canvas, Stance, draw_person
 from story_identity.lab.toyworld.people import Person, sample_person
 
@@ -112,16 +113,16 @@ def test_captions_say_what_the_plan_says(scenes):
         assert ("night" in words) == (plan.hour == "night")
         assert not plan.side or plan.side in words
         for pose in set(plan.poses) - {"standing"}:
-            assert any(form in words for form in captions.POSE_WORDS[pose])
+            assert any(form in words for form in vocabulary.POSE_WORDS[pose])
 
 
 def test_captions_say_nothing_else(scenes):
     for scene in scenes:
         plan, words = scene.plan, set(scene.caption.replace(",", " ").split())
         assert not words & NEVER_TOLD
-        assert words.isdisjoint(set(scenery.PROPS) - set(plan.props))
-        assert words.isdisjoint(set(scenery.PLACES) - {plan.place})
-        assert words.isdisjoint(set(people.WORDS) - {person.word for person in plan.people})
+        assert words.isdisjoint(set(vocabulary.PROPS) - set(plan.props))
+        assert words.isdisjoint(set(tuple(vocabulary.PLACE_WORDS)) - {plan.place})
+        assert words.isdisjoint(set(vocabulary.CLASS_WORDS) - {person.word for person in plan.people})
         if not any(plan.names_clothes):
             assert words.isdisjoint(set(people.GARMENTS) | (set(people.CLOTHES_COLOURS) - set(people.HAIR_COLOURS)))
         if not any(plan.names_hair):
@@ -142,22 +143,22 @@ def test_a_caption_by_hand():
 
 
 def test_every_caption_is_in_the_vocabulary(scenes):
-    known = captions.vocabulary()
-    assert known[:3] == [captions.START, captions.END, captions.UNKNOWN]
+    known = vocabulary.vocabulary()
+    assert known[:3] == [vocabulary.START, vocabulary.END, vocabulary.UNKNOWN]
     assert len(set(known)) == len(known)
     for scene in scenes:
-        ids = captions.tokenize(scene.caption, TEXT_LENGTH)
+        ids = vocabulary.tokenize(scene.caption, TEXT_LENGTH)
         assert len(ids) == TEXT_LENGTH
-        assert known.index(captions.UNKNOWN) not in ids
+        assert known.index(vocabulary.UNKNOWN) not in ids
 
 
 def test_tokens_by_hand():
-    known = captions.vocabulary()
-    ids = captions.tokenize("A close-up photo, of a Zebra", 12)
+    known = vocabulary.vocabulary()
+    ids = vocabulary.tokenize("A close-up photo, of a Zebra", 12)
     words = ["a", "close-up", "photo", ",", "of", "a"]
     assert ids == [0, *(known.index(word) for word in words), 2, 1, 1, 1, 1]
     with pytest.raises(ValueError, match="3 tokens; 2 fit"):
-        captions.tokenize("a red lamp", 4)
+        vocabulary.tokenize("a red lamp", 4)
 
 
 def test_every_attribute_counts_in_the_identity():
