@@ -15,8 +15,8 @@ from story_identity.core.layout_search import find_layout
 from story_identity.core.reference_assignment import Person, deal_people
 from story_identity.core.shuffle import deal_references
 from story_identity.core.story import Character, Story
-from tests.core.test_reference_assignment import features
 
+from tests.core.test_reference_assignment import features
 from tests.stand_ins.ip_adapters import nested
 
 UNSAFE = ["\ud83d", "Ada\x1b[31m\r\n", "Ada\u202e\u2028", "Mira" * 5000]

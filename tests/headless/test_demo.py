@@ -23,6 +23,7 @@ from story_identity.headless.demo_album import count_evaluations
 from story_identity.headless.demo_sheet import draw_masks, enlarge
 from story_identity.headless.run_settings import toyworld_settings
 
+from tests.closeness import assert_close
 from tests.stand_ins.toyworld import make_random_toyworld
 
 TOLD = ['Mira & the cat say "no <b>bold</b> steps".', "Tom’s ball; it's red.", "Both, at last.", "Nobody is here."]
@@ -213,7 +214,7 @@ def test_a_character_has_one_colour_all_through_the_story(made):
     mask = alone.mask_of("Tom").repeat_interleave(5, 0).repeat_interleave(5, 1)
     plain, drawn = enlarge(alone.template, 320), draw_masks(alone)
     assert torch.equal(drawn[~mask], plain[~mask])
-    assert torch.allclose(drawn[mask], 0.4 * plain[mask] + 0.6 * torch.tensor(colour_of(1)) / 255)
+    assert_close(drawn[mask], 0.4 * plain[mask] + 0.6 * torch.tensor(colour_of(1)) / 255)
 
 
 def test_again_the_same_bytes_and_nothing_drawn(made, settings, story, monkeypatch):

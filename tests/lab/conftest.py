@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.test_utils.testing import AccelerateTestCase
 from diffusers import UNet2DConditionModel
 from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.lab.storydb.build import build_storydb
@@ -26,8 +26,7 @@ TWO_GRIDS = {
 def _fresh_accelerate():
     """Accelerate keeps device and precision for as long as a process lives; each test is to choose its own."""
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    AccelerateTestCase().tearDown()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from story_identity.lab.training.groups import GroupSource
 from story_identity.lab.training.loop import _Batches
 from torch.utils.data import DataLoader
 
+from tests.closeness import assert_close
+
 from .pieces import SIDE, Source, group
 
 
@@ -45,7 +47,7 @@ def test_at_another_size_people_stay_where_they_are_in_the_picture(height, width
 def test_the_middle_is_kept():
     whole = group(0, 1)
     fitted = whole.fitted(SIDE, SIDE // 2)
-    assert torch.allclose(fitted.pictures, whole.pictures[:, :, 4:12], atol=1e-6)
+    assert_close(fitted.pictures, whole.pictures[:, :, 4:12])
 
 
 def test_toy_groups_are_the_same_again_and_different_between_processes():
