@@ -38,7 +38,7 @@ class Demo:
 def demo_settings() -> RunSettings:
     """The toy world's; somebody the detector does not find is left as drawn.
 
-    Of six seeds this one gave the most alike faces; a small `start` because the small generator is slow to follow.
+    This seed gave the most alike faces of six; a small `start` because the small generator is slow to follow.
     """
     return toyworld_settings(on_missing="skip", seed=2000, start=5)
 
@@ -58,7 +58,7 @@ def make_demo(
     Args:
         out: The folder, as for `run_story`.
         story: With a `title`, and in `told` one sentence per frame.
-        settings: Of the run.
+        settings: The settings of the run.
         overwrite: Start over if the folder has a run with other settings.
         detector: Used in place of the one the settings name.
         read_face: Used for Face-Sim in place of the toy world's detector and identity encoder.

@@ -87,9 +87,9 @@ def open_album(folder: RunFolder, story: Story, settings: RunSettings) -> Album:
     """Read a finished run.
 
     Args:
-        folder: Of `run_story`.
+        folder: The folder that `run_story` made.
         story: Its metadata has a `title`, and `told`: one sentence per frame.
-        settings: Of the run.
+        settings: The settings of the run.
     """
     told = story.metadata["told"]
     pages = tuple(_open_page(folder, frame, text) for frame, text in zip(story.frames, told, strict=True))

@@ -92,7 +92,7 @@ class Studio:
 
         Args:
             character: Whom to draw.
-            first_seed: Of the first portrait.
+            first_seed: The seed of the first portrait.
             keep: Handed every sub-batch of portraits.
             report: Hears of every step.
 

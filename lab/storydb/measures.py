@@ -154,7 +154,7 @@ class ToyAgreement:
         """The geometric mean of the probabilities of what the caption says, each at least 0.01; in (0, 1].
 
         What it says of people counts for whoever in the picture has most of it. A thing it does not name is not there.
-        Of a close-up, which the probe cannot read, it is the fourth root of the class word's, as in the detector.
+        For a close-up, which the probe cannot read, it is the fourth root of the class word's, as in the detector.
         """
         people = self.detector.people(picture)
         scene = self._read(picture, torch.zeros(picture.shape[:2], dtype=torch.bool))
@@ -180,7 +180,7 @@ def _words_of(person: Found) -> dict[str, Tensor]:
 def _said_in(caption: str) -> dict[str, str]:
     """What a caption of the toy world says, by attributes of the probe; poses, which are often left out, are not read.
 
-    Of several people, the first one's looks.
+    For several people, the looks of the first one.
     """
     one_of = "|".join
     patterns = {
