@@ -34,6 +34,7 @@ from ...core.locking import locked
 from ..step_random import StepRandom
 from .checkpoints import Checkpoint, checkpoint_path, checkpoints_in, read_checkpoint, remove_checkpoint
 from .groups import Group, GroupSource
+from .processes import keep_group
 from .settings import TrainingSettings
 
 _log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Loop:
             log_with=settings.tracker if log and settings.tracker else None,
             project_config=ProjectConfiguration(project_dir=str(self.out), logging_dir=str(self.out / "log")),
         )
+        keep_group()
         if self.accelerator.device.type != settings.device:
             raise ValueError(f'device is "{settings.device}", but accelerate is at work on {self.accelerator.device}.')
         if self.accelerator.distributed_type not in _DATA_PARALLEL:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+_groups: list[Any] = []
+"""Every process group that a training worked in, until Python ends."""
 _FAILED = 2  # the command line's exit status for what is said in one sentence
 
 
@@ -51,6 +53,18 @@ def joined(device: str, wait_minutes: float | int) -> Iterator[Rank]:
             yield Rank(state.process_index, state.num_processes, own, watch.went_on)
         finally:
             state.destroy_process_group()
+
+
+def keep_group() -> None:
+    """Keep the process group's object, if there is a group, for as long as the process lives.
+
+    Destroying the group leaves its last reference to the DDP module, whose end then ends gloo's threads while Python's
+    lock is held; they wait for that lock, and the process for them. A reference of Python's own lets go of the lock.
+    """
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _groups.append(torch.distributed.group.WORLD)
 
 
 class _Watch:

@@ -45,11 +45,24 @@ def flags():
                 yield name, flag
 
 
-def call(launcher, *words):
+def call(launcher, *words, timeout=300):
     """A documented command with more words; torchrun is its module, so that this Python runs it."""
     parts = launcher.replace("torchrun", f"{sys.executable} -m torch.distributed.run --standalone").split()
-    command = [*parts, *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    process = subprocess.Popen(
+        [*parts, *map(str, words)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher then ends its processes; killed, it would leave them
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def test_the_documentation_shows_both_launchers():
@@ -112,6 +125,13 @@ def test_a_process_that_stalls_ends_the_training_with_a_sentence(tmp_path):
         assert f"{who} has finished no step for 0.25 minutes, since step 3: one of the" in done.stderr
     assert "the same command goes on from the newest checkpoint" in done.stderr
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000002.safetensors"]
+
+
+def test_two_processes_end_together_again_and_again(tmp_path):
+    """Without `keep_group` the end of the second or third training waits for ever."""
+    done = call("torchrun --nproc-per-node 2 -m -- tests.lab.training.train_once", tmp_path, "again")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.ended")) == ["0.ended", "1.ended"]
 
 
 def test_only_a_process_that_does_not_go_on_is_ended(monkeypatch, capsys):

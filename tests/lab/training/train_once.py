@@ -1,7 +1,8 @@
 """A training in a process of its own: `train_once OUT MOMENT`, for tests that kill it or start several.
 
 MOMENT: "between" kills it in step 4, "during" while it saves that step's checkpoint, "both" lets it end and writes what
-each process saw and came to, "stall" has the second process sleep after step 3.
+each process saw and came to, "stall" has the second process sleep after step 3, "again"
+trains 40 times.
 """
 
 import os
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training import checkpoints
@@ -55,7 +57,22 @@ def stall(out):
         Loop(Line(0.1), Source(), line_settings(out)).run(on_step=on_step)
 
 
+def again(out):
+    """Trainings one after the other, each with a process group of its own."""
+    port, rank = int(os.environ["MASTER_PORT"]), os.environ["RANK"]
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    for number in range(40):
+        os.environ["MASTER_PORT"] = str(port + 1 + number)
+        with joined("cpu", wait_minutes=2):
+            Loop(Line(0.1), Source(), line_settings(out / str(number), steps=1)).run()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    (out / f"{rank}.ended").touch()
+
+
 def main(out, moment):
+    if moment == "again":
+        return again(out)
     if moment == "stall":
         return stall(out)
     line = Line(0.0 if moment == "both" else 0.1)
