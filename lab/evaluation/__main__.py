@@ -22,7 +22,7 @@ from . import storynizor_tables, tables, training_tables
 from . import training as of_training
 from .drawing_modes import DRAWING_MODES, OFF, ON
 from .figure import Figure
-from .folder import Evaluation, claim_folder, evaluate
+from .folder import Evaluation, check_done, claim_folder, evaluate
 from .markdown import find_markers
 from .variants import DIRECT, TEMPLATE, VARIANTS
 
@@ -125,7 +125,8 @@ def _run(evaluation: Evaluation, out: Path, stories: int, processes: int, page: 
     try:
         find_markers(page, evaluation.name)
         claim_folder(out, evaluation.made_with)
-    except ValueError as error:
+        check_done(out, stories)
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     evaluate(evaluation, out, stories, processes, page)
     typer.echo(f"{page}: {stories} stories")

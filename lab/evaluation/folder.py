@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from ...core.atomic_files import replacing
+from ...core.quoting import printable, quote_all
 from ...headless.processes import cpu_threads
 from ...headless.run_files import write_json
 from .figure import Figure, write_figure, write_strip
@@ -70,10 +71,17 @@ def claim_folder(out: Path, made_with: Mapping[str, Any]) -> None:
     record = json.loads(json.dumps({**evaluation_settings().record(), **made_with}))
     if not path.is_file():
         write_json(path, record)
-    found = {_FORMER.get(name, name): value for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    found = {_FORMER.get(name, name): value for name, value in _read(path).items()}
     other = sorted(name for name in {*found, *record} if found.get(name) != record.get(name))
     if other:
-        raise ValueError(f"The stories in {out} were made with another {', '.join(other)}; give another folder.")
+        raise ValueError(f"The stories in {out} were made with another {quote_all(other)}; give another folder.")
+
+
+def check_done(out: Path, stories: int) -> None:
+    """Raise a ValueError if the numbers of a story that is done cannot be read."""
+    for number in range(stories):
+        if numbers_of(out, number).is_file():
+            _read(numbers_of(out, number))
 
 
 def measure_stories(evaluation: Evaluation, out: Path, stories: int, processes: int) -> None:
@@ -97,7 +105,23 @@ def measure_share(evaluation: Evaluation, out: Path, numbers: Sequence[int]) -> 
 
 
 def read_rows(out: Path, stories: int) -> list[Row]:
-    return [json.loads(numbers_of(out, number).read_text(encoding="utf-8")) for number in range(stories)]
+    return [_read(numbers_of(out, number)) for number in range(stories)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An object that `write_json` wrote.
+
+    Raises:
+        ValueError: If the file is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        why = printable(str(error), 300)
+        raise ValueError(f"{path} is not valid JSON ({why}); delete it and run again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no record of an evaluation; delete it and run again.")
+    return found
 
 
 def numbers_of(out: Path, number: int) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.quoting import quote, quote_all
 from ...core.shapes import Float
 from ...headless.prompts import word_positions
 from ..step_random import StepRandom
@@ -88,12 +89,12 @@ def some_of(group: Group, frames: int, random: StepRandom) -> Group:
     """
     if len(group) < frames:
         raise ValueError(
-            f"The group of {', '.join(group.names)} has {len(group)} pictures, and frames is {frames}. Build larger "
+            f"The group of {quote_all(group.names)} has {len(group)} pictures, and frames is {frames}. Build larger "
             "groups, or set frames lower."
         )
     return group.of(random.numpy.permutation(len(group))[:frames].tolist())
 
 
 def _tokens(pipe: Any, caption: str, spans: Sequence[tuple[int, int]]) -> list[int]:
-    label = f'The caption "{caption}"'
+    label = f"The caption {quote(caption)}"
     return sorted({place for span in spans for place in word_positions(pipe, caption, span, label)})

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ...core.quoting import printable
 from ...headless.checkpoint import load_checkpoint
 from ...headless.option_values import TOYWORLD
 from ...headless.prompts import check_length
@@ -91,9 +92,9 @@ def check_captions(pipe: Any, source: GroupSource) -> None:
     """Raise a ValueError if a checkpoint's text encoder would not see the end of a StoryDB's caption."""
     for picture, caption in source.captions() if isinstance(source, StoryDBReader) else ():
         try:
-            check_length(pipe, caption, f"The caption of {picture}")
+            check_length(pipe, caption, f"The caption of {printable(picture)}")
         except ValueError as error:
-            raise ValueError(f"{error} build-storydb --tokenizer leaves such pictures out.") from error
+            raise ValueError(f"{printable(str(error))} build-storydb --tokenizer leaves such pictures out.") from error
 
 
 def frozen_dtype(settings: TrainingSettings) -> torch.dtype:

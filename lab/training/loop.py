@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ...core.atomic_files import remove_unfinished, replacing
 from ...core.locking import locked
+from ...core.quoting import quote
 from ..step_random import StepRandom
 from .checkpoints import Checkpoint, checkpoint_path, checkpoints_in, read_checkpoint, remove_checkpoint
 from .groups import Group, GroupSource
@@ -335,7 +336,7 @@ def dry_run(trainee: Any, source: GroupSource, settings: TrainingSettings) -> Co
 def check_tracker(name: str) -> None:
     """Raise a ValueError if accelerate knows no such tracker or its package is not installed; "" is none."""
     if name and name not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f'tracker is "{name}"; accelerate knows {", ".join(sorted(LOGGER_TYPE_TO_CLASS))}.')
+        raise ValueError(f"tracker is {quote(name)}; accelerate knows {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}.")
     if name and name not in [str(each) for each in get_available_trackers()]:
         package = name.replace("_", "-")
         raise ValueError(

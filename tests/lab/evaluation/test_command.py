@@ -40,7 +40,7 @@ def test_a_folder_belongs_to_one_set_of_weights_and_settings(tmp_path):
     claim_folder(tmp_path, {})
     made_with = json.loads((tmp_path / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps({**made_with, "cfg": 1.5, "checkpoint": {"content": "other"}}))
-    with pytest.raises(ValueError, match="another cfg, checkpoint; give another folder"):
+    with pytest.raises(ValueError, match='another "cfg", "checkpoint"; give another folder'):
         claim_folder(tmp_path, {})
 
 
@@ -49,8 +49,22 @@ def test_a_folder_with_the_former_name_of_the_drawing_modes_goes_on(tmp_path):
     written = (tmp_path / "settings.json").read_text(encoding="utf-8")
     (tmp_path / "settings.json").write_text(written.replace('"drawing_modes"', '"ways"'), encoding="utf-8")
     claim_folder(tmp_path, {"drawing_modes": [{"name": "off"}]})
-    with pytest.raises(ValueError, match="another drawing_modes; give another folder"):
+    with pytest.raises(ValueError, match='another "drawing_modes"; give another folder'):
         claim_folder(tmp_path, {"drawing_modes": [{"name": "on"}]})
+
+
+@pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "3", '{"a": 1', "\ud83d"])
+@pytest.mark.parametrize("name", ["settings.json", "stories/0001.json"])
+def test_damaged_records_are_named_before_anything_is_drawn(finished, name, content):
+    (finished / "out" / name).write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(typer.BadParameter, match=f"{name} is (not valid JSON|no record of an evaluation).*delete it"):
+        toyworld(finished / "out", stories=2, processes=1, page=finished / "page.md")
+
+
+def test_a_byte_order_mark_is_no_damage(finished):
+    for path in finished.rglob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    toyworld(finished / "out", stories=2, processes=1, page=finished / "page.md")
 
 
 def test_a_page_without_markers_is_refused_before_anything_is_drawn(tmp_path):
@@ -62,5 +76,5 @@ def test_a_page_without_markers_is_refused_before_anything_is_drawn(tmp_path):
 def test_a_folder_belongs_to_one_evaluation(tmp_path, finished):
     claim_folder(tmp_path / "out", TOYWORLD.made_with)
     (finished / "page.md").write_text("".join(markers("storynizor")))
-    with pytest.raises(typer.BadParameter, match="another drawing_modes; give another folder"):
+    with pytest.raises(typer.BadParameter, match='another "drawing_modes"; give another folder'):
         storynizor(tmp_path / "out", stories=2, processes=1, page=finished / "page.md")

@@ -151,7 +151,7 @@ def test_one_picture_is_refused(pipe):
     for stage in ({}, {"stage": 2, "start": __file__}):
         with pytest.raises(ValueError, match="frames is 1"):
             settings(frames=1, **stage)
-    with training(pipe) as trainee, pytest.raises(ValueError, match="Mira has 1 pictures, and frames is 2"):
+    with training(pipe) as trainee, pytest.raises(ValueError, match='"Mira" has 1 pictures, and frames is 2'):
         loss_of(trainee, [group(1, 1)])
 
 

@@ -167,7 +167,10 @@ def test_all_frames_of_a_group_have_one_noise_level_and_groups_their_own(two_gri
 
 
 def test_groups_that_are_too_small_are_refused(two_grids):
-    with training(two_grids, frames=4) as trainee, pytest.raises(ValueError, match="Mira has 3 pictures.*frames is 4"):
+    with (
+        training(two_grids, frames=4) as trainee,
+        pytest.raises(ValueError, match='"Mira" has 3 pictures.*frames is 4'),
+    ):
         losses_of(trainee)
 
 
