@@ -44,7 +44,7 @@ def test_a_missing_file_is_named(name):
     [("photomaker", ".", "file"), ("config", __file__, "folder"), ("masks", __file__, "folder")],
 )
 def test_a_folder_in_the_place_of_a_file_and_the_reverse_are_named(name, path, kind):
-    with pytest.raises(ValueError, match=f'{name}: "{path}" is no {kind}'):
+    with pytest.raises(ValueError, match=f'{name}: "{path}" is not a {kind}'):
         toyworld_settings(**{name: path})
 
 
