@@ -2,7 +2,7 @@
 
 A file holds `image_proj`, the image side, and `ip_adapter`, the projections of the cross-attention layers, as two dicts
 (.bin) or as prefixes of flat keys (.safetensors). FaceID's .bin files hold a LoRA among the projections as well. Which
-kind it is follows from the keys; only FaceID-Plus v2 is told from version 1 by "plusv2" in the file's name.
+kind it is follows from the keys; only FaceID-Plus v2 is distinguished from version 1 by "plusv2" in the file's name.
 """
 
 import re
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .atomic_files import replacing
+from .atomic_files import atomic_write
 from .injector import HEAD_WIDTH, AdapterConfig, Injector, ResamplerConfig
 from .quoting import quote, quote_all
 from .state_dict import (
@@ -191,7 +191,7 @@ def write_adapter(path: Path, injector: Injector) -> None:
             f"the name is {quote(path.name)}."
         )
     state = {key: value.detach().cpu().contiguous() for key, value in injector.state_dict().items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary)
 
 

@@ -15,8 +15,8 @@ _NO_WRITING = (*_FULL, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place when the block ends well and is removed when it does not.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary file in the folder of `path`, which replaces it when the block ends well and is removed if not.
 
     The folder is made if need be. A process that is killed leaves the temporary file; `remove_unfinished` sweeps up.
 

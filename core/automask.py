@@ -89,8 +89,9 @@ def normalised(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     """Each map stretched to [0, 1]. One that is flat (contrast below a thousandth), or not finite, becomes zeros."""
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     contrast = high - low
-    told = contrast > _LEAST_CONTRAST * high.abs()
-    return torch.where(told, (maps - low) / torch.where(told, contrast, 1.0), 0.0)  # no division by 0 for gradients
+    structured = contrast > _LEAST_CONTRAST * high.abs()
+    # The inner `where` keeps gradients free of a division by 0.
+    return torch.where(structured, (maps - low) / torch.where(structured, contrast, 1.0), 0.0)
 
 
 def otsu_thresholds(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n 1 1"]:

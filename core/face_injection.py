@@ -15,7 +15,7 @@ from .attention import Attend, plain_attention
 from .attention_hooks import Layer
 from .injector import Injector, decoupled_attention
 from .layout import Layout
-from .reference_assignment import Person
+from .reference_assignment import AssignedReferences
 from .shapes import Float
 from .shuffle import deal_tokens
 from .story import Frame
@@ -25,7 +25,7 @@ _Projected = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class InjectedPerson:
+class InjectedCharacter:
     """One character in n frames.
 
     Args:
@@ -43,7 +43,9 @@ class InjectedPerson:
     present: Sequence[bool] | None = None
 
     @classmethod
-    def of(cls, person: Person, frames: Sequence[Frame], layouts: Sequence[Layout] = ()) -> "InjectedPerson":
+    def of(
+        cls, person: AssignedReferences, frames: Sequence[Frame], layouts: Sequence[Layout] = ()
+    ) -> "InjectedCharacter":
         """A character whose references are assigned to the frames of a story; one layout per frame, or none."""
         shown: Sequence[Layout | None] = layouts or [None] * len(frames)
         return cls(
@@ -51,7 +53,7 @@ class InjectedPerson:
             [person.references(frame) for frame in frames],
             [person.mask(frame, layout) for frame, layout in zip(frames, shown, strict=True)],
             person.blank,
-            [frame.index in person.dealt for frame in frames],
+            [frame.index in person.by_frame for frame in frames],
         )
 
 
@@ -73,7 +75,7 @@ class FaceInjection:
     def __init__(
         self,
         injector: Injector,
-        people: Sequence[InjectedPerson],
+        people: Sequence[InjectedCharacter],
         mode: str = "shuffled",
         weight: float | int = 1.0,
         number_of: Callable[[Any], int] = lambda name: name,

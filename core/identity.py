@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .atomic_files import replacing
+from .atomic_files import atomic_write
 from .quoting import printable, quote
 from .shapes import Float
 from .state_dict import WeightFileError, reading
@@ -222,7 +222,7 @@ class Identity:
             "metadata": self._metadata_json(),
         }
         tensors = {"embedding": self.embedding.detach().to("cpu", torch.float32).contiguous()}
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(_with_sorted_header(save(tensors, metadata=header)))
         return path
 

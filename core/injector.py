@@ -183,7 +183,7 @@ class FacePlusProjector(FaceTokens):
     def forward(
         self, face: Float[Tensor, "r w"], clip: Float[Tensor, "r t c"], shortcut_scale: int | float = 1.0
     ) -> Float[Tensor, "r k d"]:
-        """`shortcut_scale` is the weight of the picture beside the face in version 2; version 1 has no such weight."""
+        """`shortcut_scale`: the weight of the picture in addition to the face; version 1 has none."""
         tokens = self.from_face(face)
         refined = self.perceiver_resampler.refine(tokens, clip)
         return tokens + shortcut_scale * refined if self.shortcut else refined

@@ -15,38 +15,38 @@ from .story import Frame, Story
 
 
 @dataclass(frozen=True)
-class Person:
-    """One character as an adapter tells of them.
+class AssignedReferences:
+    """The identity tokens of one character, and which of their references each frame sees.
 
     Args:
-        name: As in the story.
-        tokens: Identity tokens.
-        blank: Those of no reference.
-        dealt: By number of the frame, for those that they are in, which references it sees.
+        name: The name of the character in the story.
+        tokens: Identity tokens of the r references.
+        blank: Identity tokens of no reference.
+        by_frame: Per number of a frame that the character is in, which references it sees.
     """
 
     name: str
     tokens: Float[Tensor, "r k c"]
     blank: Float[Tensor, "1 k c"]
-    dealt: Mapping[int, tuple[int, ...]]
+    by_frame: Mapping[int, tuple[int, ...]]
 
     def references(self, frame: Frame) -> tuple[int, ...]:
         """Which references a frame sees; any, behind a mask of zeros, if it is without them."""
-        return self.dealt.get(frame.index) or next(iter(self.dealt.values()))
+        return self.by_frame.get(frame.index) or next(iter(self.by_frame.values()))
 
     def mask(self, frame: Frame, layout: Layout | None) -> Float[Tensor, "h w"]:
         """Where the face acts, in [0, 1]; a single cell where it is the same everywhere.
 
         Nowhere in a frame that they are not in; without a layout everywhere in the others.
         """
-        if frame.index not in self.dealt:
+        if frame.index not in self.by_frame:
             return torch.zeros(1, 1)
         if layout is None:
             return torch.ones(1, 1)
         return layout.masks[list(layout.names).index(self.name)].float()
 
 
-def deal_people(
+def assign_references(
     injector: Injector,
     faces: Sequence[tuple[str, ReferenceFeatures]],
     story: Story,
@@ -54,22 +54,22 @@ def deal_people(
     seed: int,
     label: str,
     picture_weight: float = 1.0,
-) -> tuple[Person, ...]:
-    """Run an adapter's image side, and deal each character's references over the frames that they are in.
+) -> tuple[AssignedReferences, ...]:
+    """Run an adapter's image side, and assign each character's references to the frames that they are in.
 
-    Every character is dealt from the same seed, so that who else is in the story changes nothing.
+    The same seed is used for every character, so that who else is in the story changes nothing.
 
     Args:
         injector: The adapter.
         faces: Names, as in the story, and what was seen in the reference pictures; on the adapter's device.
         story: Says who is in which frame.
-        mode: As in `shuffle.deal_references`.
+        mode: See `shuffle.deal_references`.
         seed: The seed of the shuffling.
         label: What messages call the adapter.
         picture_weight: For FaceID-Plus v2, see `Injector.identity_tokens`.
 
     Returns:
-        On the CPU.
+        One per character, on the CPU.
 
     Raises:
         ValueError: If a name is not in the story or comes twice, or features are missing or of another width.
@@ -86,6 +86,6 @@ def deal_people(
             tokens, blank = injector.identity_tokens(features, picture_weight)
         except ValueError as error:
             raise ValueError(f"The pictures of {quote(name)} do not suit {label}. {error}") from error
-        dealt = deal_references(len(tokens), len(frames), mode, torch.Generator().manual_seed(seed))
-        people.append(Person(name, tokens.cpu(), blank[:1].cpu(), dict(zip(frames, dealt, strict=True))))
+        assigned = deal_references(len(tokens), len(frames), mode, torch.Generator().manual_seed(seed))
+        people.append(AssignedReferences(name, tokens.cpu(), blank[:1].cpu(), dict(zip(frames, assigned, strict=True))))
     return tuple(people)

@@ -9,7 +9,7 @@ from .quoting import quote
 from .shapes import Float, Int
 
 MODES = ("shuffled", "aligned", "average", "stacked")
-"""How references are dealt, see `deal_references`."""
+"""How references are assigned, see `deal_references`."""
 
 
 def derangement(n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
@@ -65,7 +65,7 @@ def deal_references(n_references: int, n_frames: int, mode: str, generator: torc
     return [tuple(range(n_references))] * n_frames
 
 
-def deal_tokens(tokens: Float[Tensor, "r k c"], dealt: Sequence[Sequence[int]], mode: str) -> Float[Tensor, "n _ c"]:
+def deal_tokens(tokens: Float[Tensor, "r k c"], assigned: Sequence[Sequence[int]], mode: str) -> Float[Tensor, "n _ c"]:
     """Each frame's identity tokens, from those of all references and what `deal_references` returned.
 
     `average` takes the mean of the *projected* tokens. They correspond from picture to picture (token i is the answer
@@ -74,28 +74,28 @@ def deal_tokens(tokens: Float[Tensor, "r k c"], dealt: Sequence[Sequence[int]], 
 
     Args:
         tokens: From the adapter's image side, k per reference.
-        dealt: Per frame, positions in `tokens`, as many in each; 1 frame or more.
+        assigned: Per frame, positions in `tokens`, as many in each; 1 frame or more.
         mode: As in `deal_references`.
 
     Returns:
         k tokens per frame; where a frame has several references that are not averaged, k for each of them.
     """
     _check_mode(mode)
-    chosen = tokens[torch.tensor(dealt, dtype=torch.long, device=tokens.device)]
+    chosen = tokens[torch.tensor(assigned, dtype=torch.long, device=tokens.device)]
     return chosen.mean(dim=1) if mode == "average" else chosen.flatten(1, 2)
 
 
 def _check_mode(mode: str) -> None:
     if mode not in MODES:
         raise ValueError(
-            f"There is no mode {quote(mode)}; references are dealt {', '.join(MODES[:-1])} or {MODES[-1]}."
+            f"There is no mode {quote(mode)}; references are assigned {', '.join(MODES[:-1])} or {MODES[-1]}."
         )
 
 
 def _shuffled(n_references: int, n_frames: int, generator: torch.Generator) -> list[int]:
-    dealt: list[int] = []
-    while len(dealt) < n_frames:
+    order: list[int] = []
+    while len(order) < n_frames:
         hand = torch.randperm(n_references, generator=generator).tolist()
-        if n_references == 1 or not dealt or hand[0] != dealt[-1]:
-            dealt += hand
-    return dealt[:n_frames]
+        if n_references == 1 or not order or hand[0] != order[-1]:
+            order += hand
+    return order[:n_frames]

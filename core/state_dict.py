@@ -1,4 +1,4 @@
-"""Files of weights: read without running code from them, told apart, and compared with the network they are for."""
+"""Files of weights: read without running code from them, and compared with the network they are for."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,9 +88,9 @@ def reading(path: Path, expected: str, ending: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # readers of damaged bytes raise nearly everything there is
         text = str(error)
-        told = "" if "weights_only" in text else f": {printable(text, 200)}"  # torch advises to run the file's code
+        reason = "" if "weights_only" in text else f": {printable(text, 200)}"  # torch advises to run the file's code
         raise WeightFileError(
-            f"{name} cannot be read as weights ({type(error).__name__}{told}): it is cut off, damaged, or holds "
+            f"{name} cannot be read as weights ({type(error).__name__}{reason}): it is cut off, damaged, or holds "
             f"objects that are no tensors, which are never loaded. {_capital(expected)} was expected; fetch it again."
         ) from error
 
@@ -159,16 +159,16 @@ def refuse_gaps(missing: Iterable[str], unexpected: Iterable[str], wrong: Sequen
         name: What the message calls the file.
         what: What the message calls the network.
     """
-    told = [
+    problems = [
         f"{title}: {quote_all(sorted(keys), _SHOWN)}."
         for title, keys in (("Missing", list(missing)), ("Not part of it", list(unexpected)))
         if keys
     ]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        told.append(f"Wrong shape: {', '.join(wrong[:_SHOWN])}{more}.")
-    if told:
-        raise WeightFileError(f"{name} does not fit {what}. {' '.join(told)}")
+        problems.append(f"Wrong shape: {', '.join(wrong[:_SHOWN])}{more}.")
+    if problems:
+        raise WeightFileError(f"{name} does not fit {what}. {' '.join(problems)}")
 
 
 def refuse_notes(notes: Mapping[str, Any], name: str, what: str) -> None:

@@ -19,7 +19,7 @@ else:
 
 
 def models_folder(chosen: str | Path | None = None) -> Path:
-    """The models folder: the chosen one, COMFYUI_PATH's, the one beside custom_nodes, or a usual place under home."""
+    """The models folder: the chosen one, COMFYUI_PATH's, the one next to custom_nodes, or a usual place under home."""
     pack = Path(__file__).absolute().parents[1]
     if chosen == "":
         raise ValueError("The models folder is empty text; name a folder or leave out --models-dir")

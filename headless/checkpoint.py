@@ -205,8 +205,8 @@ def merge_lora(pipe: Any, path: Path, strength: int | float) -> None:
     weights = tensors_of(read_tensors(path, "a LoRA"), where)
     before = {name: type(module) for name, module in pipe.unet.named_modules()}
     try:
-        told = {"unet_config": pipe.unet.config} if isinstance(pipe, StableDiffusionXLPipeline) else {}
-        converted = pipe.lora_state_dict(dict(weights), **told)[0]
+        config = {"unet_config": pipe.unet.config} if isinstance(pipe, StableDiffusionXLPipeline) else {}
+        converted = pipe.lora_state_dict(dict(weights), **config)[0]
         _check_merged(pipe, converted, where)
         pipe.load_lora_weights(weights, adapter_name=_ADAPTER)
     except WeightFileError:

@@ -101,12 +101,12 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     from ..core.story import Story
     from .run import run_story
 
-    settings, told = settings_from(given), Story.load(story)
-    for sentence in unfound_names(told):
+    settings, loaded = settings_from(given), Story.load(story)
+    for sentence in unfound_names(loaded):
         say(sentence, error=True)
     with progress() as report:
-        folder = run_story(told, settings, out, overwrite=overwrite, report=report)
-    for mask in folder.painted_masks(told):
+        folder = run_story(loaded, settings, out, overwrite=overwrite, report=report)
+    for mask in folder.painted_masks(loaded):
         say(f"{shown(mask)} was painted in: it is kept, but not used here. `redenoise` uses it.", error=True)
     say(f"The story is in {shown(folder.root)}")
 
@@ -124,13 +124,13 @@ def discover(
     from .processes import cpu_threads
     from .studio import open_studio
 
-    settings, told = settings_from(given), Story.load(story)
+    settings, loaded = settings_from(given), Story.load(story)
     check_identity_file(out)
-    person = told.character(character)
+    person = loaded.character(character)
     with cpu_threads(settings.threads), progress() as report:
         studio = open_studio(settings, settings.device)
         studio.check_portraits(person)
-        first_seed = studio.first_portrait_seed(told.characters.index(person))
+        first_seed = studio.first_portrait_seed(loaded.characters.index(person))
         identity, kept = studio.discover(person, first_seed, lambda pictures: None, report)
     identity.save(out)
     say(f"{quote(person.name)} is in {shown(out)}: the mean of {len(kept)} of {settings.portraits} portraits")
@@ -184,8 +184,8 @@ def demo(out: OutFolder = Path("demo"), overwrite: Overwrite = False) -> None:
         from .demo import main
 
         with progress() as report:
-            told = main(out, overwrite, report)
-    say(told)
+            summary = main(out, overwrite, report)
+    say(summary)
 
 
 def settings_from(given: Mapping[str, Any]) -> RunSettings:

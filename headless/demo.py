@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..core.atomic_files import replacing
+from ..core.atomic_files import atomic_write
 from ..core.quoting import printable
 from ..core.story import Story
 from ..core.toyworld.detector import load_detector
@@ -53,7 +53,7 @@ def make_demo(
     read_face: ReadFace | None = None,
     report: Report = lambda what, done, total: None,
 ) -> Demo:
-    """Make a story, or finish it, and draw `sheet.png` and `index.html` beside it.
+    """Make a story, or finish it, and draw `sheet.png` and `index.html` into its folder.
 
     Args:
         out: The folder, as for `run_story`.
@@ -100,7 +100,7 @@ def _is_sheet(path: Path) -> bool:
 def _write(path: Path, content: bytes) -> None:
     """Write a file, unless it says the same already: a finished demo may lie in a folder in which nobody can write."""
     if not path.is_file() or path.read_bytes() != content:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
 

@@ -26,7 +26,7 @@ _TEXT_SIDE = r"^(text_model\.|text_projection\.|logit_scale$)"
 
 @runtime_checkable
 class FeatureReader(Protocol):
-    """Pictures of people to what an adapter is told of them.
+    """Pictures of people to the features that an adapter reads.
 
     Args:
         clip_width: The width of the image encoder's hidden states.

@@ -10,11 +10,11 @@ from torch import Tensor
 from ..core.adapter_file import read_adapter
 from ..core.attention import Attend
 from ..core.attention_hooks import Hook, Layer
-from ..core.face_injection import FaceInjection, InjectedPerson
+from ..core.face_injection import FaceInjection, InjectedCharacter
 from ..core.injector import Injector, ReferenceFeatures
 from ..core.layout import Layout
 from ..core.quoting import quote
-from ..core.reference_assignment import deal_people
+from ..core.reference_assignment import assign_references
 from ..core.story import Story
 from .unet_attention import layer_names
 
@@ -80,8 +80,8 @@ def inject_story(
         raise ValueError(f"There are {len(layouts)} layouts for {len(story.frames)} frames; give one for each frame.")
     weights = next(injector.parameters())
     seen = [(name, _moved(features, weights)) for name, features in faces.items()]
-    assigned = deal_people(injector, seen, story, mode, seed, f"the {injector.config.kind} adapter")
-    people = [InjectedPerson.of(person, story.frames, layouts) for person in assigned if person.dealt]
+    assigned = assign_references(injector, seen, story, mode, seed, f"the {injector.config.kind} adapter")
+    people = [InjectedCharacter.of(person, story.frames, layouts) for person in assigned if person.by_frame]
     return cross_attention_hook(FaceInjection(injector, people, mode, weight), len(story.frames))
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ..core.atomic_files import replacing
+from ..core.atomic_files import atomic_write
 from ..core.layout import Layout
 from ..core.quoting import printable, quote_all
 from ..core.shapes import Float, UInt8
@@ -159,7 +159,7 @@ def read_masks(path: Path, frame: Frame, height: int, width: int) -> Layout:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(json_bytes(content))
 
 
@@ -217,7 +217,7 @@ def _mark_of_numbers(numbers: UInt8[np.ndarray, "h w"]) -> str:
 
 def _write_png(path: Path, picture: Image.Image, about: Mapping[str, Any]) -> None:
     content = png_bytes(picture, about)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -19,7 +19,7 @@ from .solvers import Solver
 
 Predict = Callable[[Tensor, float], Tensor]
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
-"""What hooks are told of the prompts of a model call."""
+"""The kinds of prompt in a model call, as hooks receive them."""
 
 OnStep = Callable[[int], None]
 

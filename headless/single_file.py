@@ -27,7 +27,7 @@ from .components import loading
 _OPEN_CLIP = "conditioner.embedders.1.model."
 _OPEN_CLIP_NAMES = r"(transformer\..*|positional_embedding|token_embedding\.weight|ln_final\.\w+|text_projection)"
 _UNREAD = r"position_ids$|logit_scale$|^first_stage_model\.(loss|model_ema)\.|\.transformer\.text_projection\.weight$"
-"""What trainers left in such files beside the networks that are read from them."""
+"""What trainers left in such files besides the networks that are read from them."""
 
 
 def check_single_file(path: Path, tensors: Mapping[str, Any], config: Path, two_text_encoders: bool) -> None:

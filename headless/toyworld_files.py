@@ -19,6 +19,6 @@ def is_toyworld(folder: Path) -> bool:
 
 
 def folder_of(checkpoint: str) -> Path:
-    """What "toyworld" means beside this checkpoint: its own folder if it is one, or the weights of the pack."""
+    """What "toyworld" means together with this checkpoint: its own folder if it is one, or the weights of the pack."""
     folder = Path(checkpoint)
     return folder if checkpoint != TOYWORLD and is_toyworld(folder) else WEIGHTS

@@ -50,7 +50,7 @@ def layer_names(unet: Any) -> list[str]:
 
 
 class _Grid:
-    """Notes on which grid a transformer is called; its attention layers are told numbers of tokens only."""
+    """Notes the grid on which a transformer is called; its attention layers receive only numbers of tokens."""
 
     size: tuple[int, int]
 

@@ -95,7 +95,7 @@ class AMSANode(io.ComfyNode):
                     max=0.95,
                     step=0.05,
                     advanced=True,
-                    tooltip="How much the maps of earlier steps count beside the last step's.",
+                    tooltip="The weight of the maps of earlier steps relative to the last step's.",
                 ),
             ],
             outputs=[

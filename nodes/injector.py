@@ -252,7 +252,7 @@ class ShuffledIDInjectorNode(io.ComfyNode):
             require_parts("Shuffled ID Injector", model=each)
         people = people_of(adapter[0], faces[0], story[0], mode[0], seed[0], picture_weight[0])
         for person in people:
-            seen = (f"{index + 1}: {', '.join(str(i + 1) for i in dealt)}" for index, dealt in person.dealt.items())
+            seen = (f"{index + 1}: {', '.join(str(i + 1) for i in dealt)}" for index, dealt in person.by_frame.items())
             shown = "; ".join(seen) or "none"
             logging.info("Shuffled ID Injector: pictures of %s by frame: %s", quote(person.name), printable(shown))
         settings = {

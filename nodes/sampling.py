@@ -171,7 +171,7 @@ class CastNode(io.ComfyNode):
             display_name="Cast",
             category="StoryIdentity/sampling",
             description="Adds a character to the cast of the frame: who they are, and what the identity generator is "
-            "told about them. One node per character, in a chain.",
+            "given for them. One node per character, in a chain.",
             search_aliases=["characters", "multiple characters", "IdentityStory"],
             inputs=[
                 IdentitySocket.Input(

@@ -24,7 +24,7 @@ Conditioning = list[list[Any]]
 
 @dataclass(frozen=True)
 class CastMember:
-    """One character of one frame, with what the identity generator is told about them."""
+    """One character of one frame, with the conditioning that the identity generator gets for them."""
 
     identity: Identity
     positive: Conditioning

@@ -121,9 +121,9 @@ def load_face_recogniser(folder: Path) -> FaceRecogniser:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # onnxruntime's errors derive from nothing narrower
-        told = f"{type(error).__name__}: {printable(str(error), 200)}"
+        reason = f"{type(error).__name__}: {printable(str(error), 200)}"
         raise ValueError(
-            f"A model in {printable(str(folder))} cannot be read ({told}): fetch the .onnx files again."
+            f"A model in {printable(str(folder))} cannot be read ({reason}): fetch the .onnx files again."
         ) from error
     if "recognition" not in analysis.models:
         raise ValueError(_lacks(folder, "recognise"))

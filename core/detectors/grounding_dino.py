@@ -151,9 +151,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = transformers.BertTokenizerFast.from_pretrained(str(folder), local_files_only=True)
         found = tuple(tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"]))
     except Exception as error:  # the tokenizers package raises Exception itself
-        told = f"{type(error).__name__}: {printable(str(error), 200)}"
+        reason = f"{type(error).__name__}: {printable(str(error), 200)}"
         raise WeightFileError(
-            f"{where} holds no tokenizer that can be read ({told}): fetch tokenizer.json and vocab.txt of "
+            f"{where} holds no tokenizer that can be read ({reason}): fetch tokenizer.json and vocab.txt of "
             "bert-base-uncased again."
         ) from error
     if found != SPECIAL_TOKENS:

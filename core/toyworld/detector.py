@@ -67,7 +67,7 @@ class DetectorNetwork(nn.Module):
 
     The first is a U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with outputs like Panoptic-DeepLab's (Cheng et al.
     2020, arXiv:1911.10194): what is a person, a heat map of middles, and a vote of every pixel for its middle. Here the
-    middle is the head's, which no other person hides, and its size is told as well. The second reads the class word,
+    middle is the head's, which no other person hides; its size is predicted too. The second reads the class word,
     because little but the face tells a man from a woman.
     """
 
@@ -97,8 +97,8 @@ class DetectorNetwork(nn.Module):
         fine = self.enter(pictures * 2 - 1)
         coarse = self.middle(fine)
         coarse = self.rise(coarse + F.interpolate(self.deep(coarse), scale_factor=2.0))
-        told = self.tell(self.leave(fine + F.interpolate(coarse, scale_factor=2.0))).float()
-        somebody, heads, offsets, sizes = told.split((1, 1, 2, 2), dim=1)
+        outputs = self.tell(self.leave(fine + F.interpolate(coarse, scale_factor=2.0))).float()
+        somebody, heads, offsets, sizes = outputs.split((1, 1, 2, 2), dim=1)
         return Maps(somebody[:, 0], heads[:, 0] - 4, UNIT * offsets, UNIT * (1 + sizes))
 
     def words(self, crops: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n c"]:
@@ -187,9 +187,9 @@ class ToyDetector:
         self, pictures: Float[Tensor, "n 3 side side"]
     ) -> list[tuple[Bool[Tensor, "m side side"], Float[Tensor, "m 4"]]]:
         """Masks and heads in each picture, by `read_maps`."""
-        told = {name: value.cpu() for name, value in vars(self.module(pictures)).items()}
+        maps = {name: value.cpu() for name, value in vars(self.module(pictures)).items()}
         rows = range(len(pictures))
-        return [read_maps(Maps(**{name: value[row : row + 1] for name, value in told.items()})) for row in rows]
+        return [read_maps(Maps(**{name: value[row : row + 1] for name, value in maps.items()})) for row in rows]
 
 
 def load_detector(folder: Path = WEIGHTS) -> ToyDetector:

@@ -23,7 +23,7 @@ PreviewColours = tuple[list[list[float]], list[float]]
 """Factors `(channels, 3)` and bias `(3,)` that mix a latent's channels to red, green and blue in [-1, 1]."""
 
 PREVIEW_COLOURS = "preview_colours.json"
-"""The file beside the VAE's weights that holds its `PreviewColours`."""
+"""The file next to the VAE's weights that holds its `PreviewColours`."""
 
 PICTURE_SIDE = 64
 LATENT_RATIO = 4

@@ -2,7 +2,7 @@
 
 Both hosts run this module: at this size the architecture of Stable Diffusion's VAE is slow to train, because most of
 its work is done at the picture's full resolution. Here all work is done on 4 x 4 patches. A linear map, which training
-starts at the patches' principal components, does the coarse part, and residual convolutions beside it do the rest.
+starts at the patches' principal components, does the coarse part, and residual convolutions parallel to it do the rest.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...core.atomic_files import replacing
+from ...core.atomic_files import atomic_write
 from ...core.shapes import Float
 from ...core.toyworld.models import PICTURE_SIDE
 from .stories import FRAMES
@@ -42,7 +42,7 @@ def write_strip(path: Path, pictures: Mapping[str, Sequence[Float[Tensor, "h w 3
     """Keep a story's pictures: one row per mode, one column per frame."""
     strips = [torch.cat(list(pictures[name]), dim=1) for name in rows]
     pixels = (torch.cat(strips).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
@@ -69,7 +69,7 @@ def write_figure(path: Path, shape: Figure, strips: Sequence[Path], captions: Se
         for column, name in enumerate(shape.columns):
             block = _block(strip, shape.rows.index(name), shape.across)
             figure.paste(block, (_GAP + column * (wide + _GAP), top + _LINE))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.quantize(_COLOURS, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
 
 

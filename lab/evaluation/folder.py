@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from ...core.atomic_files import replacing
+from ...core.atomic_files import atomic_write
 from ...core.quoting import printable, quote_all
 from ...headless.processes import cpu_threads
 from ...headless.run_files import write_json
@@ -52,7 +52,7 @@ def evaluate(evaluation: Evaluation, out: Path, stories: int, processes: int, pa
     """Measure the stories that are not done yet in a claimed folder, and write tables and figure of all."""
     measure_stories(evaluation, out, stories, processes)
     rows = read_rows(out, stories)
-    with replacing(out / "rows.jsonl") as temporary:
+    with atomic_write(out / "rows.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_between_markers(page, evaluation.name, evaluation.make_tables(rows))
     shown = [number for number in evaluation.figure.stories if number < stories]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.atomic_files import replacing
+from ...core.atomic_files import atomic_write
 from .scores import Interval, bootstrap_interval, paired_differences
 from .stories import FRAMES
 
@@ -31,7 +31,7 @@ def write_between_markers(page: Path, name: str, text: str) -> None:
     """
     start, end = find_markers(page, name)
     content = page.read_text(encoding="utf-8")
-    with replacing(page) as temporary:
+    with atomic_write(page) as temporary:
         temporary.write_text(f"{content[:start]}\n{text}\n{content[end:]}", encoding="utf-8")
 
 

@@ -9,13 +9,13 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...core.atomic_files import replacing
+from ...core.atomic_files import atomic_write
 from ...core.quoting import printable, quote
 
 
 def write_shard(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a tar; it is there whole or not at all."""
-    with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
+    with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)  # of nobody, at no time
             entry.size = len(content)
@@ -25,7 +25,7 @@ def write_shard(path: Path, files: Mapping[str, bytes]) -> None:
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Write the files below a folder, one after the other; a database's manifest names it when all are there."""
     for name, content in files.items():
-        with replacing(path / name) as temporary:
+        with atomic_write(path / name) as temporary:
             temporary.write_bytes(content)
 
 

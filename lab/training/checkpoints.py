@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...core.atomic_files import replacing
+from ...core.atomic_files import atomic_write
 from ...core.quoting import printable
 
 _FORMAT = "story-identity-checkpoint/1"
@@ -63,7 +63,7 @@ class Checkpoint:
         tensors |= {f"{part}.{name}": each for name, own in self.moments.items() for part, each in own.items()}
         numbers = {"format": _FORMAT, "step": self.step, "updates": self.updates, "averaged": self.averaged}
         try:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 kept = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
                 save_file(kept, temporary, {_KEY: json.dumps({**numbers, "scaler": dict(self.scaler)})})
         except (OSError, SafetensorError) as error:

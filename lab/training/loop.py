@@ -29,7 +29,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, IterableDataset
 
-from ...core.atomic_files import remove_unfinished, replacing
+from ...core.atomic_files import atomic_write, remove_unfinished
 from ...core.locking import locked
 from ...core.quoting import quote
 from ..step_random import StepRandom
@@ -266,7 +266,7 @@ class Loop:
         if (self.out / LOSSES).is_file():
             lines = (self.out / LOSSES).read_text(encoding="utf-8-sig", errors="replace").splitlines()
             kept = [line for line in lines if _step_of(line) <= self.done]
-            with replacing(self.out / LOSSES) as temporary:
+            with atomic_write(self.out / LOSSES) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def _restore(self, found: Checkpoint) -> None:

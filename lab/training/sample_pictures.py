@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...core.atomic_files import replacing
+from ...core.atomic_files import atomic_write
 from ...core.attention_hooks import Hook, unchanged
 from ...core.frame_sharing import Sharing
 from ...core.quoting import printable, quote
@@ -76,7 +76,7 @@ def story_drawer(
         hook = cross_attention(story)
         pictures = decode(pipe, sample_together(plan, prompts, noise, settings.seed, sharing, hook))
         strip = torch.cat(list(pictures), dim=1).mul(255).round().byte().numpy()
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             Image.fromarray(strip).save(temporary, format="PNG")
 
     return draw

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...core.adapter_file import read_adapter, write_adapter
 from ...core.attention_hooks import Hook
-from ...core.face_injection import FaceInjection, InjectedPerson
+from ...core.face_injection import FaceInjection, InjectedCharacter
 from ...core.injector import AdapterConfig, Injector, ResamplerConfig
 from ...core.shapes import Float
 from ...core.shuffle import derangement
@@ -122,7 +122,7 @@ class InjectorTraining(FrozenPipeline):
         loss = nn.functional.mse_loss(task.predict(self.pipe), task.target)
         return {"loss": loss, "faces": torch.tensor(faces, device=loss.device)}
 
-    def _people(self, batch: Batch, random: StepRandom) -> tuple[list[InjectedPerson], float]:
+    def _people(self, batch: Batch, random: StepRandom) -> tuple[list[InjectedCharacter], float]:
         """Every character's tokens in every picture, and the share of those in a picture who have a reference.
 
         Faces act where the character's mask is; where no group has several characters, everywhere, as IP-Adapters are
@@ -147,7 +147,7 @@ class InjectorTraining(FrozenPipeline):
                 for picture, out in enumerate(left_out)
             ]
             masks = None if batch.most == 1 else list(self._masks(batch, character).to(device))
-            people.append(InjectedPerson(tokens, [(row,) for row in chosen], masks))
+            people.append(InjectedCharacter(tokens, [(row,) for row in chosen], masks))
         return people, len(shown) / max(1, len(pairs))
 
     def _masks(self, batch: Batch, character: int) -> Float[Tensor, "n h w"]:

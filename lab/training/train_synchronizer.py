@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...core.atomic_files import replacing
+from ...core.atomic_files import atomic_write
 from ...core.shapes import Float
 from ..step_random import StepRandom
 from .batch import Places, batch_of
@@ -99,7 +99,7 @@ class Synchronizer(FrozenPipeline):
         state = get_peft_model_state_dict(self.unet, adapter_name=ADAPTER)
         named = convert_state_dict_to_kohya({f"unet.{key}": value.cpu() for key, value in state.items()})
         path = folder / FILE
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file({key: value.contiguous() for key, value in named.items()}, temporary)
         return path
 

@@ -204,7 +204,7 @@ def references() -> Json:
     name = "storynizor_sd15_reference.json"
     about = f"""# Reference faces, shuffled
 As the workflow without references, and each frame also sees one of Nora's pictures, \
-dealt at random, so that the face is taken over and the pose is not. plus-face needs no face recogniser.
+assigned at random, so that the face is taken over and the pose is not. plus-face needs no face recogniser.
 
 ## What to change first
 - **Load Image**: three or more close-ups of one person, about square, with different poses, light and clothes.

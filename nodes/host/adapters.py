@@ -15,7 +15,7 @@ from ...core import adapter_file
 from ...core.detectors.faces import NOTICE
 from ...core.injector import Injector, ReferenceFeatures
 from ...core.quoting import printable
-from ...core.reference_assignment import Person, deal_people
+from ...core.reference_assignment import AssignedReferences, assign_references
 from ...core.story import Story
 from ..types import Faces
 
@@ -73,11 +73,11 @@ def cross_attention_widths(model: Any) -> dict[adapter_file.Layer, int]:
 
 def people_of(
     adapter: IDAdapter, faces: Faces, story: Story, mode: str, seed: int, picture_weight: float
-) -> tuple[Person, ...]:
-    """`core.dealing.deal_people` on the adapter's device."""
+) -> tuple[AssignedReferences, ...]:
+    """`core.reference_assignment.assign_references` on the adapter's device."""
     comfy.model_management.load_models_gpu([adapter.patcher])
     seen = [(face.name, _on_device(face.features, adapter.patcher.load_device)) for face in faces]
-    return deal_people(adapter.network, seen, story, mode, seed, adapter.file.name, picture_weight)
+    return assign_references(adapter.network, seen, story, mode, seed, adapter.file.name, picture_weight)
 
 
 def _on_device(features: ReferenceFeatures, device: torch.device) -> ReferenceFeatures:

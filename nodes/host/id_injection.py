@@ -17,10 +17,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...core import adapter_file
-from ...core.face_injection import FaceInjection, InjectedPerson
+from ...core.face_injection import FaceInjection, InjectedCharacter
 from ...core.layout import Layout
 from ...core.quoting import quote, quote_all
-from ...core.reference_assignment import Person
+from ...core.reference_assignment import AssignedReferences
 from ...core.story import Frame
 from . import photomaker as pm
 from .adapters import IDAdapter, cross_attention_widths
@@ -50,7 +50,7 @@ class IDInjection:
         people: Whose faces are known.
         frames: All of the story, sampled as one batch; or a single one, of which every row of the batch is.
         layouts: Where each face may appear, one layout per frame; or none.
-        mode: How the references were dealt, see `core.shuffle`.
+        mode: How the references were assigned, see `core.shuffle`.
         weight: 0 leaves the MODEL as it is, 1 is as trained.
         start: Inject from here on, as a share of the noise schedule, 0 to 1.
         end: Inject until here.
@@ -58,7 +58,7 @@ class IDInjection:
     """
 
     adapter: IDAdapter
-    people: tuple[Person, ...]
+    people: tuple[AssignedReferences, ...]
     frames: tuple[Frame, ...]
     layouts: tuple[Layout, ...] = ()
     mode: str = "shuffled"
@@ -136,7 +136,7 @@ class IDInjection:
     def _injection(self, numbers: Mapping[adapter_file.Layer, int]) -> FaceInjection:
         return FaceInjection(
             self.adapter.network,
-            [InjectedPerson.of(person, self.frames, self.layouts) for person in self.people],
+            [InjectedCharacter.of(person, self.frames, self.layouts) for person in self.people],
             self.mode,
             self.weight,
             number_of=numbers.__getitem__,
@@ -261,6 +261,6 @@ def _log_without(reason: str) -> None:
     logging.warning("%s: %s; no faces are injected there.", _WHO, reason)
 
 
-def _together(people: Sequence[Person], frame: Frame) -> list[str]:
+def _together(people: Sequence[AssignedReferences], frame: Frame) -> list[str]:
     """Who of these people is in a frame."""
-    return [person.name for person in people if frame.index in person.dealt]
+    return [person.name for person in people if frame.index in person.by_frame]

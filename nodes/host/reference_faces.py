@@ -28,7 +28,7 @@ def reference_features(
         clip_vision: None for adapters that read face embeddings only.
         recogniser: None for adapters that read no face embeddings.
         crop: One of `CROPS`.
-        advance: Told of every picture that is done.
+        advance: Called after every picture.
 
     Raises:
         ValueError: If a face is wanted and there is none, or the CLIP_VISION is not CLIP's.

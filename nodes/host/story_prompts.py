@@ -51,7 +51,7 @@ class Named:
         """The positions in a text of another length, or None if it is not this one, repeated.
 
         The host repeats prompts of different lengths until they can share a call. Attention to a repeated token is that
-        to the token, dealt out, so all its places count.
+        to the token, distributed, so all its places count.
         """
         repeats, rest = divmod(length, self.tokens)
         if rest or not repeats:

@@ -229,9 +229,9 @@ def _tokenizer(folder: Path) -> Path:
     try:
         PreTrainedTokenizerFast.from_pretrained(str(path))
     except Exception as error:  # the tokenizers package raises Exception itself
-        told = printable(str(error), 200)
+        reason = printable(str(error), 200)
         raise ValueError(
-            f"{printable(str(path))} holds no tokenizer that can be read ({told}). Install the pack again."
+            f"{printable(str(path))} holds no tokenizer that can be read ({reason}). Install the pack again."
         ) from error
     return path
 

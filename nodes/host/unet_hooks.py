@@ -176,7 +176,7 @@ def with_hooks(options: Options, self_attention: Hook | None = None, cross_atten
 class _HookedCall:
     """The hooks of one call, and the one that the next attention is for.
 
-    The host's override is told neither whether it is asked for self- or cross-attention nor whether by a layer at all.
+    The host's override does not learn whether the call is self- or cross-attention, nor whether a layer made it.
     So a patch just before each layer announces it, and the first attention after that takes the announcement down.
     """
 

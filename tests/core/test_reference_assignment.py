@@ -5,7 +5,7 @@ import torch
 from story_identity.core.adapter_file import adapter_of
 from story_identity.core.injector import ReferenceFeatures
 from story_identity.core.layout import Layout
-from story_identity.core.reference_assignment import deal_people
+from story_identity.core.reference_assignment import assign_references
 from story_identity.core.shuffle import deal_references
 from story_identity.core.story import Story
 
@@ -33,14 +33,14 @@ def features(references, width=CLIP):
 
 
 def deal(injector, *faces, mode="shuffled", seed=3):
-    return deal_people(injector, faces, STORY, mode, seed, "the adapter")
+    return assign_references(injector, faces, STORY, mode, seed, "the adapter")
 
 
 def test_references_are_dealt_over_the_frames_that_somebody_is_in(injector):
     mira, tom = deal(injector, ("Mira", features(3)), ("Tom", features(2)))
     dealt = deal_references(3, 3, "shuffled", torch.Generator().manual_seed(3))
-    assert mira.dealt == {0: dealt[0], 2: dealt[1], 3: dealt[2]}
-    assert list(tom.dealt) == [2]
+    assert mira.by_frame == {0: dealt[0], 2: dealt[1], 3: dealt[2]}
+    assert list(tom.by_frame) == [2]
     assert mira.references(STORY.frames[2]) == dealt[1]
     tokens, blank = injector.identity_tokens(features(3))
     assert torch.equal(mira.tokens, tokens)
@@ -50,7 +50,7 @@ def test_references_are_dealt_over_the_frames_that_somebody_is_in(injector):
 def test_who_else_is_in_the_story_changes_nothing(injector):
     (alone,) = deal(injector, ("Mira", features(3)))
     _, beside = deal(injector, ("Tom", features(2)), ("Mira", features(3)))
-    assert alone.dealt == beside.dealt
+    assert alone.by_frame == beside.by_frame
     assert torch.equal(alone.tokens, beside.tokens)
 
 

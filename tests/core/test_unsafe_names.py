@@ -12,7 +12,7 @@ from story_identity.core.detectors import Detections
 from story_identity.core.latent_cache import CacheReplay
 from story_identity.core.layout import Layout
 from story_identity.core.layout_search import find_layout
-from story_identity.core.reference_assignment import Person, deal_people
+from story_identity.core.reference_assignment import AssignedReferences, assign_references
 from story_identity.core.shuffle import deal_references
 from story_identity.core.story import Character, Story
 
@@ -36,10 +36,10 @@ def search(found: Detections, name: str, word: str) -> Layout:
     )
 
 
-def two_sets(name: str) -> Sequence[Person]:
+def two_sets(name: str) -> Sequence[AssignedReferences]:
     told = Story((Character(name, "woman", "a woman"),), ())
     injector = adapter_of(nested("plus-face"), "plus-face.safetensors").injector().requires_grad_(False)
-    return deal_people(injector, [(name, features(1))] * 2, told, "shuffled", 0, "the adapter")
+    return assign_references(injector, [(name, features(1))] * 2, told, "shuffled", 0, "the adapter")
 
 
 NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from story_identity.core.attention import plain_attention
 from story_identity.core.attention_hooks import Layer
-from story_identity.core.face_injection import FaceInjection, InjectedPerson
+from story_identity.core.face_injection import FaceInjection, InjectedCharacter
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.injector import ReferenceFeatures
 from story_identity.core.layout import Layout
@@ -123,7 +123,7 @@ def test_everywhere_is_a_mask_of_ones_and_weight_0_is_nothing(injector, question
     references, ones = [(row,) for row in range(6)], list(torch.ones(6, 16, 12))
 
     def injected(weight=1.0, **more):
-        injection = FaceInjection(injector, [InjectedPerson(tokens, references, **more)], weight=weight)
+        injection = FaceInjection(injector, [InjectedCharacter(tokens, references, **more)], weight=weight)
         return cross_attention_hook(injection, 6)(*question, Layer(1, GRID), plain_attention)
 
     assert torch.equal(injected(masks=ones), injected())

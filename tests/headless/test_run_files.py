@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from story_identity.core.atomic_files import remove_unfinished, replacing
+from story_identity.core.atomic_files import atomic_write, remove_unfinished
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.headless.run_files import (
@@ -163,14 +163,14 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     path.write_text("old")
 
     def fail():
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyError
 
     pytest.raises(KeyError, fail)
     assert [each.name for each in tmp_path.iterdir()] == ["file.txt"]
     assert path.read_text() == "old"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -181,7 +181,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
 def test_a_file_that_cannot_be_written_is_named_and_a_full_disk_says_what_to_do(tmp_path, number, advice):
     path = tmp_path / "deep" / "file.txt"
     with pytest.raises(OSError, match=f"file.txt cannot be written: {os.strerror(number)}") as caught:
-        with replacing(path):
+        with atomic_write(path):
             raise OSError(number, os.strerror(number))
     assert ("Make room there, then do the same again" in str(caught.value)) == advice
     assert caught.value.errno == number
@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_when_the_file_is_finished_is_said_too(tmp_path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match="file.txt cannot be written: No space left"), replacing(tmp_path / "file.txt"):
+    with pytest.raises(OSError, match="file.txt cannot be written: No space left"), atomic_write(tmp_path / "file.txt"):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -202,15 +202,15 @@ def test_a_disk_that_is_full_when_the_file_is_finished_is_said_too(tmp_path, mon
 def test_a_file_in_the_place_of_a_folder_or_the_reverse_is_said_by_the_name_that_was_asked_for(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match="file/a.txt cannot be written: "), replacing(tmp_path / "file" / "a.txt"):
+    with pytest.raises(OSError, match="file/a.txt cannot be written: "), atomic_write(tmp_path / "file" / "a.txt"):
         pass
-    with pytest.raises(OSError, match="folder cannot be written: "), replacing(tmp_path / "folder"):
+    with pytest.raises(OSError, match="folder cannot be written: "), atomic_write(tmp_path / "folder"):
         pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_other_errors_while_a_file_is_written_stay_as_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.txt") as caught, replacing(tmp_path / "file.txt"):
+    with pytest.raises(FileNotFoundError, match="none.txt") as caught, atomic_write(tmp_path / "file.txt"):
         (tmp_path / "none.txt").read_text()
     assert caught.value.filename == str(tmp_path / "none.txt")
 
@@ -219,7 +219,7 @@ def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path):
     (tmp_path / "below").mkdir()
     own = tmp_path / "notes.tmp"
     own.write_text("mine")
-    context = replacing(tmp_path / "below" / "file.txt")
+    context = atomic_write(tmp_path / "below" / "file.txt")
     left = context.__enter__()
     assert left.exists()
     remove_unfinished(tmp_path)

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from ....core.atomic_files import replacing
+from ....core.atomic_files import atomic_write
 from ....core.quoting import printable
 
 
 def write_kept(path: Path, content: Any) -> None:
     """Write tensors, numbers, and lists and dictionaries of them; the file is there whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....core.atomic_files import replacing
+from ....core.atomic_files import atomic_write
 from ....core.toyworld.models import PICTURE_SIDE, TEXT_LENGTH
 from ....core.toyworld.vocabulary import tokenize
 from ..world import sample_scene
@@ -33,7 +33,7 @@ def scenes(count: int, seed: int, folder: Path, held_out: bool = False) -> tuple
                 pictures[start : start + len(images)] = images
                 tokens[start : start + len(ids)] = ids
         for path, array in zip(paths, (pictures, tokens), strict=True):
-            with replacing(path) as temporary, temporary.open("wb") as file:
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
 

@@ -15,7 +15,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ....core.atomic_files import replacing
+from ....core.atomic_files import atomic_write
 from ....core.locking import locked
 from ....core.quoting import printable
 from ....core.toyworld.models import PREVIEW_COLOURS, UNET, load_weights, store
@@ -132,10 +132,10 @@ def run_stage(name: str, *, device: str, seed: int, minutes: float, work: Path, 
         card, started = _read_card(out / CARD), time.monotonic()
         made = stage.make(settings, out)
         for file, weights in made.weights.items():
-            with replacing(weight_file(file, out)) as temporary:
+            with atomic_write(weight_file(file, out)) as temporary:
                 save_file(store(weights), temporary)
         card[name] = _entry(name, settings, made, (time.monotonic() - started) / 60)
-        with replacing(out / CARD) as temporary:
+        with atomic_write(out / CARD) as temporary:
             temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
