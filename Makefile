@@ -14,12 +14,13 @@ $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 demo: $(VENV)/installed
 	$(VENV)/bin/story-identity demo --out demo --overwrite
 
+# Tests of one file stay in one process, in their order: a server of the host is started once per process.
 test: $(VENV)/installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile
 
 # Results that hold only with one processor's vector instructions show here.
 test-plain-cpu: $(VENV)/installed
-	ATEN_CPU_CAPABILITY=default $(PY) -m pytest tests/core tests/headless
+	ATEN_CPU_CAPABILITY=default $(PY) -m pytest -n auto --dist loadfile tests/core tests/headless
 
 test-host: $(VENV)/installed
 	$(PY) -m pytest tests/host
