@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -27,8 +27,53 @@ def setting(default: Any, meaning: str) -> Any:
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
+class LoopSettings:
+    """What the training loop reads of the settings of a trainer; `TrainingSettings` says what each means."""
+
+    out: str
+    steps: int
+    groups: int
+    accumulate: int
+    learning_rate: float
+    schedule: str
+    warm_up: int
+    precision: str
+    ema: float
+    seed: int
+    save_every: int
+    keep: int
+    draw_every: int
+    tracker: str
+    workers: int
+    device: str
+    minutes: float | int = 0.0
+    """Training ends after so long, over which the schedule "cosine" falls at the latest; 0 sets no limit."""
+    lowest_rate: ClassVar[float] = 0.0
+    """Where the schedule "cosine" ends, as a share of `learning_rate`."""
+    adamw: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of torch's AdamW in place of its defaults."""
+    folder_option: ClassVar[str] = "out"
+    """What a user chooses the folder by."""
+    advice_on_divergence: ClassVar[str] = 'set a lower learning_rate, or precision = "bf16" or "no"'
+
+    def rate(self, updates: int, time_share: float | int) -> float:
+        """The learning rate of a step.
+
+        Args:
+            updates: How often the weights were changed before.
+            time_share: The share of `minutes` that is spent; 0 if there is no limit.
+        """
+        if updates < self.warm_up:
+            return self.learning_rate * (updates / self.warm_up)
+        if self.schedule == "constant_with_warmup":
+            return self.learning_rate
+        done = min(1.0, max((updates - self.warm_up) / max(1, self.steps - self.warm_up), time_share))
+        share = 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * (self.lowest_rate + (1 - self.lowest_rate) * share)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(LoopSettings):
     """The settings of both trainers; a TOML file has these names.
 
     Raises:

@@ -22,9 +22,9 @@ from ....core.toyworld.models import PREVIEW_COLOURS, UNET, load_weights, store
 from ....core.toyworld.vae import load_vae
 from ..ldm_keys import unet_to_ldm
 from ..weight_files import weight_file
-from .loop import Settings
 from .text_encoder import write_tokenizer
 from .train_base import BaseModel, train_base
+from .train_network import Settings
 from .train_photomaker import IdEncoder, Lessons, draw_lessons, photomaker_file, train_photomaker, train_tower
 from .train_vae import measure_vae, train_vae
 

@@ -12,10 +12,10 @@ from ....core.toyworld.models import UNET, noise_levels
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
 from ...step_random import StepRandom
-from .kept import read_kept, write_kept
-from .loop import Settings, train
+from .cached_tensors import read_cached, write_cached
 from .pictures import scenes, to_pixels
 from .text_encoder import new_text_encoder
+from .train_network import Settings, train
 
 PICTURES = 24_000
 NO_TEXT = 0.1
@@ -88,12 +88,12 @@ def encode(vae: ToyVAE, pictures: np.ndarray, settings: Settings, name: str = "l
     """Latents of all pictures, float16 on the CPU; kept on disk."""
     path = Path(settings.folder) / f"{name}_{len(pictures)}_{settings.seed}.pt"
     if path.is_file():
-        return read_kept(path)
+        return read_cached(path)
     latents = []
     for start in range(0, len(pictures), 64):
         with torch.autocast(settings.device, torch.bfloat16):
             mean = vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device))
         latents.append(mean.half().cpu())
     result = torch.cat(latents)
-    write_kept(path, result)
+    write_cached(path, result)
     return result

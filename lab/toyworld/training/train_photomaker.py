@@ -22,10 +22,10 @@ from ...step_random import StepRandom
 from ..people import Person, sample_person
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
-from .kept import read_kept, write_kept
-from .loop import Settings, train
+from .cached_tensors import read_cached, write_cached
 from .pictures import to_pixels
 from .train_base import BaseModel, Diffusion
+from .train_network import Settings, train
 
 TOWER = {
     "hidden_size": 128,
@@ -118,7 +118,7 @@ def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lesson
     """Draw scenes, each with four portraits of one of its people, from fresh draws of the world; kept on disk."""
     path = settings.folder / f"lessons_{count}_{settings.seed}.pt"
     if path.is_file():
-        return Lessons(**read_kept(path))
+        return Lessons(**read_cached(path))
     random = np.random.default_rng([settings.seed, 77])
     rows = [_lesson(random) for _ in range(count)]
     pictures, tokens, positions, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
@@ -131,7 +131,7 @@ def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lesson
     lessons = Lessons(
         latents, torch.from_numpy(tokens), torch.from_numpy(positions), small, torch.from_numpy(portraits)
     )
-    write_kept(path, lessons.__dict__)
+    write_cached(path, lessons.__dict__)
     return lessons
 
 

@@ -14,7 +14,7 @@ from ...step_random import StepRandom
 from ..probe import ATTRIBUTES, PERSON, SCENE, Probe, split, told_of_person, told_of_scene
 from ..world import Scene, sample_scene
 from .augmentation import augment
-from .loop import Settings, train
+from .train_network import Settings, train
 
 SCENES = 10_000
 PEOPLE = (1, 2)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from story_identity.lab.training.checkpoints import checkpoints_in, read_checkpoint
 from story_identity.lab.training.loop import Loop
+from torch.optim.lr_scheduler import LambdaLR
 
 from .pieces import Line, Source
 from .test_loop import CHANGING_RATE, line_settings, losses, train
@@ -59,6 +60,10 @@ def write_former(loop):
     folder = loop.out / "checkpoints" / f"step_{loop.done:07d}"
     loop.accelerator.save_state(str(folder))
     save_file({name: each.detach().clone() for name, each in loop.trained.items()}, folder / "trained.safetensors")
+    schedule = LambdaLR(torch.optim.AdamW(loop.trained.values()), lambda update: 1.0, last_epoch=-1)
+    torch.save(
+        {**schedule.state_dict(), "last_epoch": loop.updates, "_step_count": loop.updates + 1}, folder / "scheduler.bin"
+    )
     return folder
 
 
