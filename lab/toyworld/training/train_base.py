@@ -13,7 +13,7 @@ from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
 from ...step_random import StepRandom
 from .cached_tensors import read_cached, write_cached
-from .pictures import scenes, to_pixels
+from .rendered_scenes import scenes, to_pixels
 from .text_encoder import new_text_encoder
 from .train_network import Settings, train
 

@@ -23,7 +23,7 @@ from ..people import Person, sample_person
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
 from .cached_tensors import read_cached, write_cached
-from .pictures import to_pixels
+from .rendered_scenes import to_pixels
 from .train_base import BaseModel, Diffusion
 from .train_network import Settings, train
 
