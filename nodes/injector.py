@@ -13,7 +13,7 @@ from ..core.quoting import printable, quote
 from ..core.shuffle import MODES
 from ..core.story import Frame, Story
 from ..core.toyworld.recogniser import load_recogniser
-from .host.adapters import IDAdapter, load_adapter, people_of
+from .host.adapters import IDAdapter, assigned_references, load_adapter
 from .host.checkpoint_parts import require_parts
 from .host.folders import (
     NO_FACE_MODELS,
@@ -98,7 +98,9 @@ class FaceFeaturesNode(io.ComfyNode):
                     "trained with the found face, which needs face models.",
                 ),
                 FaceFeaturesSocket.Input(
-                    "faces", optional=True, tooltip="The Face Features of another character, to go on with."
+                    "faces",
+                    optional=True,
+                    tooltip="The Face Features of another character, which come first in the output.",
                 ),
             ],
             outputs=[
@@ -250,14 +252,14 @@ class ShuffledIDInjectorNode(io.ComfyNode):
     ) -> io.NodeOutput:
         for each in model:
             require_parts("Shuffled ID Injector", model=each)
-        people = people_of(adapter[0], faces[0], story[0], mode[0], seed[0], picture_weight[0])
-        for person in people:
-            seen = (f"{index + 1}: {', '.join(str(i + 1) for i in dealt)}" for index, dealt in person.by_frame.items())
+        characters = assigned_references(adapter[0], faces[0], story[0], mode[0], seed[0], picture_weight[0])
+        for each in characters:
+            seen = (f"{index + 1}: {', '.join(str(i + 1) for i in chosen)}" for index, chosen in each.by_frame.items())
             shown = "; ".join(seen) or "none"
-            logging.info("Shuffled ID Injector: pictures of %s by frame: %s", quote(person.name), printable(shown))
+            logging.info("Shuffled ID Injector: pictures of %s by frame: %s", quote(each.name), printable(shown))
         settings = {
             "adapter": adapter[0],
-            "people": people,
+            "characters": characters,
             "mode": mode[0],
             "weight": weight[0],
             "start": start_percent[0],

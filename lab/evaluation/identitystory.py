@@ -21,7 +21,7 @@ from ...headless.likeness import FaceReader, likeness
 from ...headless.run_settings import RunSettings, toyworld_settings
 from ...headless.studio import Studio, open_studio
 from ..toyworld.plan import Plan
-from ..toyworld.probe import PERSON, SCENE, Probe, load_probe, told_of_person, told_of_scene
+from ..toyworld.probe import PERSON, SCENE, Probe, answers_of_person, answers_of_scene, load_probe
 from ..toyworld.world import Scene, draw
 from .scores import ghost_share, mean_cosine_between, mean_of_known, psnr, seam_step
 from .stories import ToyStory, make_story, with_others
@@ -237,11 +237,11 @@ def measure_agreement(
     """
     right: dict[str, list[float | None]] = {name: [] for name in (*SCENE, *PERSON)}
     for plan, image, found in zip(plans, images, seen, strict=True):
-        true, read = told_of_scene(plan), probe.read_scene(image)
+        true, read = answers_of_scene(plan), probe.read_scene(image)
         for name in SCENE:
             right[name].append(float(read[name] == true[name]))
         for place, character in enumerate(toy.story.characters):
-            true = told_of_person(plan.people[place], plan.poses[place])
+            true = answers_of_person(plan.people[place], plan.poses[place])
             one = found.get(character.name)
             read = probe.read_person(image, one.mask) if one else {}
             for name in PERSON:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: one file each, of tensors and JSON, from which nothing can run.
+"""Checkpoints of a training: one file each, of tensors and JSON, which hold no code.
 
     OUT/checkpoints/step_0000500.safetensors
 
@@ -58,7 +58,7 @@ class Checkpoint:
     scaler: Mapping[str, float] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write the file; it is there whole or not at all.
+        """Write the file, which is complete or absent.
 
         Raises:
             OSError: If it cannot be written; it says what stays.
@@ -74,7 +74,7 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise OSError(
                 f"The checkpoint {path} could not be written: {printable(str(error))}. Make room or mend the folder; "
-                "the same command then goes on from the checkpoint before."
+                "the same command then continues from the checkpoint before."
             ) from error
 
 
@@ -112,7 +112,7 @@ def read_checkpoint(path: Path, shapes: Mapping[str, torch.Size], folder_option:
     except Exception as error:  # what a damaged or foreign file can raise is not bounded
         raise ValueError(
             f"{path} is damaged, or not a checkpoint of a training: {printable(f'{type(error).__name__}: {error}')}. "
-            "Delete it; the same command then goes on from the checkpoint before."
+            "Delete it; the same command then continues from the checkpoint before."
         ) from error
     own = dict(shapes)
     moments = [{part: each.shape for part, each in numbers.items()} for numbers in found.moments.values()]

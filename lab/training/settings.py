@@ -99,14 +99,16 @@ class TrainingSettings(LoopSettings):
     ema: float = setting(0.999, "Decay of the weights' moving average, which is what is saved; 0: none.")
     text_dropout: float = setting(0.05, "Share of groups whose captions are left out.")
     plain: float = setting(
-        0.25, "Share of groups whose frames do not see each other all the same; an injector's stage 1 has no others."
+        0.25, "Share of groups whose frames do not see each other; in stage 1 of an injector no frames do."
     )
     seed: int = setting(0, "Seed of the weights, the noise and the order.")
     save_every: int = setting(500, "Steps between checkpoints.")
     keep: int = setting(2, "How many checkpoints are kept.")
     draw_every: int = setting(0, "Steps between pictures of the story; 0: none.")
     story: str = setting("", "The story file they are drawn from.")
-    tracker: str = setting("tensorboard", 'Where the losses go besides losses.jsonl: a tracker of accelerate, or "".')
+    tracker: str = setting(
+        "tensorboard", 'Where losses go in addition to losses.jsonl: a tracker of accelerate, or "".'
+    )
     workers: int = setting(0, "1 prepares groups in a process of its own.")
     wait_minutes: float = setting(30.0, "With several processes: minutes to wait for one that finishes no step.")
     device: str = setting("cuda", '"cuda" or "cpu"; which GPU, and how many, is up to the launcher.')

@@ -71,7 +71,7 @@ def cross_attention_widths(model: Any) -> dict[adapter_file.Layer, int]:
     }
 
 
-def people_of(
+def assigned_references(
     adapter: IDAdapter, faces: Faces, story: Story, mode: str, seed: int, picture_weight: float
 ) -> tuple[AssignedReferences, ...]:
     """`core.reference_assignment.assign_references` on the adapter's device."""

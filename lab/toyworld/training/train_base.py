@@ -20,7 +20,7 @@ from .train_network import Settings, train
 PICTURES = 24_000
 NO_TEXT = 0.1
 """Share of captions left out, for guidance."""
-STRANGE_WORD = 0.03
+UNKNOWN_WORD = 0.03
 """Share of captions in which one word is made unknown."""
 
 
@@ -56,7 +56,7 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
 
     def loss(random: StepRandom) -> Tensor:
         chosen = torch.from_numpy(random.numpy.choice(len(latents), settings.batch, replace=False))
-        words = spoil(ids[chosen], random).to(settings.device)
+        words = drop_words(ids[chosen], random).to(settings.device)
         clean = latents[chosen].to(settings.device, torch.float32)
         timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(settings.device)
         noise = random.normal(*clean.shape).to(settings.device)
@@ -68,16 +68,16 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
     return model.train(), train("base", model, loss, settings)
 
 
-def spoil(words: Tensor, random: StepRandom) -> Tensor:
+def drop_words(words: Tensor, random: StepRandom) -> Tensor:
     """Leave out some captions and make single words of others unknown."""
     words = words.clone()
     start, end, unknown = 0, 1, vocabulary().index(UNKNOWN)
     for row in words:
-        luck = random.numpy.random()
-        if luck < NO_TEXT:
+        chance = random.numpy.random()
+        if chance < NO_TEXT:
             row[:] = end
             row[0] = start
-        elif luck < NO_TEXT + STRANGE_WORD:
+        elif chance < NO_TEXT + UNKNOWN_WORD:
             length = int((row != end).sum())
             row[int(random.numpy.integers(1, length))] = unknown
     return words

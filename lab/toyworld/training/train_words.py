@@ -1,8 +1,8 @@
-"""The detector's second lesson: which word the base model drew.
+"""Trains the detector's word reader further, on pictures of the base model.
 
-The base model's people are softer than drawn ones, and a network that has only seen drawings takes its women for men.
-So the part of the detector that reads class words also sees the base model's pictures, with the words their captions
-ask for; everything else in it stays as it is.
+The base model's people are softer than drawn ones, and a network that has only seen drawings mistakes its women for
+men. So the part of the detector that reads class words also sees the base model's pictures, with the words that their
+captions ask for; everything else in it stays as it is.
 """
 
 from dataclasses import dataclass

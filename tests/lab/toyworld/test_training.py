@@ -20,15 +20,15 @@ from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabular
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.training import train_network
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys
-from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, encode, spoil
+from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
 from story_identity.lab.toyworld.training.train_network import Settings, train
 from story_identity.lab.toyworld.training.train_photomaker import (
     Adapter,
+    Examples,
     IdEncoder,
-    Lessons,
-    alike,
-    draw_lessons,
+    draw_examples,
     photomaker_file,
+    similar_people,
     train_photomaker,
 )
 from story_identity.lab.toyworld.training.train_vae import normalise_latents, start_at_principal_components
@@ -150,7 +150,7 @@ def test_no_code_runs_from_what_training_keeps(settings, tmp_path, zipped):
         torch.save({"step": Runs(mark)}, file) if zipped else file.write_bytes(pickle.dumps(Runs(mark)))
     uses = (
         lambda: line(settings),
-        lambda: draw_lessons(vae, settings, count=8),
+        lambda: draw_examples(vae, settings, count=8),
         lambda: encode(vae, np.zeros((8, 64, 64, 3), np.uint8), settings),
     )
     for path, use in zip(kept, uses, strict=True):
@@ -238,20 +238,20 @@ def test_what_v_is():
     assert float(noise_levels()[-1]) == pytest.approx(14.6, abs=0.1)  # Stable Diffusion's largest
 
 
-def test_spoilt_captions_stay_captions():
+def test_captions_with_dropped_words_stay_captions():
     row = torch.tensor([tokenize("a woman with red hair waves on a beach", TEXT_LENGTH)]).repeat(2000, 1)
-    spoilt = spoil(row, StepRandom.of(0, 0, 0))
+    changed = drop_words(row, StepRandom.of(0, 0, 0))
     unknown = vocabulary().index(UNKNOWN)
-    empty = (spoilt[:, 1:] == 1).all(dim=1)
-    strange = (spoilt == unknown).any(dim=1)
+    empty = (changed[:, 1:] == 1).all(dim=1)
+    strange = (changed == unknown).any(dim=1)
     assert 0.07 < empty.float().mean() < 0.13
     assert 0.01 < strange.float().mean() < 0.06
-    assert ((spoilt == row) | (spoilt == unknown) | empty.unsqueeze(1)).all()
-    assert (spoilt[:, 0] == 0).all()
+    assert ((changed == row) | (changed == unknown) | empty.unsqueeze(1)).all()
+    assert (changed[:, 0] == 0).all()
 
 
 def test_half_of_a_batch_shares_a_caption():
-    people = alike(10, np.random.default_rng(0))
+    people = similar_people(10, np.random.default_rng(0))
     assert len({(person.word, person.hair) for person in people[:5]}) == 1
     assert len({person.identity for person in people}) == 10
 
@@ -275,9 +275,9 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, monkey
     settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path)
     base = BaseModel(0)
     before = {key: value.clone() for key, value in base.state_dict().items()}
-    lessons = draw_lessons(ToyVAE(), settings, count=8)
+    examples = draw_examples(ToyVAE(), settings, count=8)
     assert (tmp_path / "lessons_8_0.pt").is_file()
-    adapter, _ = train_photomaker(base, IdEncoder(0), lessons, settings)
+    adapter, _ = train_photomaker(base, IdEncoder(0), examples, settings)
     file = photomaker_file(adapter)
     encoder, lora = split_file(file, "toy")
     sizes = vision_config(encoder)
@@ -290,14 +290,14 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, monkey
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_lessons_point_at_the_person_in_the_mask(tmp_path):
+def test_examples_point_at_the_person_in_the_mask(tmp_path):
     settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path)
-    lessons = draw_lessons(ToyVAE(), settings, count=24)
+    examples = draw_examples(ToyVAE(), settings, count=24)
     words = vocabulary()
     for row in range(24):
-        assert words[lessons.tokens[row, lessons.positions[row]]] in ("man", "woman", "boy", "girl", "robot")
-        assert lessons.masks[row].sum() > 2
-    assert isinstance(draw_lessons(ToyVAE(), settings, count=24), Lessons)  # from the file now
+        assert words[examples.tokens[row, examples.positions[row]]] in ("man", "woman", "boy", "girl", "robot")
+        assert examples.masks[row].sum() > 2
+    assert isinstance(draw_examples(ToyVAE(), settings, count=24), Examples)  # from the file now
 
 
 def test_the_adapter_changes_one_word_only():

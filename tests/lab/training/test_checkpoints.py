@@ -189,7 +189,7 @@ def test_a_checkpoint_that_cannot_be_written_says_what_stays(out, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("story_identity.lab.training.checkpoints.save_file", full)
-    with pytest.raises(OSError, match="step_0000004.safetensors could not be written.*No space left.*goes on from"):
+    with pytest.raises(OSError, match="step_0000004.safetensors could not be written.*No space left.*continues from"):
         Loop(Line(0.1), Source(), line_settings(out)).run()
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_0000002.safetensors"]
     assert [each["step"] for each in losses(out)] == [1, 2, 3, 4]
