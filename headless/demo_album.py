@@ -45,7 +45,7 @@ class Page:
         return [name for name, mask in zip(self.layout.names, self.layout.masks, strict=True) if mask.any()]
 
     def mask_of(self, name: str) -> Bool[Tensor, "h w"] | None:
-        """Where somebody is; None if they are not in the frame, or were not found in it."""
+        """The mask of a character; None if they are not in the frame, or were not found in it."""
         return self.layout.masks[list(self.layout.names).index(name)] if name in self.found else None
 
 

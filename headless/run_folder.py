@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its manifest, and what of it is there."""
+"""The folder of a run: its files, its manifest, and which of them are there."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

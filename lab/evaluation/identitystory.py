@@ -59,7 +59,7 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Seen:
-    """Somebody found in a picture: where, and the face's vector if there is a head."""
+    """A character found in a picture: the mask, and the face's vector if there is a head."""
 
     mask: Bool[Tensor, "h w"]
     face: Float[Tensor, " d"] | None
@@ -121,7 +121,7 @@ def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str,
 def find_identities(
     instruments: Instruments, toy: ToyStory, first_seed: int
 ) -> tuple[dict[str, dict[str, Identity]], dict[str, float | None]]:
-    """Everybody's identities, by source and name; and what is to be said of them, averaged over the people."""
+    """The identities of all characters, by source and name; and how they came about, averaged over the characters."""
     studio, identities, described = instruments.studio, {}, []
     for place, (character, person) in enumerate(zip(toy.story.characters, toy.people, strict=True)):
         portraits = make_portraits(studio, character, person, first_seed + place * studio.settings.portraits)
@@ -173,7 +173,7 @@ def drawn_scenes(toy: ToyStory) -> dict[str, list[Scene]]:
 
 
 def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, Seen]:
-    """Those of the cast who are found in a picture, by name; the same rules for every variant."""
+    """The characters of the cast who are found in a picture, by name, by the same rules for every variant."""
     exact = replace(instruments.studio, settings=replace(instruments.studio.settings, dilate=0))
     layout = exact.find(frame, picture, None)
     return {
@@ -184,7 +184,7 @@ def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, 
 
 
 def anybody(detector: ToyDetector, picture: Picture) -> Bool[Tensor, "h w"]:
-    """Where somebody is in a picture."""
+    """Where any person is in a picture."""
     nobody = torch.zeros(picture.shape[:2], dtype=torch.bool)
     return torch.stack([nobody, *(found.mask for found in detector.people(picture))]).any(dim=0)
 
@@ -223,7 +223,7 @@ def measure_faces(toy: ToyStory, seen: Mapping[str, Sequence[Mapping[str, Seen]]
 
 
 def stacked(vectors: Sequence[Tensor | None]) -> Float[Tensor, "n d"]:
-    """Those that are there."""
+    """The vectors that are known, as rows."""
     known = [vector for vector in vectors if vector is not None]
     return torch.stack(known) if known else torch.zeros(0, 1)
 
@@ -233,7 +233,7 @@ def measure_agreement(
 ) -> dict[str, float | None]:
     """The share of a story's frames (and people) in which each attribute is as the caption says.
 
-    Somebody who is not found agrees in nothing. Clothes count only where the caption tells them.
+    A character who is not found agrees in nothing. Clothes count only where the caption mentions them.
     """
     right: dict[str, list[float | None]] = {name: [] for name in (*SCENE, *PERSON)}
     for plan, image, found in zip(plans, images, seen, strict=True):

@@ -108,7 +108,7 @@ def measure_drawings(
 
 
 def masks_in(seen: Sequence[Mapping[str, Seen]]) -> list[dict[str, Bool[Tensor, "h w"]]]:
-    """Where everybody was found, frame by frame."""
+    """The masks of the characters who were found, frame by frame."""
     return [{name: one.mask for name, one in found.items()} for found in seen]
 
 
@@ -144,7 +144,7 @@ def measure_clothes(
 def read_of(
     probe: Probe, name: str, attribute: str, pictures: Sequence[Picture], seen: Sequence[Mapping[str, Seen]]
 ) -> list[str | None]:
-    """What the probe reads of somebody in every frame; None where they were not found."""
+    """What the probe reads of a character in every frame; None where they were not found."""
     return [
         probe.read_person(picture, found[name].mask)[attribute] if name in found else None
         for picture, found in zip(pictures, seen, strict=True)

@@ -195,7 +195,7 @@ def draw_modes(
 
 
 def layouts_of(toy: ToyStory, maps: Float[Tensor, "n s gh gw"]) -> list[Layout]:
-    """Where attention sees everybody, frame by frame."""
+    """The layout of every frame, from attention."""
     names, size = [character.name for character in toy.story.characters], (PICTURE_SIDE, PICTURE_SIDE)
     return [
         layout_of(frame, dict(zip(names, own, strict=True)), size)
@@ -241,7 +241,7 @@ def reference_plans(
 
 
 def _shown_references(people: Sequence[References]) -> list[Picture]:
-    """As many reference pictures as there are frames, of the people by turns."""
+    """As many reference pictures as there are frames, of the characters in turn."""
     return [people[frame % len(people)].pictures[frame] for frame in range(FRAMES)]
 
 

@@ -389,7 +389,7 @@ def about_member(kept: Kept, member: Member) -> dict[str, Any]:
 
 
 def _alone(picture: Picture, mask: Bool[Tensor, "h w"]) -> Float[Tensor, "side side 3"]:
-    """Whoever the mask covers in the middle of a grey square, so that a shared background makes nobody alike."""
+    """Whoever the mask covers in the middle of a grey square, so that a shared background does not count."""
     rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
     box = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
     cut = torch.where(mask[box].unsqueeze(-1), picture[box], _GREY)

@@ -173,7 +173,7 @@ class ToyAgreement:
 
 
 def _words_of(person: Found) -> dict[str, Tensor]:
-    """The detector's word for somebody, which is surer than the probe's."""
+    """The detector's class word for a person, which is right more often than the probe's."""
     return {"word": person.words}
 
 

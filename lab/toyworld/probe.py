@@ -33,7 +33,7 @@ def answers_of_scene(plan: Plan) -> dict[str, str]:
 
 
 def answers_of_person(person: Person, pose: str) -> dict[str, str]:
-    """The right answers for somebody in a pose."""
+    """The right answers for a person in a pose."""
     return {"word": person.word, "hair": person.hair, "pose": pose, "clothes": person.clothes}
 
 

@@ -118,7 +118,7 @@ class IDInjection:
     def _sample(
         self, numbers: Mapping[adapter_file.Layer, int], executor: Any, noise: Tensor, *args: Any, **more: Any
     ) -> Tensor:
-        """The OUTER_SAMPLE wrapper: check, then sample with what this sampling is about to know."""
+        """The OUTER_SAMPLE wrapper: check, then sample with the state of this sampling in its options."""
         guider = executor.class_obj
         options = guider.model_options.get("transformer_options", {})
         self._check(guider, noise, options.get(ROWS))
@@ -145,7 +145,7 @@ class IDInjection:
         )
 
     def _check(self, guider: Any, noise: Tensor, rows: slice | None) -> None:
-        """Everything that can be seen before the first UNet call."""
+        """Raise every error that can be found before the first UNet call."""
         expected = len(self.frames[rows] if rows else self.frames)
         if noise.ndim != 4 or len(noise) != expected and len(self.frames) > 1:
             raise ValueError(
@@ -166,7 +166,7 @@ class IDInjection:
 
 @dataclass(frozen=True)
 class _Prompts:
-    """A sampling's prompts by their uuids, which tell more than their order: guiders order them as they like."""
+    """The prompts of a sampling by their uuids, since guiders may give them in any order."""
 
     conditional: frozenset[UUID]
     unconditional: frozenset[UUID]
