@@ -156,11 +156,13 @@ class ShuffledIDInjectorNode(io.ComfyNode):
             node_id="StoryIdentityShuffledIDInjector",
             display_name="Shuffled ID Injector",
             category="StoryIdentity/sampling",
-            description="Gives each frame's people the faces of their reference pictures, a different picture in each "
-            "frame, so that the face stays and the pose does not (Storynizor, section 3.2).",
+            description="Gives each frame's characters the faces of their reference pictures, a different picture in "
+            "each frame, so that the face stays and the pose does not (Storynizor, section 3.2).",
             search_aliases=["ipadapter", "faceid", "face swap", "consistent face", "reference image", "Storynizor"],
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5 or SDXL, as the adapter; other patches are welcome."),
+                io.Model.Input(
+                    "model", tooltip="SD1.5 or SDXL, the same family as the adapter; other patches stay in force."
+                ),
                 IDAdapterSocket.Input("adapter", tooltip="From Load ID Adapter, or the Toy World Loader."),
                 FaceFeaturesSocket.Input(
                     "faces", tooltip="From Face Features: one or several characters of the story."
@@ -187,12 +189,25 @@ class ShuffledIDInjectorNode(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="1 is as trained, less leaves more to the prompt, 0 is the MODEL as it is.",
+                    tooltip="1 is the strength of training; lower values follow the prompt more; 0 leaves the MODEL "
+                    "unchanged.",
                 ),
                 io.Float.Input(
-                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Inject from here on."
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Inject from this share of sampling on.",
                 ),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Inject until here."),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Inject until this share of sampling.",
+                ),
                 io.Float.Input(
                     "picture_weight",
                     default=1.0,
