@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are complete or absent, whenever the process that writes them is stopped."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ _NO_WRITING = (*_FULL, errno.EFBIG, errno.EROFS)
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file in the folder of `path`, which replaces it when the block ends well and is removed if not.
 
-    The folder is made if need be. A process that is killed leaves the temporary file; `remove_unfinished` sweeps up.
+    The folder is made if need be. A process that is killed leaves the temporary file; `remove_unfinished` deletes it.
 
     Raises:
         OSError: If the file cannot be written; the message names it and, where the disk is full, says what to do.

@@ -34,10 +34,10 @@ def attention_layout(
         label: What messages call the frame.
         method: How `subject_masks` cuts: "otsu" or a threshold between 0 and 1.
         dilate_px: Half-width of the square by which masks grow, in pixels.
-        skip_missing: Give whom the maps do not show an empty mask, which leaves them as they were drawn.
+        skip_missing: Give a character whom the maps do not show an empty mask, which leaves them as they were drawn.
 
     Raises:
-        ValueError: If the maps are of other characters, or somebody's mask is empty and `skip_missing` is off.
+        ValueError: If the maps are of other characters, or a character's mask is empty and `skip_missing` is off.
     """
     if set(maps) != set(names):
         raise ValueError(

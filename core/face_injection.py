@@ -1,7 +1,7 @@
 """The ID injector during a sampling, in any host (Storynizor, section 3.2, equations 9 to 13).
 
-Every cross-attention layer adds what the identity tokens say to what the prompt says: each frame asks the tokens of
-the references it was assigned, and the unconditional rows those of no reference.
+Every cross-attention layer adds attention to identity tokens to its attention to the prompt: the rows of a frame attend
+to the tokens of the references assigned to it, the unconditional rows to those of no reference.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -44,16 +44,16 @@ class InjectedCharacter:
 
     @classmethod
     def of(
-        cls, person: AssignedReferences, frames: Sequence[Frame], layouts: Sequence[Layout] = ()
+        cls, character: AssignedReferences, frames: Sequence[Frame], layouts: Sequence[Layout] = ()
     ) -> "InjectedCharacter":
         """A character whose references are assigned to the frames of a story; one layout per frame, or none."""
         shown: Sequence[Layout | None] = layouts or [None] * len(frames)
         return cls(
-            person.tokens,
-            [person.references(frame) for frame in frames],
-            [person.mask(frame, layout) for frame, layout in zip(frames, shown, strict=True)],
-            person.blank,
-            [frame.index in person.by_frame for frame in frames],
+            character.tokens,
+            [character.references(frame) for frame in frames],
+            [character.mask(frame, layout) for frame, layout in zip(frames, shown, strict=True)],
+            character.blank,
+            [frame.index in character.by_frame for frame in frames],
         )
 
 
@@ -62,7 +62,7 @@ class FaceInjection:
 
     Args:
         injector: The adapter, on the model's device.
-        people: Everybody whose face is known.
+        characters: The characters whose faces are known.
         mode: How several references of a frame are joined, see `shuffle.deal_tokens`.
         weight: 1 is as trained, 0 leaves the prompt's attention as it is.
         number_of: The host's name of a layer -> its number in the adapter's file.
@@ -75,7 +75,7 @@ class FaceInjection:
     def __init__(
         self,
         injector: Injector,
-        people: Sequence[InjectedCharacter],
+        characters: Sequence[InjectedCharacter],
         mode: str = "shuffled",
         weight: float | int = 1.0,
         number_of: Callable[[Any], int] = lambda name: name,
@@ -83,7 +83,7 @@ class FaceInjection:
         keep_projections: bool = True,
         report: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self.injector, self.people, self.mode, self.weight = injector, people, mode, weight
+        self.injector, self.characters, self.mode, self.weight = injector, characters, mode, weight
         self._number_of, self._attend, self._keeps = number_of, attend, keep_projections
         self._report, self._reported = report, False
         self._projected: dict[Hashable, list[tuple[_Projected, _Projected | None]]] = {}
@@ -137,19 +137,19 @@ class FaceInjection:
     ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Keys, values and mask of everybody who is in one of the frames, a row per frame."""
         masks, projections = self._masks_on(layer.grid, q), self._projections(layer, q)
-        for person, mask, (given, blank) in zip(self.people, masks, projections, strict=True):
-            if person.present is not None and not any(person.present[frame] for frame in frames):
+        for character, mask, (given, blank) in zip(self.characters, masks, projections, strict=True):
+            if character.present is not None and not any(character.present[frame] for frame in frames):
                 continue
             if unconditional:
                 assert blank is not None
                 k, v = (each.expand(len(frames), -1, -1) for each in blank)
             else:
-                references = [person.references[frame] for frame in frames]
+                references = [character.references[frame] for frame in frames]
                 k, v = (deal_tokens(each, references, self.mode) for each in given)
             yield k, v, None if mask is None else mask[list(frames)]
 
     def _projections(self, layer: Layer, q: Tensor) -> list[tuple[_Projected, _Projected | None]]:
-        """Per person keys and values of the references and of no reference."""
+        """Per character keys and values of the references and of no reference."""
         if layer.name in self._projected:
             return self._projected[layer.name]
         project = self.injector.layer(self._number_of(layer.name))
@@ -159,17 +159,17 @@ class FaceInjection:
             return k.to(q.dtype), v.to(q.dtype)
 
         made = [
-            (projected(person.tokens), None if person.blank is None else projected(person.blank))
-            for person in self.people
+            (projected(character.tokens), None if character.blank is None else projected(character.blank))
+            for character in self.characters
         ]
         if self._keeps:
             self._projected[layer.name] = made
         return made
 
     def _masks_on(self, grid: tuple[int, int], q: Tensor) -> list[Tensor | None]:
-        """Per person `(n, h * w)` in [0, 1]: the share of each of the layer's cells in which the face acts."""
+        """Per character `(n, h * w)` in [0, 1]: the share of each of the layer's cells in which the face acts."""
         if grid not in self._masks:
-            self._masks[grid] = [_pooled(person.masks, grid, q) for person in self.people]
+            self._masks[grid] = [_pooled(character.masks, grid, q) for character in self.characters]
         return self._masks[grid]
 
 

@@ -81,7 +81,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class ReferenceFeatures:
-    """What an image encoder and a face recogniser make of reference pictures; None where the adapter needs it not.
+    """What an image encoder and a face recogniser make of reference pictures; None where the adapter does not need it.
 
     Args:
         clip: The image encoder's hidden states before its last layer, class token included.
@@ -280,12 +280,12 @@ class Injector(nn.Module):
 def decoupled_attention(
     text: Float[Tensor, "n l d"],
     q: Float[Tensor, "n l d"],
-    people: Sequence[tuple[Float[Tensor, "n _ d"], Float[Tensor, "n _ d"], Float[Tensor, "n l"] | None]],
+    characters: Sequence[tuple[Float[Tensor, "n _ d"], Float[Tensor, "n _ d"], Float[Tensor, "n l"] | None]],
     heads: int,
     scale: int | float,
     attend: Attend = plain_attention,
 ) -> Float[Tensor, "n l d"]:
-    """Add what the identity tokens say to what the prompt says (Storynizor, equation 13).
+    """Add attention to identity tokens to attention to the prompt (Storynizor, equation 13).
 
     Z' = Z + scale * sum_j M_j Attn(Q, K_j, V_j). The sum and the masks are ours: several characters in one picture
     each keep their own face where their mask is.
@@ -293,7 +293,7 @@ def decoupled_attention(
     Args:
         text: Z, the layer's own cross-attention, before its output projection. At scale 0 it is returned as it is.
         q: The layer's queries.
-        people: Per character the keys and values of its tokens (`KeysAndValues`), one set per row, and its mask in
+        characters: For each the keys and values of its tokens (`KeysAndValues`), one set per row, and its mask in
             [0, 1] on the layer's grid (None: everywhere). A row that a character is not in has a mask of zeros.
         heads: The layer's number of attention heads.
         scale: The adapter's weight; 1 is as trained.
@@ -301,7 +301,7 @@ def decoupled_attention(
     """
     if scale == 0:
         return text
-    for k, v, mask in people:
+    for k, v, mask in characters:
         found = attend(q, k, v, heads)
         text = text + scale * (found if mask is None else mask.to(q).unsqueeze(-1) * found)
     return text

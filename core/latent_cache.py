@@ -17,7 +17,7 @@ class ModelCall:
 
     Args:
         sigma: The noise level of the call.
-        prediction: The guided x0 prediction that the sampler went on with.
+        prediction: The guided x0 prediction that the sampler continued with.
         latent: The latent that entered the call, or None where it was not kept.
         unconditional: The unconditional x0 prediction, kept only for samplers that read it (CFG++).
         step: The step of the schedule that it belongs to, 0-based, counted up; None where the solver did not say.
@@ -57,7 +57,7 @@ class NoisyLatentCache:
 
     Tensors are on the CPU. `sigmas` is the schedule, from noisy to clean, one more than there are steps. A step may be
     several calls: Euler and DDIM call the model once, Heun and DPM-2 twice. Latents are in the model's own
-    (scaled, variance-exploding) space, except `initial` and `final`, which are as the host hands them out.
+    (scaled, variance-exploding) space, except `initial` and `final`, which are in the host's LATENT space.
     Treat it as immutable: hosts keep it between runs. `maps`, where they were asked for, say how much each place of the
     picture attended to the words that name each character (see `core.automask`).
     """
@@ -136,7 +136,7 @@ class LatentRecorder:
     def calls_of(self, sigmas: Float[Tensor, " steps_plus_one"]) -> tuple[ModelCall, ...]:
         """The calls, with their steps if the solver reported every step of the schedule right after its first call.
 
-        Solvers that do not go along the schedule (dpm_fast) or report at the end of a step leave the steps None.
+        Solvers that do not follow the schedule (dpm_fast) or report at the end of a step leave the steps None.
         """
         numbers, firsts = [step for step, _ in self._begun], [first for _, first in self._begun]
         if numbers != list(range(len(sigmas) - 1)) or firsts[0] != 0 or firsts != sorted(set(firsts)):
@@ -151,7 +151,7 @@ class LatentRecorder:
 
 
 class CacheReplay:
-    """Hands the recorded calls out again, in order, and refuses a solver that takes another path.
+    """Replays the recorded calls in order, and refuses a solver that follows another trajectory.
 
     Args:
         calls: The recorded calls.

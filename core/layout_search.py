@@ -37,25 +37,25 @@ def find_layout(
         find: All candidates for a word in the picture, as `BoxDetector.find`.
         segment: One mask per box, as `MaskSegmenter.segment`.
         image: The decoded template, in [0, 1].
-        wanted: Name and class word of everybody to find, in the order in which the prompt names them.
+        wanted: Name and class word of each character to find, in the order in which the prompt names them.
         label: What messages call the frame.
         box_threshold: Least score of a box.
         text_threshold: Least score of the word itself.
         dilate_px: Half-width of the square by which masks grow, in pixels.
-        skip_missing: Give who is not found an empty mask, which leaves them as they were drawn.
+        skip_missing: Give a character who is not found an empty mask, which leaves them as they were drawn.
 
     Raises:
         ValueError: If a character is not found and `skip_missing` is off; it names the frame, the word, the best score
             and the thresholds.
     """
     words = list(dict.fromkeys(word.lower() for _, word in wanted))
-    people = [[name for name, own in wanted if own.lower() == word] for word in words]
+    sought = [[name for name, own in wanted if own.lower() == word] for word in words]
     candidates = [find(image, word) for word in words]
     good = [(each.scores > box_threshold) & (each.text_scores > text_threshold) for each in candidates]
     boxes: dict[str, Tensor] = {}
     usable = [(each.boxes[keep], each.scores[keep]) for each, keep in zip(candidates, good, strict=True)]
-    assigned = assign_boxes(usable, [len(names) for names in people])
-    for word, names, seen, found in zip(words, people, candidates, assigned, strict=True):
+    assigned = assign_boxes(usable, [len(names) for names in sought])
+    for word, names, seen, found in zip(words, sought, candidates, assigned, strict=True):
         if len(found) < len(names) and not skip_missing:
             best = f"{float(seen.scores.max()):.2f}" if len(seen.scores) else "none"
             raise ValueError(
@@ -84,7 +84,7 @@ def assign_boxes(candidates: Sequence[tuple[Tensor, Tensor]], counts: Sequence[i
 
     Args:
         candidates: Boxes `(n, 4)` and scores `(n,)` in (0, 1] of every word.
-        counts: How many characters bear each word.
+        counts: How many characters have each word.
 
     Returns:
         For each word its boxes `(k, 4)`, at most as many as it has characters.

@@ -13,7 +13,7 @@ LOCK_FILE = ".lock"
 def locked(folder: Path, refusal: str) -> Iterator[None]:
     """Keep other processes that call this out of a folder, which is made if need be.
 
-    The system lets go of the lock when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
 
     Args:
         folder: The folder; the lock is a file in it.

@@ -1,8 +1,8 @@
 """Names that a story's prompts seem to misspell, and characters who are in no frame.
 
 Names count as they are spelt, so a slip leaves somebody out of a frame without an error. A warning is worth something
-only if ordinary words do not raise it. So a word is reported where it is the name but for capitals, accents or the
-width of its letters, and where it is capitalised and the name but for one slip: two letters swapped or one doubled
+only if ordinary words do not raise it. So a word is reported where it is the name except for capitals, accents or the
+width of its letters, and where it is capitalised and the name except for one slip: two letters swapped or one doubled
 anywhere, another single letter only after a small-letter word, where a capital marks a name. Left out are words of
 descriptions, words with an article before them, and names in small letters that are words as well (red roses). Of a
 character who is in no frame at all, more counts: every slip, a part of the name, and longer words that begin with it.
@@ -193,7 +193,7 @@ def _absent(name: str, words: Mapping[str, Sequence[int]]) -> str:
 
 def _misspelt(name: str, word: str, frames: Sequence[int]) -> str:
     where = _numbered(frames)
-    return f"{where[0].upper()}{where[1:]}: {quote(word)} looks like the name {quote(name)}, but is spelt otherwise."
+    return f"{where[0].upper()}{where[1:]}: {quote(word)} looks like the name {quote(name)}, but is spelt differently."
 
 
 def _numbered(frames: Sequence[int]) -> str:

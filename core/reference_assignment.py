@@ -74,10 +74,10 @@ def assign_references(
     Raises:
         ValueError: If a name is not in the story or comes twice, or features are missing or of another width.
     """
-    people = []
+    found = []
     for face, features in faces:
         name = story.character(face).name
-        if any(person.name == name for person in people):
+        if any(each.name == name for each in found):
             raise ValueError(
                 f"There are two sets of pictures of {quote(name)}; put all of them into one Face Features node."
             )
@@ -87,5 +87,5 @@ def assign_references(
         except ValueError as error:
             raise ValueError(f"The pictures of {quote(name)} do not suit {label}. {error}") from error
         assigned = deal_references(len(tokens), len(frames), mode, torch.Generator().manual_seed(seed))
-        people.append(AssignedReferences(name, tokens.cpu(), blank[:1].cpu(), dict(zip(frames, assigned, strict=True))))
-    return tuple(people)
+        found.append(AssignedReferences(name, tokens.cpu(), blank[:1].cpu(), dict(zip(frames, assigned, strict=True))))
+    return tuple(found)

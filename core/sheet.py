@@ -1,4 +1,4 @@
-"""Pictures for people to look at: a layout drawn over its frame, a story on one sheet."""
+"""Pictures that show results: a layout drawn over its frame, a story on one sheet."""
 
 import colorsys
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def draw_maps(
 
     Args:
         image: In [0, 1].
-        maps: In [0, 1]; a map of zeros is somebody who is not there.
+        maps: In [0, 1]; a map of zeros is a character who is not there.
         names: One per map.
     """
     pixels = 0.35 * _to_uint8(image).astype(np.float32)

@@ -266,9 +266,9 @@ def _published_frames(
         return ({"prompt": prompt} for prompt in prompts)
     if not settings:
         raise ValueError('The story has no frames: "prompts" (or "style" and "settings") is missing or empty.')
-    people = " and ".join(_with_article(cut_after_word(character)) for character in characters)
+    descriptions = " and ".join(_with_article(cut_after_word(character)) for character in characters)
     everybody = [character.name for character in characters]
-    return ({"prompt": f"{style} {people} {setting}".strip(), "cast": everybody} for setting in settings)
+    return ({"prompt": f"{style} {descriptions} {setting}".strip(), "cast": everybody} for setting in settings)
 
 
 def _texts(mapping: Mapping[str, Any], key: str) -> list[str]:
@@ -319,8 +319,8 @@ def _build_frame(
         index=index,
         prompt=before + expanded.text,
         appearances=tuple(
-            Appearance(person, _shifted(word, len(before)), tuple(_shifted(span, len(before)) for span in spans))
-            for word, person, spans in ordered
+            Appearance(character, _shifted(word, len(before)), tuple(_shifted(span, len(before)) for span in spans))
+            for word, character, spans in ordered
         ),
         seed=_seed(raw.get("seed"), where),
         negative=text_of(raw, "negative", where) if raw.get("negative") is not None else negative,

@@ -1,6 +1,6 @@
 """Fetch a weight file: continued where it stopped, one process at a time, put in place only if it is whole and right.
 
-Nothing is ever fetched unless `download` is called. Standard library only, see weights.py, but for filelock, which
+Nothing is ever fetched unless `download` is called. Standard library only, see weights.py, except for filelock, which
 ComfyUI requires too and which only a download needs.
 """
 
@@ -209,7 +209,9 @@ def _receive(
     if start is None or start != have:
         _discard(part)
         if start != 0:
-            raise DownloadError(f"{weight.url}: unexpected answer {response.status}; the next try starts anew")
+            raise DownloadError(
+                f"{weight.url}: unexpected answer {response.status}; the next attempt starts from the beginning"
+            )
         have = 0
     total = _agreed_total(weight, response, total)
     if weight.size is None and total is not None:

@@ -1,6 +1,6 @@
 """Parts of a pipeline from their folders, by diffusers' and transformers' loaders, which fill gaps with random numbers.
 
-Every part is compared with its files, so that a gap, a stranger or another shape is refused by file and name.
+Every part is compared with its files, so that missing, unexpected or mis-shaped tensors are refused by file and name.
 """
 
 import json
@@ -56,7 +56,7 @@ def load_network(
         folder: With config.json and the weights.
         what: What messages call it.
         dtype: The number type of the weights; None for the files'.
-        strangers: A pattern of tensors that the files may have besides.
+        strangers: A pattern of names of further tensors that the files may have.
 
     Raises:
         ValueError: If a file cannot be read, or tensors are missing, do not belong to it, are of another shape, or hold

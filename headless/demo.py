@@ -36,7 +36,7 @@ class Demo:
 
 
 def demo_settings() -> RunSettings:
-    """The toy world's; somebody the detector does not find is left as drawn.
+    """The toy world's; a character whom the detector does not find stays as drawn.
 
     This seed gave the most alike faces of six; a small `start` because the small generator is slow to follow.
     """
@@ -62,7 +62,7 @@ def make_demo(
         overwrite: Start over if the folder has a run with other settings.
         detector: Used in place of the one the settings name.
         read_face: Used for Face-Sim in place of the toy world's detector and identity encoder.
-        report: Hears of every step.
+        report: Called in every step, with what is being made and how far it is.
 
     Raises:
         ValueError, FileNotFoundError: As `run_story`; if the folder has a sheet or a page that no demo wrote.

@@ -45,7 +45,7 @@ class Page:
         return [name for name, mask in zip(self.layout.names, self.layout.masks, strict=True) if mask.any()]
 
     def mask_of(self, name: str) -> Bool[Tensor, "h w"] | None:
-        """Where somebody is; None if they are not in the frame, or were not found in it."""
+        """The mask of a character; None if they are not in the frame, or were not found in it."""
         return self.layout.masks[list(self.layout.names).index(name)] if name in self.found else None
 
 
@@ -91,9 +91,9 @@ def open_album(folder: RunFolder, story: Story, settings: RunSettings) -> Album:
         story: Its metadata has a `title`, and `told`: one sentence per frame.
         settings: The settings of the run.
     """
-    told = story.metadata["told"]
-    pages = tuple(_open_page(folder, frame, text) for frame, text in zip(story.frames, told, strict=True))
-    portraits = tuple(_open_portraits(folder, person.name, settings.portraits) for person in story.characters)
+    sentences = story.metadata["told"]
+    pages = tuple(_open_page(folder, frame, text) for frame, text in zip(story.frames, sentences, strict=True))
+    portraits = tuple(_open_portraits(folder, character.name, settings.portraits) for character in story.characters)
     return Album(story.metadata["title"], pages, portraits, settings)
 
 

@@ -28,7 +28,7 @@ def enlarge(picture: Float[Tensor, "h w 3"], width: int) -> Float[Tensor, "H W 3
 
 
 def draw_masks(page: Page) -> Float[Tensor, "H W 3"]:
-    """The template, enlarged, with everybody's mask in the colour which they have all through the story."""
+    """The template, enlarged, with each character's mask in the colour that they have throughout the story."""
     tinted = page.template.clone()
     for name, mask in zip(page.layout.names, page.layout.masks, strict=True):
         colour = torch.tensor(colour_of(page.frame.story_names.index(name))) / 255
@@ -79,7 +79,7 @@ def draw_sheet(album: Album) -> Float[Tensor, "H W 3"]:
 
 
 def kept_line(portraits: Portraits) -> str:
-    """What one reads above a character's portraits."""
+    """The heading above a character's portraits."""
     count = f"{len(portraits.kept)} of {len(portraits.pictures)} portraits"
     return f"{portraits.name}: the identity is made of {count} of “{portraits.description}”"
 

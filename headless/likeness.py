@@ -1,4 +1,4 @@
-"""Face-Sim in the toy world: how alike somebody's faces are over the frames of a story."""
+"""Face-Sim in the toy world: how alike a character's faces are over the frames of a story."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

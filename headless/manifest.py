@@ -26,7 +26,7 @@ class CharacterEntry(Entry):
 
 
 class FrameEntry(Entry):
-    """A frame of the story. Manifests of the first version have no `telling_words`."""
+    """A frame of the story. `telling_words` are the identifying words; manifests of the first version lack them."""
 
     caption: Text
     prompt: Text

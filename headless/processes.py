@@ -1,4 +1,4 @@
-"""Which share of a story is this process's, when several work on it (torchrun, accelerate launch)."""
+"""The share of a story that this process makes when several work on it (torchrun, accelerate launch)."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

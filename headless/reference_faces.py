@@ -21,7 +21,7 @@ from .option_values import TOYWORLD
 
 _BEFORE_LAST = -2
 _TEXT_SIDE = r"^(text_model\.|text_projection\.|logit_scale$)"
-"""What files of both of CLIP's towers have besides the image encoder."""
+"""What files of both of CLIP's towers have in addition to the image encoder."""
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ class FeatureReader(Protocol):
             masks: Where the person is; None: nobody else is there.
 
         Returns:
-            Features, float32, and per picture whether the person was found. Whoever was not has the features of no
+            Features, float32, and per picture whether the person was found. Where not, the features are those of no
             reference.
         """
         ...

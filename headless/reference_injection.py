@@ -81,8 +81,8 @@ def inject_story(
     weights = next(injector.parameters())
     seen = [(name, _moved(features, weights)) for name, features in faces.items()]
     assigned = assign_references(injector, seen, story, mode, seed, f"the {injector.config.kind} adapter")
-    people = [InjectedCharacter.of(person, story.frames, layouts) for person in assigned if person.by_frame]
-    return cross_attention_hook(FaceInjection(injector, people, mode, weight), len(story.frames))
+    characters = [InjectedCharacter.of(each, story.frames, layouts) for each in assigned if each.by_frame]
+    return cross_attention_hook(FaceInjection(injector, characters, mode, weight), len(story.frames))
 
 
 def _moved(features: ReferenceFeatures, weights: Tensor) -> ReferenceFeatures:

@@ -94,7 +94,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def write_masks(path: Path, layout: Layout) -> None:
-    """Write all masks of a frame as one PNG, as `mask_picture` makes it; its metadata tells when it is painted in."""
+    """Write all masks of a frame as one PNG, as `mask_picture` makes it; by its metadata a later change is noticed."""
     picture = mask_picture(layout)
     _write_png(path, picture, {"names": list(layout.names), _CONTENT: _mark_of_numbers(np.array(picture))})
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its manifest, and what of it is there."""
+"""The folder of a run: its files, its manifest, and which of them are there."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ class RunFolder:
         return self.template(index), self.masks(index), self.layout(index), self.frame(index)
 
     def files(self, extent: Extent) -> Iterator[Path]:
-        """Every file that a run may write, but for its manifest."""
+        """Every file that a run may write, except its manifest."""
         for index in range(extent.frames):
             yield from self.frame_files(index)
         yield from map(self.identity, extent.names)
@@ -114,7 +114,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[OSError | None]:
-        """Keep other runs out of the folder; the system lets go of the lock when the process ends, however it ends.
+        """Keep other runs out of the folder; the system releases the lock when the process ends, however it ends.
 
         Yields:
             Why nothing can be written here; None if it can. A folder in which nobody can write needs no lock.
@@ -191,7 +191,7 @@ class RunFolder:
         return [path for path in map(self.masks, range(len(story.frames))) if is_painted(path)]
 
     def prepare(self, story: Story, settings: RunSettings, overwrite: bool) -> None:
-        """Sweep up after killed processes (or clear everything away), and write the manifest as things stand."""
+        """Delete what killed processes left (or everything), and write the manifest of the present state."""
         old = Extent.listed(self.read_manifest())
         for folder in (self.root, *self.folders(Extent.of(story, settings), old)):
             remove_unfinished(folder, below=False)
@@ -202,7 +202,7 @@ class RunFolder:
         self.write_manifest(story, settings)
 
     def write_manifest(self, story: Story, settings: RunSettings) -> None:
-        """Write the manifest as things stand; one that says the same already is left alone."""
+        """Write the manifest of the present state; one that says the same already stays untouched."""
         content = self.describe(story, settings)
         if not self.manifest.is_file() or self.manifest.read_bytes() != json_bytes(content):
             write_json(self.manifest, content)

@@ -1,4 +1,4 @@
-"""The two passes of IdentityStory under diffusers: one records every model call, one answers and composites."""
+"""The two passes of IdentityStory under diffusers: one records all model calls, one replays and composites."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +36,8 @@ class SamplingPlan:
 
     Args:
         pipe: A StableDiffusionPipeline or StableDiffusionXLPipeline.
-        sampler: One of `choices.SAMPLERS`.
-        scheduler: One of `choices.SCHEDULES`.
+        sampler: One of `option_values.SAMPLERS`.
+        scheduler: One of `option_values.SCHEDULES`.
         steps: 1 or more.
         cfg: Guidance scale; 1 evaluates no negative prompt.
     """
@@ -138,7 +138,7 @@ def sample(
     levels: Float[Tensor, " n"],
     on_step: OnStep = lambda step: None,
 ) -> Float[Tensor, "b c h w"]:
-    """Run a solver from pure noise to the clean latent; `on_step` hears how many steps are done."""
+    """Run a solver from pure noise to the clean latent; `on_step` is called with the number of steps done."""
     latent = solver.first_latent(noise, levels)
     for index, sigma in enumerate(solver.sigmas[:-1].tolist()):
         latent = solver.step(index, latent, predict(latent, sigma))
@@ -204,11 +204,11 @@ def redenoise(
         plan: The identity generator; its `cfg` may differ from the template's, solver and schedule are the cache's.
         cache: From `sample_template`.
         layout: The layout of the picture that the cache decodes to.
-        prompts: Positive and negative prompt of everybody who has a mask, by name.
+        prompts: Positive and negative prompt of each character who has a mask, by name.
         start: The first step that re-denoises, 0-based, counted up.
         max_kernel: How far masks have grown at the last step, in pixels of a 1024-pixel picture.
         soft_edge: Blend mask edges by coverage in place of selecting whole latent cells.
-        on_step: Hears how many steps are done.
+        on_step: Called with the number of steps done.
 
     Returns:
         The latent as `cache.final` is; that very one where all masks are empty.

@@ -41,7 +41,7 @@ def schedule(name: str, steps: int, config: Any) -> Float[Tensor, " steps_plus_o
     """The falling sigmas of a schedule, the last one 0, bit for bit as ComfyUI's scheduler of that name gives them.
 
     Args:
-        name: One of `choices.SCHEDULES`.
+        name: One of `option_values.SCHEDULES`.
         steps: 1 to the number of training timesteps. `ddim_uniform` makes a few more where the number does not divide
             that of the training timesteps, as ComfyUI's does.
         config: A diffusers scheduler's config.

@@ -1,6 +1,6 @@
 """A checkpoint in a single file, compared with the networks of its configuration before diffusers converts it.
 
-diffusers itself leaves out what a file lacks, and says nothing of what it has besides. Here its own converters run on
+diffusers itself leaves out what a file lacks, and does not report what else is in it. Here its own converters run on
 tensors without numbers, and what comes out must be exactly the networks' tensors.
 """
 
@@ -27,7 +27,7 @@ from .components import loading
 _OPEN_CLIP = "conditioner.embedders.1.model."
 _OPEN_CLIP_NAMES = r"(transformer\..*|positional_embedding|token_embedding\.weight|ln_final\.\w+|text_projection)"
 _UNREAD = r"position_ids$|logit_scale$|^first_stage_model\.(loss|model_ema)\.|\.transformer\.text_projection\.weight$"
-"""What trainers left in such files besides the networks that are read from them."""
+"""What trainers left in such files in addition to the networks that are read from them."""
 
 
 def check_single_file(path: Path, tensors: Mapping[str, Any], config: Path, two_text_encoders: bool) -> None:

@@ -1,4 +1,4 @@
-"""Diffusers' schedulers as solvers that are fed x0 predictions.
+"""Diffusers' schedulers as solvers that take x0 predictions.
 
 Latents are in variance-exploding scale (x = x0 + sigma * noise) between steps, whatever a scheduler uses inside.
 """
@@ -22,7 +22,7 @@ class Solver:
     sigmas, where diffusers' DDIMScheduler takes evenly spaced timesteps only.
 
     Args:
-        name: One of `choices.SAMPLERS`.
+        name: One of `option_values.SAMPLERS`.
         sigmas: From `schedules.schedule`.
         seed: The seed of the noise that a stochastic solver (`dpmpp_2m_sde`) adds.
     """

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOPPED = "Stopped. What is finished stays; the same command goes on from there."
+STOPPED = "Stopped. What is finished stays; the same command continues from there."
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -93,8 +93,8 @@ class Studio:
         Args:
             character: Whom to draw.
             first_seed: The seed of the first portrait.
-            keep: Handed every sub-batch of portraits.
-            report: Hears of every step.
+            keep: Called with every sub-batch of portraits.
+            report: Called in every step, with what is being made and how far it is.
 
         Returns:
             The identity, and the positions of the portraits it is the mean of.

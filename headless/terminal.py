@@ -43,13 +43,13 @@ def progress() -> Iterator["Report"]:
 
 
 def quiet_imports() -> None:
-    """Have the libraries say nothing but errors; they ask when they are imported."""
+    """Have the libraries log errors only, by the settings that they read when they are imported."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
 def quiet_libraries() -> None:
-    """Import the libraries without a word and without bars of their own."""
+    """Import the libraries without their messages and progress bars."""
     quiet_imports()
     import transformers.utils.logging
 

@@ -1,6 +1,6 @@
 """What the registry ships: `python -m story_identity.lab.archive [FILE.zip]` writes it and counts what the nodes use.
 
-The registry's own tool packs the files that git tracks, but for those that `.comfyignore` names.
+The registry's own tool packs the files that git tracks, except those that `.comfyignore` names.
 """
 
 import shutil

@@ -35,7 +35,7 @@ def train_synchronizer(
 ) -> None:
     """Train a synchronizer (Storynizor): a LoRA with which a checkpoint draws frames that see each other's people.
 
-    Stopped at any point, run it again to go on from its newest checkpoint. For several GPUs or hosts: accelerate launch
+    If it is stopped, run it again to continue from its newest checkpoint. For several GPUs or hosts: accelerate launch
     -m story_identity.lab train-synchronizer SETTINGS. For several processes on CPUs: torchrun
     --nproc-per-node 2 -m -- story_identity.lab ... (accelerate launch starts only one there, and does not say).
     """
@@ -52,7 +52,7 @@ def train_injector(
 ) -> None:
     """Train an ID injector (Storynizor), through which a checkpoint sees the faces of reference pictures.
 
-    Stops and several processes are as with train-synchronizer.
+    Stopping and several processes work as with train-synchronizer.
     """
     _train("injector", settings, dry_run, out=out, steps=steps, device=device)
 

@@ -8,8 +8,7 @@ from .host.folders import register_folders
 class StoryIdentityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
-        from . import amsa as attention
-        from . import identity, injector, layout, sampling, sheet, story, toyworld
+        from . import amsa, identity, injector, layout, sampling, sheet, story, toyworld
 
         return [
             story.StoryNode,
@@ -27,11 +26,11 @@ class StoryIdentityExtension(ComfyExtension):
             layout.GroundedSAMLayoutNode,
             layout.LayoutFromMasksNode,
             layout.PreviewLayoutNode,
-            attention.LayoutFromAttentionNode,
-            attention.PreviewAttentionMasksNode,
+            amsa.LayoutFromAttentionNode,
+            amsa.PreviewAttentionMasksNode,
             sampling.CastNode,
             sampling.RedenoiseNode,
-            attention.AMSANode,
+            amsa.AMSANode,
             injector.LoadIDAdapterNode,
             injector.FaceFeaturesNode,
             injector.ShuffledIDInjectorNode,

@@ -13,7 +13,7 @@ from ..core.quoting import printable, quote
 from ..core.shuffle import MODES
 from ..core.story import Frame, Story
 from ..core.toyworld.recogniser import load_recogniser
-from .host.adapters import IDAdapter, load_adapter, people_of
+from .host.adapters import IDAdapter, assigned_references, load_adapter
 from .host.checkpoint_parts import require_parts
 from .host.folders import (
     NO_FACE_MODELS,
@@ -98,7 +98,9 @@ class FaceFeaturesNode(io.ComfyNode):
                     "trained with the found face, which needs face models.",
                 ),
                 FaceFeaturesSocket.Input(
-                    "faces", optional=True, tooltip="The Face Features of another character, to go on with."
+                    "faces",
+                    optional=True,
+                    tooltip="The Face Features of another character, which come first in the output.",
                 ),
             ],
             outputs=[
@@ -154,11 +156,13 @@ class ShuffledIDInjectorNode(io.ComfyNode):
             node_id="StoryIdentityShuffledIDInjector",
             display_name="Shuffled ID Injector",
             category="StoryIdentity/sampling",
-            description="Gives each frame's people the faces of their reference pictures, a different picture in each "
-            "frame, so that the face stays and the pose does not (Storynizor, section 3.2).",
+            description="Gives each frame's characters the faces of their reference pictures, a different picture in "
+            "each frame, so that the face stays and the pose does not (Storynizor, section 3.2).",
             search_aliases=["ipadapter", "faceid", "face swap", "consistent face", "reference image", "Storynizor"],
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5 or SDXL, as the adapter; other patches are welcome."),
+                io.Model.Input(
+                    "model", tooltip="SD1.5 or SDXL, the same family as the adapter; other patches stay in force."
+                ),
                 IDAdapterSocket.Input("adapter", tooltip="From Load ID Adapter, or the Toy World Loader."),
                 FaceFeaturesSocket.Input(
                     "faces", tooltip="From Face Features: one or several characters of the story."
@@ -185,12 +189,25 @@ class ShuffledIDInjectorNode(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="1 is as trained, less leaves more to the prompt, 0 is the MODEL as it is.",
+                    tooltip="1 is the strength of training; lower values follow the prompt more; 0 leaves the MODEL "
+                    "unchanged.",
                 ),
                 io.Float.Input(
-                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Inject from here on."
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Inject from this share of sampling on.",
                 ),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Inject until here."),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Inject until this share of sampling.",
+                ),
                 io.Float.Input(
                     "picture_weight",
                     default=1.0,
@@ -250,14 +267,14 @@ class ShuffledIDInjectorNode(io.ComfyNode):
     ) -> io.NodeOutput:
         for each in model:
             require_parts("Shuffled ID Injector", model=each)
-        people = people_of(adapter[0], faces[0], story[0], mode[0], seed[0], picture_weight[0])
-        for person in people:
-            seen = (f"{index + 1}: {', '.join(str(i + 1) for i in dealt)}" for index, dealt in person.by_frame.items())
+        characters = assigned_references(adapter[0], faces[0], story[0], mode[0], seed[0], picture_weight[0])
+        for each in characters:
+            seen = (f"{index + 1}: {', '.join(str(i + 1) for i in chosen)}" for index, chosen in each.by_frame.items())
             shown = "; ".join(seen) or "none"
-            logging.info("Shuffled ID Injector: pictures of %s by frame: %s", quote(person.name), printable(shown))
+            logging.info("Shuffled ID Injector: pictures of %s by frame: %s", quote(each.name), printable(shown))
         settings = {
             "adapter": adapter[0],
-            "people": people,
+            "characters": characters,
             "mode": mode[0],
             "weight": weight[0],
             "start": start_percent[0],

@@ -15,7 +15,7 @@ class StorySheetNode(io.ComfyNode):
             node_id="StoryIdentityStorySheet",
             display_name="Story Sheet",
             category="StoryIdentity/story",
-            description="All frames on one sheet, with their captions.",
+            description="Puts all frames on one sheet, with their captions.",
             search_aliases=["contact sheet", "image grid", "storyboard", "comic page", "IdentityStory"],
             inputs=[
                 io.Image.Input(
@@ -32,7 +32,11 @@ class StorySheetNode(io.ComfyNode):
                 ),
                 io.Boolean.Input("captions", default=True, tooltip="Write each frame's text under it. Needs frames."),
             ],
-            outputs=[io.Image.Output(display_name="sheet", tooltip="One picture on white, also shown on the node.")],
+            outputs=[
+                io.Image.Output(
+                    display_name="sheet", tooltip="The sheet as one picture on white, also shown on the node."
+                )
+            ],
             hidden=[io.Hidden.unique_id],
             is_input_list=True,
             is_output_node=True,

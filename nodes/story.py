@@ -36,8 +36,8 @@ class StoryNode(io.ComfyNode):
                     "story_file",
                     options=story_files(),
                     default=TYPED_IN,
-                    tooltip="A JSON story in ComfyUI's input folder (ours or ConsiStory-Human's), or the text below. "
-                    "With a file, all fields below are ignored.",
+                    tooltip="A JSON story in ComfyUI's input folder, in this pack's or ConsiStory-Human's format; or the "
+                    "text below. With a file, all fields below are ignored.",
                 ),
                 io.String.Input(
                     "characters",
@@ -126,7 +126,7 @@ class StoryFramesNode(io.ComfyNode):
             node_id="StoryIdentityStoryFrames",
             display_name="Story Frames",
             category="StoryIdentity/story",
-            description="The story's frames as lists: every node after this one runs once per frame.",
+            description="Gives the story's frames as lists: every node after this one runs once per frame.",
             search_aliases=["frames", "prompts", "batch prompts", "prompt list", "IdentityStory"],
             inputs=[
                 StorySocket.Input("story", tooltip="From the Story node."),
@@ -168,7 +168,7 @@ class StoryFramesNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, frames: str | None) -> bool | str:
-        """Refuse what is no list of numbers before anything runs; the story says later how many frames there are."""
+        """Refuse a text that is not a list of numbers before anything runs; the number of frames is checked later."""
         try:
             frame_ranges(frames or "")
         except ValueError as error:
@@ -189,8 +189,8 @@ class EncodeStoryNode(io.ComfyNode):
             node_id="StoryIdentityEncodeStory",
             display_name="Encode Story",
             category="StoryIdentity/story",
-            description="All prompts of the story as one conditioning, for sampling all frames as one batch with AMSA. "
-            "It also says where each prompt names each character.",
+            description="Encodes all prompts of the story as one conditioning, for sampling all frames as one batch "
+            "with AMSA. It also records where each prompt names each character.",
             search_aliases=["clip text encode", "batch prompts", "prompt", "Storynizor"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of an SD1.5 or SDXL checkpoint, or of the toy world."),
@@ -223,8 +223,8 @@ class EncodeFrameNode(io.ComfyNode):
             node_id="StoryIdentityEncodeFrame",
             display_name="Encode Frame",
             category="StoryIdentity/story",
-            description="A frame's prompts as CLIP Text Encode makes them. The positive also says where it names each "
-            "character, so that Noisy Latent Cache can keep attention maps.",
+            description="Encodes a frame's prompts as CLIP Text Encode does. The positive conditioning also records "
+            "where it names each character, so that Noisy Latent Cache can keep attention maps.",
             search_aliases=["clip text encode", "prompt", "IdentityStory"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of an SD1.5 or SDXL checkpoint, or of the toy world."),

@@ -32,14 +32,16 @@ class ToyWorldLoaderNode(io.ComfyNode):
                 ),
                 io.Model.Output(
                     display_name="identity_model",
-                    tooltip="The same with the identity LoRA on it, for Progressive-Mask Re-denoise.",
+                    tooltip="The base model with the identity LoRA, for Progressive-Mask Re-denoise.",
                 ),
                 io.Clip.Output(
                     display_name="clip",
                     tooltip="Tokenizer and text encoder, for CLIP Text Encode, Encode Story, Encode Frame and Identity "
                     "Conditioning.",
                 ),
-                io.Vae.Output(display_name="vae", tooltip="Four times down and up, eight channels."),
+                io.Vae.Output(
+                    display_name="vae", tooltip="Its latents have a quarter of the picture's sides, and eight channels."
+                ),
                 io.Photomaker.Output(
                     display_name="photomaker",
                     tooltip="The identity encoder, for Identity Discovery and Identity Conditioning.",
@@ -48,7 +50,7 @@ class ToyWorldLoaderNode(io.ComfyNode):
                     display_name="detector", tooltip="Finds people by their class word, for Grounded-SAM Layout."
                 ),
                 io.ClipVision.Output(
-                    display_name="clip_vision", tooltip="The identity encoder's view of pictures, for Face Features."
+                    display_name="clip_vision", tooltip="The identity generator's image encoder, for Face Features."
                 ),
                 IDAdapterSocket.Output(
                     display_name="adapter", tooltip="An ID injector of the kind FaceID-Plus, for Shuffled ID Injector."

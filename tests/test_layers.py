@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,14 @@ def test_core_needs_no_jaxtyping():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_no_file_name_occurs_more_than_twice():
+    """Once per host at most, so that a name in a traceback or a search says which file it is."""
+    places = defaultdict(list)
+    for part in ("core", "headless", "lab", "nodes"):
+        for path in (ROOT / part).rglob("*.py"):
+            places[path.name].append(str(path.relative_to(ROOT)))
+    frequent = {name: found for name, found in places.items() if len(found) > 2}
+    assert frequent.keys() <= {"__init__.py", "__main__.py"}, frequent
+    assert len(places) > 100

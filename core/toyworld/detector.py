@@ -120,7 +120,7 @@ class ToyDetector:
 
         Args:
             image: In [0, 1], of any size; it is scaled to 64 x 64 pixels.
-            word: One of `people.WORDS`, in any case. Of other words nothing is found.
+            word: One of `vocabulary.CLASS_WORDS`, in any case. Of other words nothing is found.
         """
         people = self.people(image) if word.strip().lower() in CLASS_WORDS else []
         if not people:

@@ -79,7 +79,7 @@ def face_crops(
 ) -> Float[Tensor, "n 3 {side} {side}"]:
     """Cut heads out of a picture: square, `margin` times the longer side of the box, scaled to `side` pixels.
 
-    Beyond the picture's edge its last pixels go on.
+    Beyond the picture's edge its outermost pixels are repeated.
 
     Raises:
         ValueError: If a box is empty.

@@ -1,9 +1,9 @@
-"""Attention shared across four frames against the ways to have it without gathering, and against its own price.
+"""The time and memory of attention shared across four frames, compared with ways to compute it without gathering.
 
-Run from the repository: `python -m bench.attention`, with `--device cuda` where there is a GPU and `--small` for a
-quick look. Shapes are those of SD1.5's finest layers (8 heads of 40) at latents of 64 x 64, 96 x 96 and 128 x 128, a
-quarter of every frame subject. All variants take turns in one run, so what counts is the ratios. The goal: ours takes
-at most 1.15 times what plain attention takes on as many keys that lie there ready.
+Run from the repository: `python -m story_identity.lab.bench.attention`, with `--device cuda` where there is a GPU and
+`--small` for a quick look. Shapes are those of SD1.5's finest layers (8 heads of 40) at latents of 64 x 64, 96 x 96 and
+128 x 128, and a quarter of every frame is subject. All variants take turns in one run, so their ratios can be compared.
+The goal: ours takes at most 1.15 times as long as plain attention with as many keys that need not be gathered.
 """
 
 import argparse

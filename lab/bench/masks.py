@@ -1,7 +1,7 @@
 """The mask schedule of one 1024 x 1024 frame: one distance transform against a binary dilation per step.
 
-Run from the repository: `make bench`, or `python -m bench.masks`. Both do the same work (two characters, 50 steps from
-step 10, kernel 50) in one run, and the masks are compared, so what counts is the ratio.
+Run from the repository: `make bench`, or `python -m story_identity.lab.bench.masks`. Both do the same work (two
+characters, 50 steps from step 10, kernel 50) in one run, so their ratio can be compared, and their masks must agree.
 """
 
 import time

@@ -120,7 +120,7 @@ def best_of_grid(mask: Bool[Tensor, "h w"], grid: tuple[int, int]) -> float:
 
 
 def measure_found(true: Sequence[Masks], found: Sequence[Masks]) -> float | None:
-    """The same for masks found in another way; somebody who was not found overlaps nowhere."""
+    """The same for masks found in another way; a character who was not found has no overlap."""
     overlaps = [
         mask_overlap(other[name], mask) if name in other else 0.0
         for masks, other in zip(true, found, strict=True)

@@ -21,7 +21,7 @@ from ...headless.likeness import FaceReader, likeness
 from ...headless.run_settings import RunSettings, toyworld_settings
 from ...headless.studio import Studio, open_studio
 from ..toyworld.plan import Plan
-from ..toyworld.probe import PERSON, SCENE, Probe, load_probe, told_of_person, told_of_scene
+from ..toyworld.probe import PERSON, SCENE, Probe, answers_of_person, answers_of_scene, load_probe
 from ..toyworld.world import Scene, draw
 from .scores import ghost_share, mean_cosine_between, mean_of_known, psnr, seam_step
 from .stories import ToyStory, make_story, with_others
@@ -59,7 +59,7 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Seen:
-    """Somebody found in a picture: where, and the face's vector if there is a head."""
+    """A character found in a picture: the mask, and the face's vector if there is a head."""
 
     mask: Bool[Tensor, "h w"]
     face: Float[Tensor, " d"] | None
@@ -121,7 +121,7 @@ def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str,
 def find_identities(
     instruments: Instruments, toy: ToyStory, first_seed: int
 ) -> tuple[dict[str, dict[str, Identity]], dict[str, float | None]]:
-    """Everybody's identities, by source and name; and what is to be said of them, averaged over the people."""
+    """The identities of all characters, by source and name; and how they came about, averaged over the characters."""
     studio, identities, described = instruments.studio, {}, []
     for place, (character, person) in enumerate(zip(toy.story.characters, toy.people, strict=True)):
         portraits = make_portraits(studio, character, person, first_seed + place * studio.settings.portraits)
@@ -173,7 +173,7 @@ def drawn_scenes(toy: ToyStory) -> dict[str, list[Scene]]:
 
 
 def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, Seen]:
-    """Those of the cast who are found in a picture, by name; the same rules for every variant."""
+    """The characters of the cast who are found in a picture, by name, by the same rules for every variant."""
     exact = replace(instruments.studio, settings=replace(instruments.studio.settings, dilate=0))
     layout = exact.find(frame, picture, None)
     return {
@@ -184,7 +184,7 @@ def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, 
 
 
 def anybody(detector: ToyDetector, picture: Picture) -> Bool[Tensor, "h w"]:
-    """Where somebody is in a picture."""
+    """Where any person is in a picture."""
     nobody = torch.zeros(picture.shape[:2], dtype=torch.bool)
     return torch.stack([nobody, *(found.mask for found in detector.people(picture))]).any(dim=0)
 
@@ -223,7 +223,7 @@ def measure_faces(toy: ToyStory, seen: Mapping[str, Sequence[Mapping[str, Seen]]
 
 
 def stacked(vectors: Sequence[Tensor | None]) -> Float[Tensor, "n d"]:
-    """Those that are there."""
+    """The vectors that are known, as rows."""
     known = [vector for vector in vectors if vector is not None]
     return torch.stack(known) if known else torch.zeros(0, 1)
 
@@ -233,15 +233,15 @@ def measure_agreement(
 ) -> dict[str, float | None]:
     """The share of a story's frames (and people) in which each attribute is as the caption says.
 
-    Somebody who is not found agrees in nothing. Clothes count only where the caption tells them.
+    A character who is not found agrees in nothing. Clothes count only where the caption mentions them.
     """
     right: dict[str, list[float | None]] = {name: [] for name in (*SCENE, *PERSON)}
     for plan, image, found in zip(plans, images, seen, strict=True):
-        true, read = told_of_scene(plan), probe.read_scene(image)
+        true, read = answers_of_scene(plan), probe.read_scene(image)
         for name in SCENE:
             right[name].append(float(read[name] == true[name]))
         for place, character in enumerate(toy.story.characters):
-            true = told_of_person(plan.people[place], plan.poses[place])
+            true = answers_of_person(plan.people[place], plan.poses[place])
             one = found.get(character.name)
             read = probe.read_person(image, one.mask) if one else {}
             for name in PERSON:

@@ -67,7 +67,7 @@ def find_layouts(studio: Studio, frame: Frame, picture: Picture, maps: Mapping[s
 
 
 def mean_identities(studio: Studio, toy: ToyStory, first_seed: int) -> dict[str, Identity]:
-    """Everybody's identity: the mean of their portraits."""
+    """The identity of every character: the mean of their portraits."""
     found = {}
     for place, (character, person) in enumerate(zip(toy.story.characters, toy.people, strict=True)):
         portraits = make_portraits(studio, character, person, first_seed + place * studio.settings.portraits)
@@ -116,7 +116,7 @@ def _redraw(
 
 
 def _measure_edges(instruments: Instruments, frames: Sequence[FrameVariants], source: str) -> dict[str, float | None]:
-    """What a layout's own final masks leave alone and what not.
+    """How much a layout's final masks cover, and how the picture changes outside them.
 
     Returns:
         `psnr`: of the background outside them, against the template, over the frames in which it is not the very same.

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...core.story import Story
 from ...core.toyworld.vocabulary import CLASS_WORDS, PLACES
-from ..toyworld.captions import describe, tell
+from ..toyworld.captions import caption_of, describe
 from ..toyworld.people import Person, sample_person
 from ..toyworld.plan import Plan
 from ..toyworld.world import sample_plan
@@ -55,7 +55,9 @@ def make_story(number: int) -> ToyStory:
         {"name": name, "word": person.word, "description": describe(person, clothes=clothes)}
         for name, person, clothes in zip(NAMES, people, tells_clothes, strict=False)
     ]
-    return ToyStory(number, Story.parse({"characters": characters, "frames": [tell(p, random) for p in plans]}), plans)
+    return ToyStory(
+        number, Story.parse({"characters": characters, "frames": [caption_of(p, random) for p in plans]}), plans
+    )
 
 
 def with_others(plan: Plan, random: np.random.Generator) -> Plan:

@@ -108,7 +108,7 @@ def measure_drawings(
 
 
 def masks_in(seen: Sequence[Mapping[str, Seen]]) -> list[dict[str, Bool[Tensor, "h w"]]]:
-    """Where everybody was found, frame by frame."""
+    """The masks of the characters who were found, frame by frame."""
     return [{name: one.mask for name, one in found.items()} for found in seen]
 
 
@@ -127,12 +127,13 @@ def measure_looks(probe: Probe, toy: ToyStory, pictures: Pictures, seen: SeenBy)
 def measure_clothes(
     probe: Probe, toy: ToyStory, pictures: Sequence[Picture], seen: Sequence[Mapping[str, Seen]]
 ) -> dict[str, float | None]:
-    """The share of every two frames in which the probe reads one colour of somebody's clothes.
+    """The share of pairs of frames in which the probe reads the same colour of a character's clothes.
 
     Returns:
-        Means over all people, over those whose clothes the caption tells, and over the others.
+        `all`: the mean over all characters; `told`: over those whose clothes the caption mentions; `untold`: over the
+        others. Files of rows have these names.
     """
-    shares: dict[str, list[float | None]] = {"all": [], "told": [], "untold": []}  # names that files of rows have
+    shares: dict[str, list[float | None]] = {"all": [], "told": [], "untold": []}
     for place, character in enumerate(toy.story.characters):
         share = same_share(read_of(probe, character.name, "clothes", pictures, seen))
         shares["all"].append(share)
@@ -143,7 +144,7 @@ def measure_clothes(
 def read_of(
     probe: Probe, name: str, attribute: str, pictures: Sequence[Picture], seen: Sequence[Mapping[str, Seen]]
 ) -> list[str | None]:
-    """What the probe reads of somebody in every frame; None where they were not found."""
+    """What the probe reads of a character in every frame; None where they were not found."""
     return [
         probe.read_person(picture, found[name].mask)[attribute] if name in found else None
         for picture, found in zip(pictures, seen, strict=True)

@@ -34,7 +34,7 @@ def with_people(rows: Rows, people: int) -> Rows:
 LOOKS: Columns = {
     "Face-Sim": (lambda mode: at("face_sim", mode), 1, 3),
     "same clothes, %": (lambda mode: at("clothes", mode, "all"), 100, 1),
-    "same clothes where the caption does not tell them, %": (lambda mode: at("clothes", mode, "untold"), 100, 1),
+    "same clothes where the caption does not mention them, %": (lambda mode: at("clothes", mode, "untold"), 100, 1),
     "likeness of figures": (lambda mode: at("alike", mode), 1, 3),
 }
 """How alike people look."""

@@ -152,7 +152,7 @@ def measure_story(instruments: Instruments, trained: Trained, number: int) -> tu
     references = make_references(trained.reader, toy)
     with ExitStack() as stack:
         counts = [stack.enter_context(counted_evaluations(studio)) for studio in trained.studios.values()]
-        drawn = draw_ways(trained, toy, references, first_frame)
+        drawn = draw_modes(trained, toy, references, first_frame)
         pictures = {name: each.pictures for name, each in drawn.items()} | drawings(toy)
         seen = {name: look_at_all(instruments, toy, images) for name, images in pictures.items()}
         last = instruments.studio.settings.steps
@@ -174,7 +174,7 @@ def measure_story(instruments: Instruments, trained: Trained, number: int) -> tu
     return {**row, "evaluations": sum(map(sum, counts))}, {REFERENCES: shown, **pictures}
 
 
-def draw_ways(
+def draw_modes(
     trained: Trained, toy: ToyStory, references: Mapping[str, References], first_seed: int
 ) -> dict[str, DrawnStory]:
     """A story, drawn in every mode.
@@ -195,7 +195,7 @@ def draw_ways(
 
 
 def layouts_of(toy: ToyStory, maps: Float[Tensor, "n s gh gw"]) -> list[Layout]:
-    """Where attention sees everybody, frame by frame."""
+    """The layout of every frame, from attention."""
     names, size = [character.name for character in toy.story.characters], (PICTURE_SIDE, PICTURE_SIDE)
     return [
         layout_of(frame, dict(zip(names, own, strict=True)), size)
@@ -241,7 +241,7 @@ def reference_plans(
 
 
 def _shown_references(people: Sequence[References]) -> list[Picture]:
-    """As many reference pictures as there are frames, of the people by turns."""
+    """As many reference pictures as there are frames, of the characters in turn."""
     return [people[frame % len(people)].pictures[frame] for frame in range(FRAMES)]
 
 

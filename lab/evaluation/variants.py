@@ -36,7 +36,7 @@ VARIANTS = (TEMPLATE, *SOURCES, FIXED, DIRECT)
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Reports nothing."""
+    """A report that does nothing."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 `build_storydb` reads pictures and captions, drops what does not fit, finds the words by which a group's captions name
 the character and the masks of where it is, and writes one file per group of 5 to 12 pictures next to `manifest.json`.
-`storydb_reader` reads it. Where the paper downloads and has a language model write captions, the user brings both.
+`reader` reads it. Where the paper downloads and has a language model write captions, the user brings both.
 
     SOURCE/mia/01.jpg, 01.txt, 02.jpg, ...         one folder per character (or per set of characters)
     SOURCE/03.jpg, 04.jpg, ...                     loose pictures, put together by face (or by CLIP)
@@ -50,14 +50,14 @@ def build_storydb(
     A source (a folder, or a set of loose pictures that are alike) is done again only if one of its pictures, captions
     or names changed, or the settings or models did, or a file of it is gone; the files of the others are not touched.
     Old and new file both stay until the manifest names it: whenever the process is killed, the manifest
-    names whole files only, and the same call goes on from there. One process at a time can build in a folder.
+    names complete files only, and the same call continues from there. One process at a time can build in a folder.
 
     Args:
-        root: The user's folder; see `storydb_sources.find_sources`. Nothing in it is changed.
+        root: The user's folder; see `sources.find_sources`. Nothing in it is changed.
         out: Where the database goes; outside of `root`.
         settings: The thresholds.
         measures: The models.
-        report: Hears of every source that is done.
+        report: Called with every source that is done.
 
     Returns:
         The manifest, see `read_storydb`.

@@ -45,7 +45,7 @@ def build_storydb(
     """Make groups of pictures to train on, out of folders of pictures with captions. Nothing is downloaded.
 
     Captions are in a .txt of each picture's name or in a metadata.jsonl. Loose pictures in SOURCE are put together by
-    face, or by CLIP. Run it again after changes: only what changed is made anew.
+    face, or by CLIP. Run it again after changes: only what changed is processed again.
     """
     from .build import build_storydb as build
 

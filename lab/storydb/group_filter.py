@@ -20,7 +20,7 @@ from ...core.shapes import Bool, Float, Int
 from ...headless.prompts import word_positions
 from ...headless.run_files import mask_picture
 from .measures import Measures, Picture
-from .phrase import find_class_word, phrase_span, shared_phrase, telling_spans
+from .phrase import find_class_word, identifying_spans, phrase_span, shared_phrase
 from .pictures import open_picture, png_bytes, read_float, spread_of
 from .settings import StoryDBSettings
 from .sources import Source
@@ -54,7 +54,7 @@ class Member:
     Args:
         file: Its path below the root.
         caption: Its caption.
-        masks: Where the characters are: a palette PNG as `headless.files.mask_picture` makes it.
+        masks: Where the characters are: a palette PNG as `headless.run_files.mask_picture` makes it.
     """
 
     file: str
@@ -216,7 +216,7 @@ class GroupFilter:
                 phrases = " or ".join(quote(character.description) for character in characters)
                 self._drop(file, "other words", f"the caption {quote(caption)} does not say {phrases}")
                 continue
-            if not self._tells(file, caption, named):
+            if not self._shows_words(file, caption, named):
                 continue
             picture = read_float(self._root / file)
             layout = self._layout(file, picture, named, characters)
@@ -225,13 +225,13 @@ class GroupFilter:
                 seen.append(_Seen(Member(file, caption, png_bytes(mask_picture(layout))), *vectors))
         return seen
 
-    def _tells(self, file: str, caption: str, named: Sequence[Character]) -> bool:
+    def _shows_words(self, file: str, caption: str, named: Sequence[Character]) -> bool:
         """Whether the tokenizer, if there is one, shows the characters' words as words of their own."""
         if self._measures.tokenizer is None:
             return True
         pipe = SimpleNamespace(tokenizer=self._measures.tokenizer)
         try:
-            for span in [span for character in named for span in telling_spans(character, caption)]:
+            for span in [span for character in named for span in identifying_spans(character, caption)]:
                 word_positions(pipe, caption, span, file)
         except ValueError as error:
             return self._drop(file, "glued words", printable(str(error)))
@@ -374,7 +374,7 @@ def clusters(vectors: Float[Tensor, "n d"], least: float | int) -> Int[Tensor, "
 
 
 def about_member(kept: Kept, member: Member) -> dict[str, Any]:
-    """What a database says of a picture besides its caption: who is on it, and which words say so."""
+    """What a database says of a picture in addition to its caption: who is on it, and which words say so."""
     people = []
     for character in kept.characters:
         span = phrase_span(character, member.caption)
@@ -382,14 +382,14 @@ def about_member(kept: Kept, member: Member) -> dict[str, Any]:
             {
                 "name": character.name,
                 "phrase": None if span is None else list(span),
-                "words": [list(each) for each in telling_spans(character, member.caption)],
+                "words": [list(each) for each in identifying_spans(character, member.caption)],
             }
         )
     return {"source": member.file, "characters": people}
 
 
 def _alone(picture: Picture, mask: Bool[Tensor, "h w"]) -> Float[Tensor, "side side 3"]:
-    """Whoever the mask covers in the middle of a grey square, so that a shared background makes nobody alike."""
+    """Whoever the mask covers in the middle of a grey square, so that a shared background does not count."""
     rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
     box = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
     cut = torch.where(mask[box].unsqueeze(-1), picture[box], _GREY)

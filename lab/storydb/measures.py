@@ -44,7 +44,7 @@ class Measures:
         aesthetic: How good a picture is; the higher the better.
         caption: Captions for pictures that have none.
         tokenizer: The tokenizer of the model to be trained; captions longer than it reads are dropped.
-        names: What each of them is: part of what groups are made from, a change makes them anew.
+        names: What each of them is. Groups depend on it: after a change they are made again.
     """
 
     detector: Detector
@@ -173,7 +173,7 @@ class ToyAgreement:
 
 
 def _words_of(person: Found) -> dict[str, Tensor]:
-    """The detector's word for somebody, which is surer than the probe's."""
+    """The detector's class word for a person, which is right more often than the probe's."""
     return {"word": person.words}
 
 

@@ -46,9 +46,11 @@ def shared_phrase(captions: Sequence[str], word: str, least_share: float | int =
     usual = [words for words, count in counts.items() if count >= max(1, least_share * len(captions))]
     if not usual:
         return None
-    tells = [words for words in usual if len(telling_spans(Character("", word, written[words]), written[words])) > 1]
+    descriptive = [
+        words for words in usual if len(identifying_spans(Character("", word, written[words]), written[words])) > 1
+    ]
     # Two of equal rank: the one found first, which is that of the earliest caption and place.
-    return written[max(tells or usual, key=lambda words: (counts[words], len(words)))]
+    return written[max(descriptive or usual, key=lambda words: (counts[words], len(words)))]
 
 
 def phrase_span(character: Character, caption: str) -> Span | None:
@@ -56,7 +58,7 @@ def phrase_span(character: Character, caption: str) -> Span | None:
     return next(iter(find_word(character.description, caption)), None)
 
 
-def telling_spans(character: Character, caption: str) -> tuple[Span, ...]:
+def identifying_spans(character: Character, caption: str) -> tuple[Span, ...]:
     """The words of the description that say who it is, in a caption that has it: its `identifying_words`."""
     span = phrase_span(character, caption)
     if span is None:

@@ -36,7 +36,7 @@ class StoryDBReader:
         height: The pictures' height in pixels.
         width: The pictures' width in pixels.
         seed: The seed of the order and of the choice of pictures.
-        frames: Pictures per group, chosen anew each time; groups that have fewer are skipped. 0: all of them.
+        frames: Pictures per group, chosen again each time; groups that have fewer are skipped. 0: all of them.
         least: Pictures below which a group is skipped, where `frames` is 0.
 
     Raises:

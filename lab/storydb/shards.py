@@ -14,7 +14,7 @@ from ...core.quoting import printable, quote
 
 
 def write_shard(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a tar; it is there whole or not at all."""
+    """Write a tar, which is complete or absent."""
     with atomic_write(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)  # of nobody, at no time

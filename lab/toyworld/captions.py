@@ -18,7 +18,7 @@ def describe(person: Person, hair: bool = True, clothes: bool = False) -> str:
     return words
 
 
-def tell(plan: Plan, random: np.random.Generator) -> str:
+def caption_of(plan: Plan, random: np.random.Generator) -> str:
     """A caption of a plan: complete about places, poses and things, incomplete about people."""
     people = [
         describe(person, hair, clothes)

@@ -1,4 +1,4 @@
-"""Who lives in the toy world: what a person looks like, and the number that names the look."""
+"""The people of the toy world: what a person looks like, and the number that identifies the look."""
 
 from dataclasses import dataclass, fields
 
@@ -22,7 +22,7 @@ HELD_OUT = 10
 
 @dataclass(frozen=True)
 class Person:
-    """One look. A caption names the word, mostly the hair, at times the clothes, and nothing else.
+    """One look. A caption names the word, usually the hair, sometimes the clothes, and nothing else.
 
     The plain numbers choose among what `drawing` can draw. For a robot `hair` is the colour of its lamp, `skin` its
     metal, `hair_style` its antenna and `beard` its mouth.

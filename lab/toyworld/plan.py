@@ -17,8 +17,8 @@ class Plan:
         props: Any of `PROPS`.
         side: Where a single person stands: left, right, or empty for the middle.
         close_up: A portrait, head and shoulders of one person.
-        names_clothes: Per person, whether the caption tells the clothes.
-        names_hair: Per person, whether the caption tells the hair.
+        names_clothes: Per person, whether the caption mentions the clothes.
+        names_hair: Per person, whether the caption mentions the hair.
     """
 
     people: tuple[Person, ...]

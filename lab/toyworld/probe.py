@@ -1,6 +1,6 @@
 """Reads out of a picture what a caption may have asked for. Only measurements use it: it is no part of making pictures.
 
-`training.probe` makes the weights.
+`training.train_probe` makes the weights.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ PERSON: dict[str, tuple[str, ...]] = {
 ATTRIBUTES = SCENE | PERSON
 
 
-def told_of_scene(plan: Plan) -> dict[str, str]:
+def answers_of_scene(plan: Plan) -> dict[str, str]:
     """The right answers for a scene; what a caption leaves out is not there, or is as usual."""
     return {"place": plan.place, "hour": plan.hour, "prop": plan.props[0] if plan.props else NO_PROP}
 
 
-def told_of_person(person: Person, pose: str) -> dict[str, str]:
-    """The right answers for somebody in a pose."""
+def answers_of_person(person: Person, pose: str) -> dict[str, str]:
+    """The right answers for a person in a pose."""
     return {"word": person.word, "hair": person.hair, "pose": pose, "clothes": person.clothes}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.toyworld.models import PICTURE_SIDE
 from ...core.toyworld.vocabulary import HOURS, PLACES, POSES, PROPS
-from .captions import tell
+from .captions import caption_of
 from .drawing import Canvas, Stance, draw_person, growth
 from .people import Person, sample_person
 from .plan import Plan
@@ -76,7 +76,7 @@ def draw(plan: Plan, random: np.random.Generator) -> Scene:
     ]
     return Scene(
         plan=plan,
-        caption=tell(plan, random),
+        caption=caption_of(plan, random),
         image=canvas.pixels(),
         masks=canvas.masks(len(boxes)),
         face_boxes=np.asarray(boxes, np.float32).reshape(-1, 4),

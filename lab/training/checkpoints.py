@@ -1,4 +1,4 @@
-"""Checkpoints of a training: one file each, of tensors and JSON, from which nothing can run.
+"""Checkpoints of a training: one file each, of tensors and JSON, which hold no code.
 
     OUT/checkpoints/step_0000500.safetensors
 
@@ -8,6 +8,7 @@ are read with torch's restricted unpickler, which makes tensors, numbers and con
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ _NAME = re.compile(r"step_(\d{7,})(\.safetensors)?")
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """AdamW's numbers of a weight: how many steps it was changed in, the mean gradient and the mean of its square."""
 
+_COUNTS = ("step", "updates", "averaged")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -41,6 +44,7 @@ class Checkpoint:
         moments: AdamW's numbers of every weight that it has changed.
         average: The moving average, by name; empty where there is none.
         averaged: How many steps the moving average has seen.
+        seconds: How long the training has run; 0 where its time is not limited.
         scaler: The gradient scaler's numbers; empty but in fp16.
     """
 
@@ -50,10 +54,11 @@ class Checkpoint:
     moments: Mapping[str, Mapping[str, Tensor]]
     average: Mapping[str, Tensor] = field(default_factory=dict)
     averaged: int = 0
+    seconds: float | int = 0.0
     scaler: Mapping[str, float] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write the file; it is there whole or not at all.
+        """Write the file, which is complete or absent.
 
         Raises:
             OSError: If it cannot be written; it says what stays.
@@ -61,7 +66,7 @@ class Checkpoint:
         tensors = {f"weights.{name}": each for name, each in self.weights.items()}
         tensors |= {f"average.{name}": each for name, each in self.average.items()}
         tensors |= {f"{part}.{name}": each for name, own in self.moments.items() for part, each in own.items()}
-        numbers = {"format": _FORMAT, "step": self.step, "updates": self.updates, "averaged": self.averaged}
+        numbers = {"format": _FORMAT, **{name: getattr(self, name) for name in (*_COUNTS, "seconds")}}
         try:
             with atomic_write(path) as temporary:
                 kept = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
@@ -69,7 +74,7 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise OSError(
                 f"The checkpoint {path} could not be written: {printable(str(error))}. Make room or mend the folder; "
-                "the same command then goes on from the checkpoint before."
+                "the same command then continues from the checkpoint before."
             ) from error
 
 
@@ -91,12 +96,13 @@ def remove_checkpoint(path: Path) -> None:
         path.unlink()
 
 
-def read_checkpoint(path: Path, shapes: Mapping[str, torch.Size]) -> Checkpoint:
+def read_checkpoint(path: Path, shapes: Mapping[str, torch.Size], folder_option: str = "out") -> Checkpoint:
     """Read a checkpoint; no code of the file runs.
 
     Args:
         path: The file, or a folder that version 0.1.0 wrote.
         shapes: Names and shapes of what is trained, in the trainee's order.
+        folder_option: What the user chooses the folder by, for the message.
 
     Raises:
         ValueError: If it is damaged, or a checkpoint of another training.
@@ -106,7 +112,7 @@ def read_checkpoint(path: Path, shapes: Mapping[str, torch.Size]) -> Checkpoint:
     except Exception as error:  # what a damaged or foreign file can raise is not bounded
         raise ValueError(
             f"{path} is damaged, or not a checkpoint of a training: {printable(f'{type(error).__name__}: {error}')}. "
-            "Delete it; the same command then goes on from the checkpoint before."
+            "Delete it; the same command then continues from the checkpoint before."
         ) from error
     own = dict(shapes)
     moments = [{part: each.shape for part, each in numbers.items()} for numbers in found.moments.values()]
@@ -115,7 +121,7 @@ def read_checkpoint(path: Path, shapes: Mapping[str, torch.Size]) -> Checkpoint:
     if _shapes(found.weights) != own or moments != expected or averages not in ({}, own):
         raise ValueError(
             f"{path} is a checkpoint of another training: its weights have other names or shapes. Choose another "
-            "folder for out, or delete that one."
+            f"folder for {folder_option}, or delete the checkpoint."
         )
     return found
 
@@ -140,13 +146,15 @@ def _by_name(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, T
 
 
 def _checked_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    scaler = numbers["scaler"]
-    counts = {name: numbers[name] for name in ("step", "updates", "averaged")}
+    scaler, seconds = numbers["scaler"], numbers.get("seconds", 0.0)
+    counts = {name: numbers[name] for name in _COUNTS}
     if any(type(each) is not int or each < 0 for each in counts.values()):
         raise ValueError(f"its counts are {counts}")
     if not isinstance(scaler, dict) or any(type(each) not in (int, float) for each in scaler.values()):
         raise ValueError("its gradient scaler is not made of numbers")
-    return {**counts, "scaler": scaler}
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        raise ValueError(f"its time is {seconds} seconds")
+    return {**counts, "seconds": seconds, "scaler": scaler}
 
 
 def _read_folder(folder: Path, names: Sequence[str]) -> Checkpoint:

@@ -1,7 +1,7 @@
-"""The training loop of both trainers: accelerate's, with checkpoints that are there whole or not at all.
+"""The training loop of all trainers, the toy world's too, on accelerate; each of its checkpoints is complete or absent.
 
-What a step draws depends on the seed, the process and the step's number only, so a run that was stopped goes on as if
-it had not been.
+What a step draws depends on the seed, the process and the step's number only, so a training that was stopped continues
+as if it had not been.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +25,6 @@ from accelerate.utils import (
     ProjectConfiguration,
     broadcast_object_list,
 )
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -34,9 +33,9 @@ from ...core.locking import locked
 from ...core.quoting import quote
 from ..step_random import StepRandom
 from .checkpoints import Checkpoint, checkpoint_path, checkpoints_in, read_checkpoint, remove_checkpoint
-from .groups import Group, GroupSource
 from .processes import keep_group
-from .settings import TrainingSettings
+from .settings import LoopSettings, TrainingSettings
+from .time_limit import TimeLimit
 
 _log = logging.getLogger(__name__)
 
@@ -49,15 +48,24 @@ Draw = Callable[[Path], object]
 OnStep = Callable[[int, Mapping[str, float]], None]
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Gives every process its examples of a training: groups of pictures, as `groups.GroupSource` does."""
+
+    def stream(self, first: int, process: int, processes: int) -> Iterator[Any]:
+        """The examples of a process from its `first` on, without end, the same whenever it is asked."""
+        ...
+
+
 class _Batches(IterableDataset):
-    def __init__(self, source: GroupSource, count: int, first: int, process: int, processes: int) -> None:
+    def __init__(self, source: Source, count: int, first: int, process: int, processes: int) -> None:
         self.source, self.count = source, count
         self.share = first * count, process, processes
 
-    def __iter__(self) -> Iterator[list[Group]]:
-        groups = self.source.stream(*self.share)
+    def __iter__(self) -> Iterator[list[Any]]:
+        examples = self.source.stream(*self.share)
         while True:
-            yield [next(groups) for _ in range(self.count)]
+            yield [next(examples) for _ in range(self.count)]
 
 
 class Loop:
@@ -66,10 +74,11 @@ class Loop:
     Between two runs of one training, settings may change where the shapes of what is trained stay.
 
     Args:
-        trainee: A module whose parameters that require gradients are trained. Called with groups and a `StepRandom` it
-            gives losses by name; `save` writes what is trained into a folder.
-        source: Its groups.
-        settings: How.
+        trainee: A module whose parameters that require gradients are trained. Called with a list of examples and a
+            `StepRandom` it returns losses by name, of which "loss" is minimised; `save` writes what is trained into a
+            folder and returns the file's path.
+        source: The examples.
+        settings: How to train.
         log: Whether losses go to the settings' tracker.
 
     Raises:
@@ -77,7 +86,7 @@ class Loop:
             data parallelism.
     """
 
-    def __init__(self, trainee: Any, source: GroupSource, settings: TrainingSettings, log: bool = True) -> None:
+    def __init__(self, trainee: Any, source: Source, settings: LoopSettings, log: bool = True) -> None:
         self.settings, self.trainee, self.source = settings, trainee, source
         self.out = Path(settings.out)
         self.trained = {name: each for name, each in trainee.named_parameters() if each.requires_grad}
@@ -85,7 +94,7 @@ class Loop:
             gradient_accumulation_steps=settings.accumulate,
             mixed_precision=settings.precision,
             cpu=settings.device == "cpu",
-            dataloader_config=DataLoaderConfiguration(split_batches=True),  # schedules do not depend on the processes
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
             log_with=settings.tracker if log and settings.tracker else None,
             project_config=ProjectConfiguration(project_dir=str(self.out), logging_dir=str(self.out / "log")),
         )
@@ -97,16 +106,17 @@ class Loop:
                 f"accelerate is configured for {self.accelerator.distributed_type.value}; this training is data "
                 "parallel only. Run accelerate config again, or launch with accelerate launch --multi_gpu."
             )
-        optimizer = torch.optim.AdamW(self.trained.values(), lr=settings.learning_rate, weight_decay=0.01)
-        scheduler = get_scheduler(
-            settings.schedule, optimizer, num_warmup_steps=settings.warm_up, num_training_steps=settings.steps
+        optimizer = torch.optim.AdamW(
+            self.trained.values(), lr=settings.learning_rate, weight_decay=0.01, **settings.adamw
         )
-        self.model, self.optimizer, self.scheduler = self.accelerator.prepare(trainee, optimizer, scheduler)
+        self.model, self.optimizer = self.accelerator.prepare(trainee, optimizer)
         self.average = EMAModel(self.trained.values(), decay=settings.ema) if settings.ema else None
-        self.done = 0
+        self.time = TimeLimit(settings.minutes)
+        self.done = 0  # optimizer steps
+        self.updates = 0  # those that changed the weights, which is all of them except in fp16
 
     def run(self, draw: Draw | None = None, on_step: OnStep = lambda step, values: None) -> Path:
-        """Train to the end.
+        """Train until all steps are done or the time is over.
 
         Args:
             draw: Makes a picture at a path; called in the first process, with the average in the trainee's place.
@@ -129,29 +139,34 @@ class Loop:
         if accelerator.log_with:
             accelerator.init_trackers("training", config=dict(settings.__dict__))
         batches = self._batches()
-        while (step := self.done) < settings.steps:
+        while self.done < settings.steps and self.time.share() <= 1:
             values = self.step(batches)
             self._log(values)
-            step += 1
+            step = self.done
             on_step(step, values)
             if step % settings.save_every == 0 or step == settings.steps:
                 self._save()
             if draw and settings.draw_every and step % settings.draw_every == 0:
                 picture = self.out / "pictures" / f"step_{step:07d}.png"
                 self._with_average(lambda draw=draw, picture=picture: draw(picture))
+        if not self._newest_is_of(self.done):
+            self._save()
         saved: list[Any] = [self._with_average(lambda: self.trainee.save(self.out))]
         broadcast_object_list(saved)
         self.release()
         accelerator.end_training()
         return saved[0]
 
-    def step(self, batches: Iterator[list[Group]]) -> dict[str, float]:
+    def step(self, batches: Iterator[list[Any]]) -> dict[str, float]:
         """One optimizer step; the mean losses of all its parts and processes, whose mean gradient it follows.
 
         Raises:
             ValueError: If the loss is no number; what was trained is of no use then.
         """
         settings, totals = self.settings, {}
+        rate = settings.rate(self.updates, self.time.share())
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         for part in range(settings.accumulate):
             number = self.done * settings.accumulate + part
             with self.accelerator.accumulate(self.model):
@@ -161,7 +176,6 @@ class Loop:
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.trained.values(), _LARGEST_GRADIENT)
                 self.optimizer.step()
-                self.scheduler.step()
                 self.optimizer.zero_grad()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach() / settings.accumulate
@@ -169,8 +183,10 @@ class Loop:
         if not math.isfinite(means["loss"]):
             raise ValueError(self._no_number(means["loss"]))
         self.done += 1
-        if self.average and not self.accelerator.optimizer_step_was_skipped:
-            self.average.step(self.trained.values())
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.updates += 1
+            if self.average:
+                self.average.step(self.trained.values())
         return means
 
     def release(self) -> None:
@@ -179,13 +195,12 @@ class Loop:
 
     def _no_number(self, loss: float) -> str:
         kept = self._checkpoints()[-1:]
-        onward = f"The checkpoint {kept[0]} is sound, and a new start goes on from there" if kept else "Start again"
-        return (
-            f"The loss of step {self.done + 1} is {loss}. {onward}: set a lower learning_rate first, or "
-            'precision = "bf16" or "no".'
+        restart = (
+            f"The checkpoint {kept[0]} is sound, and the same command continues from it" if kept else "Start again"
         )
+        return f"The loss of step {self.done + 1} is {loss}. {restart}; first {self.settings.advice_on_divergence}."
 
-    def _batches(self) -> Iterator[list[Group]]:
+    def _batches(self) -> Iterator[list[Any]]:
         settings, accelerator = self.settings, self.accelerator
         first = self.done * settings.accumulate
         share = accelerator.process_index, accelerator.num_processes
@@ -193,7 +208,7 @@ class Loop:
         return iter(DataLoader(dataset, batch_size=None, num_workers=settings.workers))
 
     def _log(self, values: Mapping[str, float]) -> None:
-        rate = self.scheduler.get_last_lr()[0]
+        rate = self.optimizer.param_groups[0]["lr"]
         self.accelerator.log({**values, "learning_rate": rate}, step=self.done)
         if self.accelerator.is_main_process:
             with (self.out / LOSSES).open("a", encoding="utf-8") as file:
@@ -214,11 +229,11 @@ class Loop:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other trainings out of the folder; the first process holds the lock, and all hear if it cannot."""
+        """Keep other trainings out of the folder: the first process holds the lock, and where it cannot, all fail."""
         refused: list[str | None] = [None]
         with ExitStack() as stack:
             if self.accelerator.is_main_process:
-                fix = "Wait for it, or choose another folder for out."
+                fix = f"Wait for it, or choose another folder for {self.settings.folder_option}."
                 try:
                     stack.enter_context(locked(self.out, f"Another training is at work in {self.out}. {fix}"))
                 except ValueError as error:
@@ -236,12 +251,13 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> Checkpoint:
-        """The state as it is now; what is trained only, since the frozen rest is the checkpoint that was loaded."""
+        """The state as it is now. Frozen weights are not in it, since they are loaded from elsewhere."""
         state, scaler = self.optimizer.state, self.accelerator.scaler
         shadows = self.average.shadow_params if self.average else []
         return Checkpoint(
             step=self.done,
-            updates=self.scheduler.scheduler.last_epoch,
+            updates=self.updates,
+            seconds=self.time.spent if self.settings.minutes else 0.0,
             weights=self.trained,
             moments={name: state[each] for name, each in self.trained.items() if each in state},
             average=dict(zip(self.trained, shadows, strict=True)) if self.average else {},
@@ -250,16 +266,21 @@ class Loop:
         )
 
     def _resume(self) -> None:
+        spent = 0.0
         for path in self._checkpoints()[-1:]:
             shapes = {name: each.shape for name, each in self.trained.items()}
-            self._restore(read_checkpoint(path, shapes))
+            found = read_checkpoint(path, shapes, self.settings.folder_option)
+            self._restore(found)
+            spent = found.seconds
+        self.time.start(spent)
         if not self.accelerator.is_main_process:
             return
         if self.done >= self.settings.steps:
             _log.warning(
-                "%s has %d steps already: nothing is left to train. For another training choose another out.",
+                "%s has %d steps already: nothing is left to train. For another training choose another %s.",
                 self.out,
                 self.done,
+                self.settings.folder_option,
             )
         remove_unfinished(self.out)
         shutil.rmtree(self._folder / ".unfinished", ignore_errors=True)  # version 0.1.0 leaves it when it is killed
@@ -270,21 +291,14 @@ class Loop:
                 temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def _restore(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint, with the settings' learning rate and schedule."""
-        self.done = found.step
+        """Continue from a checkpoint, with the settings' learning rate and schedule."""
+        self.done, self.updates = found.step, found.updates
         with torch.no_grad():
             for name, each in self.trained.items():
                 each.copy_(found.weights[name])
         places = {name: place for place, name in enumerate(self.trained)}
         moments = {places[name]: dict(own) for name, own in found.moments.items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        scheduler = self.scheduler.scheduler
-        counts = {"last_epoch": found.updates, "_step_count": found.updates + 1}
-        scheduler.load_state_dict({**scheduler.state_dict(), **counts})
-        for group, rate, rule in zip(
-            self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-        ):
-            group["lr"] = rate * rule(found.updates)
         if self.average and found.average:
             shadows = [found.average[name] for name in self.trained]
             state = {"optimization_step": found.averaged, "shadow_params": shadows}
@@ -299,6 +313,9 @@ class Loop:
 
     def _checkpoints(self) -> list[Path]:
         return checkpoints_in(self._folder)
+
+    def _newest_is_of(self, step: int) -> bool:
+        return any(path.stem == checkpoint_path(self._folder, step).stem for path in self._checkpoints()[-1:])
 
 
 @dataclass(frozen=True)
@@ -316,7 +333,7 @@ class Cost:
     peak_gib: float
 
 
-def dry_run(trainee: Any, source: GroupSource, settings: TrainingSettings) -> Cost:
+def dry_run(trainee: Any, source: Source, settings: TrainingSettings) -> Cost:
     """Two steps that leave nothing behind."""
     loop = Loop(trainee, source, settings, log=False)
     before = {name: each.detach().clone() for name, each in loop.trained.items()}

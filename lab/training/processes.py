@@ -1,4 +1,4 @@
-"""The processes of one training (torchrun, accelerate launch), and an end to waiting for one that does not go on."""
+"""The processes of one training (torchrun, accelerate launch), and an end to waiting for one that makes no progress."""
 
 import os
 import sys
@@ -59,7 +59,7 @@ def keep_group() -> None:
     """Keep the process group's object, if there is a group, for as long as the process lives.
 
     Destroying the group leaves its last reference to the DDP module, whose end then ends gloo's threads while Python's
-    lock is held; they wait for that lock, and the process for them. A reference of Python's own lets go of the lock.
+    lock is held; they wait for that lock, and the process for them. A reference of Python's own releases the lock.
     """
     import torch.distributed
 
@@ -95,7 +95,7 @@ class _Watch:
         sys.stderr.write(
             f"{self._who} has finished no step for {self._seconds / 60:g} minutes, since {self._last}: one of the "
             "processes is stopped, hangs or is much slower, and the others wait for it. The training ends here; the "
-            "same command goes on from the newest checkpoint. If steps, pictures or loading take that long, set "
+            "same command continues from the newest checkpoint. If steps, pictures or loading take that long, set "
             "wait_minutes higher.\n"
         )
         sys.stderr.flush()

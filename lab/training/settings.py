@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -27,8 +27,53 @@ def setting(default: Any, meaning: str) -> Any:
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
+class LoopSettings:
+    """What the training loop reads of the settings of a trainer; `TrainingSettings` says what each means."""
+
+    out: str
+    steps: int
+    groups: int
+    accumulate: int
+    learning_rate: float
+    schedule: str
+    warm_up: int
+    precision: str
+    ema: float
+    seed: int
+    save_every: int
+    keep: int
+    draw_every: int
+    tracker: str
+    workers: int
+    device: str
+    minutes: float | int = 0.0
+    """Training ends after so long, over which the schedule "cosine" falls at the latest; 0 sets no limit."""
+    lowest_rate: ClassVar[float] = 0.0
+    """Where the schedule "cosine" ends, as a share of `learning_rate`."""
+    adamw: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of torch's AdamW in place of its defaults."""
+    folder_option: ClassVar[str] = "out"
+    """What a user chooses the folder by."""
+    advice_on_divergence: ClassVar[str] = 'set a lower learning_rate, or precision = "bf16" or "no"'
+
+    def rate(self, updates: int, time_share: float | int) -> float:
+        """The learning rate of a step.
+
+        Args:
+            updates: How often the weights were changed before.
+            time_share: The share of `minutes` that is spent; 0 if there is no limit.
+        """
+        if updates < self.warm_up:
+            return self.learning_rate * (updates / self.warm_up)
+        if self.schedule == "constant_with_warmup":
+            return self.learning_rate
+        done = min(1.0, max((updates - self.warm_up) / max(1, self.steps - self.warm_up), time_share))
+        share = 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * (self.lowest_rate + (1 - self.lowest_rate) * share)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(LoopSettings):
     """The settings of both trainers; a TOML file has these names.
 
     Raises:
@@ -54,14 +99,16 @@ class TrainingSettings:
     ema: float = setting(0.999, "Decay of the weights' moving average, which is what is saved; 0: none.")
     text_dropout: float = setting(0.05, "Share of groups whose captions are left out.")
     plain: float = setting(
-        0.25, "Share of groups whose frames do not see each other all the same; an injector's stage 1 has no others."
+        0.25, "Share of groups whose frames do not see each other; in stage 1 of an injector no frames do."
     )
     seed: int = setting(0, "Seed of the weights, the noise and the order.")
     save_every: int = setting(500, "Steps between checkpoints.")
     keep: int = setting(2, "How many checkpoints are kept.")
     draw_every: int = setting(0, "Steps between pictures of the story; 0: none.")
     story: str = setting("", "The story file they are drawn from.")
-    tracker: str = setting("tensorboard", 'Where the losses go besides losses.jsonl: a tracker of accelerate, or "".')
+    tracker: str = setting(
+        "tensorboard", 'Where losses go in addition to losses.jsonl: a tracker of accelerate, or "".'
+    )
     workers: int = setting(0, "1 prepares groups in a process of its own.")
     wait_minutes: float = setting(30.0, "With several processes: minutes to wait for one that finishes no step.")
     device: str = setting("cuda", '"cuda" or "cpu"; which GPU, and how many, is up to the launcher.')

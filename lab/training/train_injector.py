@@ -51,8 +51,8 @@ class InjectorSettings(TrainingSettings):
     resampler_heads: int = setting(12, "Heads of the resampler's attention, each 64 wide.")
     resampler_depth: int = setting(4, "The resampler's layers.")
     face_dropout: float = setting(0.05, "Share of pictures that are shown no reference.")
-    stage: int = setting(1, "1: single pictures. 2: frames that see each other; goes on from a stage 1 adapter.")
-    start: str = setting("", "The adapter to go on from, of the same sizes; a public file may be one.")
+    stage: int = setting(1, "1: single pictures. 2: frames that see each other; starts from a stage 1 adapter.")
+    start: str = setting("", "The adapter to start from, of the same sizes, such as a public file.")
     synchronizer: str = setting("", "Stage 2: the synchronizer LoRA, if there is one.")
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class InjectorSettings(TrainingSettings):
         if self.stage == 1 and self.synchronizer:
             raise ValueError("stage 1 trains on single pictures; the synchronizer belongs to stage 2.")
         if self.stage == 2 and not self.start:
-            raise ValueError("stage 2 goes on from the adapter of stage 1; give start its file.")
+            raise ValueError("stage 2 starts from the adapter of stage 1; give start its file.")
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         sizes = dict.fromkeys(("tokens", "resampler_heads", "resampler_depth"), (1, 2**10))
@@ -113,8 +113,8 @@ class InjectorTraining(FrozenPipeline):
         settings = self.settings
         batch = batch_of(groups, settings, random)
         task = make_task(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, random)
-        people, faces = self._people(batch, random)
-        injection = FaceInjection(self.injector, people, keep_projections=False)
+        characters, faces = self._characters(batch, random)
+        injection = FaceInjection(self.injector, characters, keep_projections=False)
         self.attention.cross_attention = cross_attention_hook(injection, len(batch.pictures))
         shares = random.chosen(len(groups), 1 - settings.plain) if settings.stage == 2 else []
         seen = self.attention.look(self.pipe, task, batch) if any(shares) else None
@@ -122,7 +122,7 @@ class InjectorTraining(FrozenPipeline):
         loss = nn.functional.mse_loss(task.predict(self.pipe), task.target)
         return {"loss": loss, "faces": torch.tensor(faces, device=loss.device)}
 
-    def _people(self, batch: Batch, random: StepRandom) -> tuple[list[InjectedCharacter], float]:
+    def _characters(self, batch: Batch, random: StepRandom) -> tuple[list[InjectedCharacter], float]:
         """Every character's tokens in every picture, and the share of those in a picture who have a reference.
 
         Faces act where the character's mask is; where no group has several characters, everywhere, as IP-Adapters are
@@ -140,15 +140,15 @@ class InjectorTraining(FrozenPipeline):
         shown = _shuffled(rows, batch, random)
         left_out = random.chosen(len(batch.pictures), self.settings.face_dropout)
         tokens, _ = self.injector.identity_tokens(features)
-        people, no_reference = [], len(pairs)
+        characters, no_reference = [], len(pairs)
         for character in range(batch.most):
             chosen = [
                 no_reference if out else shown.get((character, picture), no_reference)
                 for picture, out in enumerate(left_out)
             ]
             masks = None if batch.most == 1 else list(self._masks(batch, character).to(device))
-            people.append(InjectedCharacter(tokens, [(row,) for row in chosen], masks))
-        return people, len(shown) / max(1, len(pairs))
+            characters.append(InjectedCharacter(tokens, [(row,) for row in chosen], masks))
+        return characters, len(shown) / max(1, len(pairs))
 
     def _masks(self, batch: Batch, character: int) -> Float[Tensor, "n h w"]:
         """Where a character's face acts; everywhere in the pictures of groups that have only this one."""
@@ -187,7 +187,7 @@ def _shuffled(rows: dict[tuple[int, int], int], batch: Batch, random: StepRandom
 
 
 def _new_injector(unet: Any, settings: InjectorSettings, reader: FeatureReader) -> Injector:
-    """The adapter to go on from, or a new one, whose keys and values begin as the prompt's own (as in IP-Adapter)."""
+    """The adapter to start from, or a new one, whose keys and values begin as the prompt's own (as in IP-Adapter)."""
     widths, cross_width = cross_attention_widths(unet), unet.config.cross_attention_dim
     heads, depth = settings.resampler_heads, settings.resampler_depth
     resampler = ResamplerConfig(reader.clip_width, settings.resampler_width or cross_width, heads, depth)

@@ -21,5 +21,9 @@ def generated() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    for path, text in generated().items():
+    try:
+        files = generated()
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    for path, text in files.items():
         path.write_text(text, encoding="utf-8", newline="\n")

@@ -23,8 +23,7 @@ def filled_pages(pack: Path, schemas: Json) -> dict[Path, str]:
         schemas: As in node_schemas.json.
 
     Raises:
-        ValueError: If a page lacks a pair of markers.
-        FileNotFoundError: If a node has no page.
+        ValueError: If a node has no page, or a page lacks a pair of markers.
     """
     nodes = {name: node for name, node in schemas["nodes"].items() if name.startswith(PREFIX)}
     tables = {
@@ -63,12 +62,18 @@ def nodes_table(nodes: dict[str, Json]) -> str:
 
 
 def _filled(path: Path, tables: dict[str, str]) -> str:
+    if not path.is_file():
+        markers = ", ".join(f"<!-- {name} --> and <!-- /{name} -->" for name in tables)
+        raise ValueError(f"{path} is missing. Write this help page, with the markers {markers} on lines of their own.")
     text = path.read_text(encoding="utf-8")
     for name, table in tables.items():
         pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->\n)", re.DOTALL)
         text, count = pattern.subn(lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", text)
         if count != 1:
-            raise ValueError(f"{path}: has {count} tables between <!-- {name} --> and <!-- /{name} -->, not 1")
+            raise ValueError(
+                f"{path} must have the markers <!-- {name} --> and <!-- /{name} --> once each, on lines of their own; "
+                "the table is written between them."
+            )
     return text
 
 

@@ -49,7 +49,7 @@ def load_adapter(path: Path) -> IDAdapter:
 
 
 def host_adapter(file: adapter_file.Adapter) -> IDAdapter:
-    """What was read, in the host's operations and under its memory management."""
+    """An adapter with the host's operations, under its memory management."""
     network = file.injector(comfy.ops.manual_cast).requires_grad_(False)
     management = comfy.model_management
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -71,7 +71,7 @@ def cross_attention_widths(model: Any) -> dict[adapter_file.Layer, int]:
     }
 
 
-def people_of(
+def assigned_references(
     adapter: IDAdapter, faces: Faces, story: Story, mode: str, seed: int, picture_weight: float
 ) -> tuple[AssignedReferences, ...]:
     """`core.reference_assignment.assign_references` on the adapter's device."""

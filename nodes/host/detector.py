@@ -14,7 +14,7 @@ from .folders import full_path, tokenizer_folder
 
 
 class _Held(nn.Module):
-    """A module the host may hang its bookkeeping on (transformers' own classes have a read-only `device`)."""
+    """A module on which the host may set attributes (transformers' own classes have a read-only `device`)."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def load_detector(dino_name: str, sam_name: str, engine: str) -> Detector:
 
 
 def patcher_of(module: nn.Module) -> Any:
-    """What the host moves between devices, around a module of ours."""
+    """The patcher with which the host moves a module between devices."""
     management = comfy.model_management
     return comfy.model_patcher.ModelPatcher(
         _Held(module), management.get_torch_device(), management.unet_offload_device()

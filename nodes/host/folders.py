@@ -1,4 +1,4 @@
-"""Where the pack's files lie in ComfyUI's folders."""
+"""The folders of ComfyUI in which the pack's files are."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ KINDS = {
     "ipadapter": {".safetensors", ".bin"},
     "insightface": {".onnx"},
 }
-"""Folders under `models/` that ComfyUI does not know by itself, and what counts as a file of theirs."""
+"""Folders under `models/` that ComfyUI does not know by itself, and the endings of the files in them."""
 
 TOKENIZER = "bert-base-uncased"
 
@@ -41,7 +41,7 @@ def register_folders() -> None:
 
 
 def names(kind: str, preferred: str = "") -> list[str]:
-    """Files of a kind for a dropdown, the one the workflows use first; only what is there, so the editor sees a gap."""
+    """The files of a kind that are there, for a dropdown; the one that the workflows use comes first."""
     return sorted(folder_paths.get_filename_list(kind), key=lambda name: name != preferred)
 
 
@@ -87,7 +87,7 @@ def tokenizer_folder() -> Path:
 
 
 def face_models() -> list[str]:
-    """Ours, and folders of models/insightface/models that hold .onnx files, first FaceID's own, buffalo_l."""
+    """The toy world's, and the folders of models/insightface/models with .onnx files, FaceID's buffalo_l first."""
     folders = {Path(name).parent for name in folder_paths.get_filename_list("insightface") if name.endswith(".onnx")}
     found = {folder.name for folder in folders if folder.parent == Path("models")}
     return [NO_FACE_MODELS, TOY_FACE_MODELS, *sorted(found, key=lambda name: (name != "buffalo_l", name))]

@@ -81,7 +81,7 @@ class _Cut:
         return value
 
     def places(self, count: int, resized: bool = False) -> Tensor:
-        """Which of `count` rows the group's frames have; a single row stays one, which the host gives everybody."""
+        """Which of `count` rows the group's frames have; a single row stays one, which the host uses for all frames."""
         if count == 1:
             return torch.zeros(1, dtype=torch.long)
         to_batch_size = resize_to_batch_size if resized else repeat_to_batch_size

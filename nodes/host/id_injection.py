@@ -47,7 +47,7 @@ class IDInjection:
 
     Args:
         adapter: Whose layers are asked.
-        people: Whose faces are known.
+        characters: The characters whose faces are known, with their references.
         frames: All of the story, sampled as one batch; or a single one, of which every row of the batch is.
         layouts: Where each face may appear, one layout per frame; or none.
         mode: How the references were assigned, see `core.shuffle`.
@@ -58,7 +58,7 @@ class IDInjection:
     """
 
     adapter: IDAdapter
-    people: tuple[AssignedReferences, ...]
+    characters: tuple[AssignedReferences, ...]
     frames: tuple[Frame, ...]
     layouts: tuple[Layout, ...] = ()
     mode: str = "shuffled"
@@ -76,7 +76,7 @@ class IDInjection:
                 "each frame of the story; or connect the frames, to make some of them one by one."
             )
         for frame, layout in zip(self.frames, self.layouts, strict=False):
-            for name in _together(self.people, frame):
+            for name in _together(self.characters, frame):
                 if name not in layout.names:
                     raise ValueError(
                         f"{frame.label}: the layout has {quote_all(layout.names) or 'nobody'}, but no mask for "
@@ -109,7 +109,7 @@ class IDInjection:
 
     def _warn_of_mixing(self) -> None:
         for frame in () if self.layouts else self.frames:
-            together = _together(self.people, frame)
+            together = _together(self.characters, frame)
             if together and len(frame.cast) > 1:
                 cast, faces = quote_all((each.name for each in frame.cast), 5), quote_all(together, 5)
                 message = "%s: %s shows %s and there is no layout: the face of %s acts on all of them. Connect layouts."
@@ -118,7 +118,7 @@ class IDInjection:
     def _sample(
         self, numbers: Mapping[adapter_file.Layer, int], executor: Any, noise: Tensor, *args: Any, **more: Any
     ) -> Tensor:
-        """The OUTER_SAMPLE wrapper: check, then sample with what this sampling is about to know."""
+        """The OUTER_SAMPLE wrapper: check, then sample with the state of this sampling in its options."""
         guider = executor.class_obj
         options = guider.model_options.get("transformer_options", {})
         self._check(guider, noise, options.get(ROWS))
@@ -136,7 +136,7 @@ class IDInjection:
     def _injection(self, numbers: Mapping[adapter_file.Layer, int]) -> FaceInjection:
         return FaceInjection(
             self.adapter.network,
-            [InjectedCharacter.of(person, self.frames, self.layouts) for person in self.people],
+            [InjectedCharacter.of(each, self.frames, self.layouts) for each in self.characters],
             self.mode,
             self.weight,
             number_of=numbers.__getitem__,
@@ -145,7 +145,7 @@ class IDInjection:
         )
 
     def _check(self, guider: Any, noise: Tensor, rows: slice | None) -> None:
-        """Everything that can be seen before the first UNet call."""
+        """Raise every error that can be found before the first UNet call."""
         expected = len(self.frames[rows] if rows else self.frames)
         if noise.ndim != 4 or len(noise) != expected and len(self.frames) > 1:
             raise ValueError(
@@ -166,7 +166,7 @@ class IDInjection:
 
 @dataclass(frozen=True)
 class _Prompts:
-    """A sampling's prompts by their uuids, which tell more than their order: guiders order them as they like."""
+    """The prompts of a sampling by their uuids, since guiders may give them in any order."""
 
     conditional: frozenset[UUID]
     unconditional: frozenset[UUID]
@@ -261,6 +261,6 @@ def _log_without(reason: str) -> None:
     logging.warning("%s: %s; no faces are injected there.", _WHO, reason)
 
 
-def _together(people: Sequence[AssignedReferences], frame: Frame) -> list[str]:
-    """Who of these people is in a frame."""
-    return [person.name for person in people if frame.index in person.by_frame]
+def _together(characters: Sequence[AssignedReferences], frame: Frame) -> list[str]:
+    """The names of these characters who are in a frame."""
+    return [each.name for each in characters if frame.index in each.by_frame]

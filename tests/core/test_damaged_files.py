@@ -7,7 +7,6 @@ import io
 import json
 import random
 import struct
-import time
 import zipfile
 
 import pytest
@@ -31,7 +30,6 @@ from tests.stand_ins import detectors
 from tests.stand_ins.ip_adapters import flat, nested
 from tests.stand_ins.weights import random_weights
 
-LONGEST_S = 5.0
 LEAST = 95  # cases of each kind of file
 LAYERS = {f"mid_block.transformer_blocks.{block}.attn{kind}.to_q": (6, 6) for block in (0, 1) for kind in (1, 2)}
 
@@ -272,9 +270,7 @@ def test_a_damaged_file_loads_or_is_refused_by_name(kind, tmp_path):
     number, refused = 0, 0
     for number, case in enumerate(cases_of(kind), start=1):  # noqa: B007 - counted afterwards
         path.write_bytes(case)
-        start = time.monotonic()
         text = refusal(load, path)
-        assert time.monotonic() - start < LONGEST_S, number
         if text is not None:
             refused += 1
             assert name in text, (number, text[:500])

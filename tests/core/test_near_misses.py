@@ -33,7 +33,7 @@ def warnings(names: str, *frames: str) -> list[str]:
 )
 def test_a_word_that_is_nearly_a_name_is_reported(name: str, prompt: str, word: str):
     told = warnings(name, f"{name} waits", prompt)
-    assert told == [f'Frame 2: "{word}" looks like the name "{name}", but is spelt otherwise.']
+    assert told == [f'Frame 2: "{word}" looks like the name "{name}", but is spelt differently.']
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_of_somebody_in_no_frame_more_counts(name: str, prompt: str, word: str):
 
 def test_one_sentence_for_all_frames_and_not_too_many_sentences():
     told = warnings("Mira", "Mira", *["mira waits"] * 9)
-    assert told == ['Frames 2, 3, 4, 5, 6 and 4 more: "mira" looks like the name "Mira", but is spelt otherwise.']
+    assert told == ['Frames 2, 3, 4, 5, 6 and 4 more: "mira" looks like the name "Mira", but is spelt differently.']
     many = warnings(", ".join(f"Nobody {i}" for i in range(100)), "an empty beach")
     assert len(many) == MOST_WARNINGS + 1
     assert many[-1] == "80 more names are in no frame or misspelt."

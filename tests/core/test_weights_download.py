@@ -360,7 +360,7 @@ def test_a_range_of_another_version_or_place_is_not_appended(tmp_path: Path, she
     with pytest.raises(DownloadError, match="stopped after 300"):
         weights_download.download(weight, tmp_path)
     other = CannedAnswer([CONTENT[start:], b""], 206, Content_Range=f"bytes {start}-1006/1007", ETag=etag)
-    with pytest.raises(DownloadError, match="unexpected answer 206; the next try starts anew"):
+    with pytest.raises(DownloadError, match="unexpected answer 206; the next attempt starts from the beginning"):
         weights_download.download(weight, tmp_path, opener=other)
     assert names(tmp_path) == []
 

@@ -11,6 +11,7 @@ from story_identity.headless.checkpoint import load_checkpoint, merge_lora
 from story_identity.headless.components import load_network
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from tests.closeness import assert_close
 from tests.stand_ins.diffusers_models import write_lora, write_single_file
 
 PARTS = {"sd15": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
@@ -285,7 +286,7 @@ def test_a_lora_with_a_text_encoder_part_is_merged_into_both(tmp_path, sd15_fold
     name = stem.removeprefix("text_encoder.") + ".weight"
     before, after = (each.text_encoder.state_dict() for each in (sd15, pipe))
     name = name if name in before else name.removeprefix("text_model.")
-    assert torch.allclose(after[name], before[name] + 0.5 * up @ down, atol=1e-5)
+    assert_close(after[name], before[name] + 0.5 * up @ down)
 
 
 # --- image encoders

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import time
 
 import pytest
 from story_identity.headless.continuing import check_continuing, check_overwriting
@@ -13,7 +12,6 @@ from story_identity.headless.run_settings import settings_of, toyworld_settings
 from .stories import story
 
 CASES = 900
-LONGEST_S = 5.0
 TOLD = story()
 
 
@@ -134,9 +132,7 @@ def test_wrong_values_anywhere_end_in_one_clear_error_or_a_valid_run(folder, man
     for _ in range(CASES):
         content = changed(manifest, chosen)
         folder.manifest.write_text(json.dumps(content))
-        before = time.monotonic()
         said = use(folder, settings)
-        assert time.monotonic() - before < LONGEST_S, content
         assert all(map(is_clear, said)), content
         refused += bool(said)
     assert refused > CASES / 2

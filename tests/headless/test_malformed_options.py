@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import random
-import time
 
 import pytest
 from story_identity.headless import cli
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 from .stories import STORY
 
 CASES = 500
-LONGEST_S = 5.0
 NUMBERS = [
     "0",
     "-1",
@@ -96,9 +94,8 @@ def test_any_values_end_in_settings_or_in_one_clear_error(finished, tmp_path):
             options += [flag] if flag == "--soft-edge" else [flag, chosen.choice(NUMBERS + WORDS + PAIRS)]
         out = chosen.choice(["out", "out", "out", "", ".", "\udcff", "story.json"])
         began = [] if "--checkpoint" in options else ["--checkpoint", "toyworld"]
-        before, ready = time.monotonic(), len(finished)
+        ready = len(finished)
         done = call("run", tmp_path / "story.json", "--out", out and tmp_path / out, *began, *options)
-        assert time.monotonic() - before < LONGEST_S, options
         assert done.exception is None or isinstance(done.exception, SystemExit), (options, done.exc_info)
         assert done.exit_code == (2 if len(finished) == ready else 0), (options, done.output)
         refused += done.exit_code == 2

@@ -14,7 +14,7 @@ from story_identity.headless.stopping import Terminated, exit_status, stoppable
 from .stories import STORY, contents, options_of, settings
 from .test_processes import ENVIRONMENT, ROOT
 
-STOPPED = "Stopped. What is finished stays; the same command goes on from there."
+STOPPED = "Stopped. What is finished stays; the same command continues from there."
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 

@@ -3,8 +3,8 @@
     python -m story_identity.lab.toyworld.training all
     python -m story_identity.lab.toyworld.training base --minutes 60 --device cuda
 
-Every network goes on from its checkpoint if there is one. The weights go into `--out`, with a card that tells how they
-were made.
+Every network continues from its newest checkpoint if there is one. The weights go into `--out`, with a card that says
+how they were made.
 """
 
 from pathlib import Path

@@ -22,10 +22,10 @@ from ....core.toyworld.models import PREVIEW_COLOURS, UNET, load_weights, store
 from ....core.toyworld.vae import load_vae
 from ..ldm_keys import unet_to_ldm
 from ..weight_files import weight_file
-from .loop import Settings
 from .text_encoder import write_tokenizer
 from .train_base import BaseModel, train_base
-from .train_photomaker import IdEncoder, Lessons, draw_lessons, photomaker_file, train_photomaker, train_tower
+from .train_network import Settings
+from .train_photomaker import Examples, IdEncoder, draw_examples, photomaker_file, train_photomaker, train_tower
 from .train_vae import measure_vae, train_vae
 
 Weights = dict[str, dict[str, Tensor]]
@@ -59,15 +59,15 @@ def _make_base(settings: Settings, out: Path) -> Made:
 
 
 def _make_photomaker(settings: Settings, out: Path) -> Made:
-    encoder, tower_losses, lessons = prepare_photomaker(settings, out)
-    adapter, losses = train_photomaker(load_base(out, settings.seed), encoder, lessons, settings)
+    encoder, tower_losses, examples = prepare_photomaker(settings, out)
+    adapter, losses = train_photomaker(load_base(out, settings.seed), encoder, examples, settings)
     return Made({"photomaker": photomaker_file(adapter)}, {"tower": tower_losses, "photomaker": losses}, {})
 
 
-def prepare_photomaker(settings: Settings, out: Path) -> tuple[IdEncoder, list[float], Lessons]:
-    """What needs no base model yet: the tower, and the drawn lessons."""
+def prepare_photomaker(settings: Settings, out: Path) -> tuple[IdEncoder, list[float], Examples]:
+    """What needs no base model yet: the tower, and the drawn examples."""
     encoder, losses = train_tower(_with(settings, steps=1000, batch=32, minutes=0.0))
-    return encoder, losses, draw_lessons(load_vae(out).to(settings.device), settings)
+    return encoder, losses, draw_examples(load_vae(out).to(settings.device), settings)
 
 
 def _make_identity(settings: Settings, out: Path) -> Made:

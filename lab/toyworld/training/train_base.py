@@ -12,15 +12,15 @@ from ....core.toyworld.models import UNET, noise_levels
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
 from ...step_random import StepRandom
-from .kept import read_kept, write_kept
-from .loop import Settings, train
-from .pictures import scenes, to_pixels
+from .cached_tensors import read_cached, write_cached
+from .rendered_scenes import scenes, to_pixels
 from .text_encoder import new_text_encoder
+from .train_network import Settings, train
 
 PICTURES = 24_000
 NO_TEXT = 0.1
 """Share of captions left out, for guidance."""
-STRANGE_WORD = 0.03
+UNKNOWN_WORD = 0.03
 """Share of captions in which one word is made unknown."""
 
 
@@ -56,7 +56,7 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
 
     def loss(random: StepRandom) -> Tensor:
         chosen = torch.from_numpy(random.numpy.choice(len(latents), settings.batch, replace=False))
-        words = spoil(ids[chosen], random).to(settings.device)
+        words = drop_words(ids[chosen], random).to(settings.device)
         clean = latents[chosen].to(settings.device, torch.float32)
         timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(settings.device)
         noise = random.normal(*clean.shape).to(settings.device)
@@ -68,16 +68,16 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
     return model.train(), train("base", model, loss, settings)
 
 
-def spoil(words: Tensor, random: StepRandom) -> Tensor:
+def drop_words(words: Tensor, random: StepRandom) -> Tensor:
     """Leave out some captions and make single words of others unknown."""
     words = words.clone()
     start, end, unknown = 0, 1, vocabulary().index(UNKNOWN)
     for row in words:
-        luck = random.numpy.random()
-        if luck < NO_TEXT:
+        chance = random.numpy.random()
+        if chance < NO_TEXT:
             row[:] = end
             row[0] = start
-        elif luck < NO_TEXT + STRANGE_WORD:
+        elif chance < NO_TEXT + UNKNOWN_WORD:
             length = int((row != end).sum())
             row[int(random.numpy.integers(1, length))] = unknown
     return words
@@ -88,12 +88,12 @@ def encode(vae: ToyVAE, pictures: np.ndarray, settings: Settings, name: str = "l
     """Latents of all pictures, float16 on the CPU; kept on disk."""
     path = Path(settings.folder) / f"{name}_{len(pictures)}_{settings.seed}.pt"
     if path.is_file():
-        return read_kept(path)
+        return read_cached(path)
     latents = []
     for start in range(0, len(pictures), 64):
         with torch.autocast(settings.device, torch.bfloat16):
             mean = vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device))
         latents.append(mean.half().cpu())
     result = torch.cat(latents)
-    write_kept(path, result)
+    write_cached(path, result)
     return result

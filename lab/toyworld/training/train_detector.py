@@ -18,7 +18,7 @@ from ...step_random import StepRandom
 from ..people import sample_person
 from ..world import Scene, draw, portrait_plan, sample_scene
 from .augmentation import augment, jitter
-from .loop import Settings, train
+from .train_network import Settings, train
 
 SCENES = 10_000
 KINDS = ("any", "1", "2", "3", "close_up")

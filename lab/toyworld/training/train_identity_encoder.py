@@ -12,7 +12,7 @@ from ....core.toyworld.identity_encoder import IdentityEncoder, face_crops
 from ...step_random import StepRandom
 from .augmentation import augment, jitter
 from .face_views import CAPTIONS, Gallery, Order, gallery
-from .loop import Settings, train
+from .train_network import Settings, train
 
 FACES = 160
 """Per caption; there are 25 captions."""

@@ -22,10 +22,10 @@ from ...step_random import StepRandom
 from ..people import Person, sample_person
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
-from .kept import read_kept, write_kept
-from .loop import Settings, train
-from .pictures import to_pixels
+from .cached_tensors import read_cached, write_cached
+from .rendered_scenes import to_pixels
 from .train_base import BaseModel, Diffusion
+from .train_network import Settings, train
 
 TOWER = {
     "hidden_size": 128,
@@ -85,7 +85,7 @@ def train_tower(settings: Settings) -> tuple[IdEncoder, list[float]]:
     encoder.fuse_module.requires_grad_(False)
 
     def loss(random: StepRandom) -> Tensor:
-        people = alike(settings.batch, random.numpy)
+        people = similar_people(settings.batch, random.numpy)
         drawn = np.stack([portrait(person, random.numpy) for person in (*people, *people)])
         embeddings = normalize(encoder.embed(augment_portraits(to_pixels(drawn).to(settings.device), random)), dim=-1)
         likeness = embeddings @ embeddings.T / TEMPERATURE
@@ -96,7 +96,7 @@ def train_tower(settings: Settings) -> tuple[IdEncoder, list[float]]:
     return encoder, train("tower", encoder, loss, settings)
 
 
-def alike(count: int, random: np.random.Generator, held_out: bool = False) -> list[Person]:
+def similar_people(count: int, random: np.random.Generator, held_out: bool = False) -> list[Person]:
     """People of whom half share a caption with the first."""
     words = {"word": str(random.choice(CLASS_WORDS)), "hair": str(random.choice(HAIR_COLOURS))}
     same = [sample_person(random, held_out, **words) for _ in range(count // 2)]
@@ -104,7 +104,7 @@ def alike(count: int, random: np.random.Generator, held_out: bool = False) -> li
 
 
 @dataclass(frozen=True)
-class Lessons:
+class Examples:
     """What stage two learns from, a row per scene: latent, caption, whom to draw, where, and how they look."""
 
     latents: Tensor
@@ -114,13 +114,13 @@ class Lessons:
     portraits: Tensor
 
 
-def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lessons:
+def draw_examples(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Examples:
     """Draw scenes, each with four portraits of one of its people, from fresh draws of the world; kept on disk."""
     path = settings.folder / f"lessons_{count}_{settings.seed}.pt"
     if path.is_file():
-        return Lessons(**read_kept(path))
+        return Examples(**read_cached(path))
     random = np.random.default_rng([settings.seed, 77])
-    rows = [_lesson(random) for _ in range(count)]
+    rows = [_example(random) for _ in range(count)]
     pictures, tokens, positions, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
     with torch.no_grad():
         latents = torch.cat([
@@ -128,14 +128,14 @@ def draw_lessons(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Lesson
             for start in range(0, count, 64)
         ])  # fmt: skip
     small = interpolate(torch.from_numpy(masks).float().unsqueeze(1), scale_factor=1 / LATENT_RATIO, mode="area")
-    lessons = Lessons(
+    examples = Examples(
         latents, torch.from_numpy(tokens), torch.from_numpy(positions), small, torch.from_numpy(portraits)
     )
-    write_kept(path, lessons.__dict__)
-    return lessons
+    write_cached(path, examples.__dict__)
+    return examples
 
 
-def _lesson(random: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _example(random: np.random.Generator) -> tuple[np.ndarray, ...]:
     plan: Plan = sample_plan(random, people=int(random.choice((1, 2, 3), p=(0.45, 0.45, 0.1))))
     if random.random() < 0.1:
         plan = portrait_plan(plan.people[0])
@@ -171,7 +171,7 @@ class Adapter(nn.Module):
 
 
 def train_photomaker(
-    base: BaseModel, encoder: IdEncoder, lessons: Lessons, settings: Settings
+    base: BaseModel, encoder: IdEncoder, examples: Examples, settings: Settings
 ) -> tuple[Adapter, list[float]]:
     """Stage two. The error inside the person's mask counts most, as only that part is used in re-denoising."""
     adapter = Adapter(base, encoder).to(settings.device)
@@ -179,20 +179,20 @@ def train_photomaker(
     device = settings.device
 
     def loss(random: StepRandom) -> Tensor:
-        chosen = random.numpy.choice(len(lessons.latents), settings.batch, replace=False)
+        chosen = random.numpy.choice(len(examples.latents), settings.batch, replace=False)
         rows = torch.from_numpy(chosen)
         count = int(random.numpy.integers(1, 5))
-        portraits = to_pixels(lessons.portraits[rows][:, :count].numpy().reshape(-1, PICTURE_SIDE, PICTURE_SIDE, 3)).to(
-            device
-        )
+        portraits = to_pixels(
+            examples.portraits[rows][:, :count].numpy().reshape(-1, PICTURE_SIDE, PICTURE_SIDE, 3)
+        ).to(device)
         portraits = augment_portraits(portraits, random).unflatten(0, (len(rows), count))
         timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(device)
-        clean = lessons.latents[rows].to(device)
+        clean = examples.latents[rows].to(device)
         noisy, target = diffusion.noisy_and_target(clean, random.normal(*clean.shape).to(device), timesteps)
         with torch.autocast(device, torch.bfloat16):
-            context = adapter.context(lessons.tokens[rows].to(device), lessons.positions[rows].to(device), portraits)
+            context = adapter.context(examples.tokens[rows].to(device), examples.positions[rows].to(device), portraits)
             found = adapter.base.predict(noisy, timesteps, context)
-        weight = 0.25 + 3 * lessons.masks[rows].to(device)
+        weight = 0.25 + 3 * examples.masks[rows].to(device)
         return (weight * (found.float() - target) ** 2).mean()
 
     return adapter, train("photomaker", adapter, loss, settings)

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from ....core.toyworld.models import PICTURE_SIDE
 from ...step_random import StepRandom
-from ..probe import ATTRIBUTES, PERSON, SCENE, Probe, split, told_of_person, told_of_scene
+from ..probe import ATTRIBUTES, PERSON, SCENE, Probe, answers_of_person, answers_of_scene, split
 from ..world import Scene, sample_scene
 from .augmentation import augment
-from .loop import Settings, train
+from .train_network import Settings, train
 
 SCENES = 10_000
 PEOPLE = (1, 2)
@@ -92,7 +92,7 @@ def _chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, np.ndarray, n
 
 def _answers(scene: Scene, person: int) -> list[int]:
     plan = scene.plan
-    true = told_of_scene(plan) | told_of_person(plan.people[person], plan.poses[person])
+    true = answers_of_scene(plan) | answers_of_person(plan.people[person], plan.poses[person])
     return [options.index(true[name]) for name, options in ATTRIBUTES.items()]
 
 
@@ -103,11 +103,11 @@ def measure_probe(network: Probe, scenes: int = 400, seed: int = 8_000_009) -> d
     for number in range(scenes):
         scene = sample_scene(seed + number, held_out=True, people=PEOPLE[number % len(PEOPLE)])
         image = torch.tensor(scene.image).float() / 255
-        true, read = told_of_scene(scene.plan), network.read_scene(image)
+        true, read = answers_of_scene(scene.plan), network.read_scene(image)
         for name in SCENE:
             right[name].append(read[name] == true[name])
         for person, pose, mask in zip(scene.plan.people, scene.plan.poses, scene.masks, strict=True):
-            true, read = told_of_person(person, pose), network.read_person(image, torch.from_numpy(mask))
+            true, read = answers_of_person(person, pose), network.read_person(image, torch.from_numpy(mask))
             for name in PERSON:
                 right[name].append(read[name] == true[name])
     return {name: float(np.mean(values)) for name, values in right.items()}

@@ -9,8 +9,8 @@ from ....core.toyworld.models import LATENT_CHANNELS, LATENT_RATIO
 from ....core.toyworld.vae import PATCH_WIDTH, ToyVAE
 from ...step_random import StepRandom
 from ..world import sample_scene
-from .loop import Settings, train
-from .pictures import scenes, to_pixels
+from .rendered_scenes import scenes, to_pixels
+from .train_network import Settings, train
 
 PICTURES = 20_000
 LATENT_NOISE = 0.03

@@ -1,8 +1,8 @@
-"""The detector's second lesson: which word the base model drew.
+"""Trains the detector's word reader further, on pictures of the base model.
 
-The base model's people are softer than drawn ones, and a network that has only seen drawings takes its women for men.
-So the part of the detector that reads class words also sees the base model's pictures, with the words their captions
-ask for; everything else in it stays as it is.
+The base model's people are softer than drawn ones, and a network that has only seen drawings mistakes its women for
+men. So the part of the detector that reads class words also sees the base model's pictures, with the words that their
+captions ask for; everything else in it stays as it is.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
 from ...step_random import StepRandom
 from ..world import sample_scene
 from .augmentation import augment, jitter
-from .kept import read_kept, write_kept
-from .loop import Settings, train
+from .cached_tensors import read_cached, write_cached
 from .train_base import BaseModel
 from .train_detector import Drawn, drawn_scenes, words_loss
+from .train_network import Settings, train
 
 PICTURES = 1_536
 BATCH = 64
@@ -114,7 +114,7 @@ def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settin
     """Pictures `(n, 3, 64, 64)` in [0, 1] by Euler's method with guidance; kept on disk."""
     path = Path(settings.folder) / f"generated_{len(captions)}_{settings.seed}.pt"
     if path.is_file():
-        return read_kept(path)
+        return read_cached(path)
     sigmas = noise_levels()
     timesteps = [999 - step * 1000 // STEPS for step in range(STEPS)]
     nothing = base.text(torch.tensor([tokenize("", TEXT_LENGTH)]))[0]
@@ -136,5 +136,5 @@ def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settin
             latent = clean + (latent - clean) * following / sigma
         parts.append((vae.decode(latent) / 2 + 0.5).clamp(0, 1))
     result = torch.cat(parts)
-    write_kept(path, result)
+    write_cached(path, result)
     return result

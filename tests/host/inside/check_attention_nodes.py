@@ -16,7 +16,7 @@ from story_identity.nodes.story import EncodeFrameNode, EncodeStoryNode
 from story_identity.nodes.toyworld import ToyWorldLoaderNode
 
 import nodes
-from tests.closeness import largest_difference
+from tests.closeness import assert_close, largest_difference
 
 MODEL, IDENTITY_MODEL, CLIP, VAE, PHOTOMAKER = range(5)
 PEOPLE = [
@@ -159,8 +159,8 @@ def check_previews_show_where_the_words_are():
     assert (count.calls, count.samples) == (1, 3)
     assert shown.shape == pictures.shape
     dark = (0.35 * pictures[2] * 255).round() / 255
-    assert torch.allclose(shown[2], dark, atol=3 / 255)  # nobody is there
-    assert not torch.allclose(shown[1], 0.35 * pictures[1], atol=0.1)
+    assert_close(shown[2], dark, tolerance=3 / 255, scale=1)  # nobody is there; pictures are in [0, 1]
+    assert largest_difference(shown[1], 0.35 * pictures[1], scale=1) > 0.1
     refused(
         lambda: PreviewAttentionMasksNode.execute(world()[MODEL], positive, latent, pictures[:2], 0.6, 1),
         "2 images for 3 latents",

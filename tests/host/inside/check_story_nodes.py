@@ -62,5 +62,5 @@ def check_the_log_says_who_is_where_and_which_names_seem_misspelt():
         (logging.INFO, 'Story: frame 1 shows "Mira"'),
         (logging.INFO, "Story: frame 2 shows nobody"),
         (logging.WARNING, 'Story: "B\\x1b[31m" is in no frame. Names count as they are spelt, capitals included.'),
-        (logging.WARNING, 'Story: Frame 2: "Mria" looks like the name "Mira", but is spelt otherwise.'),
+        (logging.WARNING, 'Story: Frame 2: "Mria" looks like the name "Mira", but is spelt differently.'),
     ]

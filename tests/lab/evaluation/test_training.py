@@ -31,7 +31,7 @@ from story_identity.lab.evaluation.training import (
     WITH,
     WITHOUT,
     References,
-    draw_ways,
+    draw_modes,
     layouts_of,
     made_with,
     make_references,
@@ -195,7 +195,7 @@ def test_faces_act_where_attention_sees_two_people_and_everywhere_for_one(traine
     monkeypatch.setattr(training, "inject_story", noted)
     modes = tuple(mode for mode in DRAWING_MODES if mode.name in (ON_WITH, "shuffled", "stacked"))
     monkeypatch.setattr(training, "DRAWING_MODES", modes)
-    drawn = draw_ways(trained, toy, make_references(Reader(), toy), FIRST)
+    drawn = draw_modes(trained, toy, make_references(Reader(), toy), FIRST)
     assert [(mode, seed) for mode, seed, _ in given] == [(mode, FIRST) for mode in ("shuffled", "stacked")]
     expected = layouts_of(toy, drawn[ON_WITH].maps[T]) if toy is TWO else ()
     for _, _, layouts in given:

@@ -2,7 +2,7 @@
 
 import pytest
 from story_identity.core.character_mentions import Character
-from story_identity.lab.storydb.phrase import find_class_word, phrase_span, shared_phrase, telling_spans
+from story_identity.lab.storydb.phrase import find_class_word, identifying_spans, phrase_span, shared_phrase
 
 WORDS = ("woman", "man", "robot")
 
@@ -64,8 +64,8 @@ def test_the_class_word_of_most_captions_and_of_two_equals_the_first():
 def test_identifying_words_by_hand():
     character = Character("Mia", "woman", "a woman with red hair")
     caption = "There a woman with red hair sits"
-    assert [caption[slice(*span)] for span in telling_spans(character, caption)] == ["woman", "red", "hair"]
-    assert telling_spans(character, "a tree") == ()
+    assert [caption[slice(*span)] for span in identifying_spans(character, caption)] == ["woman", "red", "hair"]
+    assert identifying_spans(character, "a tree") == ()
 
 
 @pytest.mark.parametrize("count", [1, 5])

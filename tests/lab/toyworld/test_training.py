@@ -17,21 +17,22 @@ from story_identity.core.photomaker import split_file, vision_config
 from story_identity.core.toyworld.models import TEXT_LENGTH, TEXT_WIDTH, UNET, load_weights, noise_levels
 from story_identity.core.toyworld.vae import ToyVAE
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
-from story_identity.lab.toyworld.training import loop
-from story_identity.lab.toyworld.training.kept import read_kept, write_kept
-from story_identity.lab.toyworld.training.loop import Settings, step_random, train
+from story_identity.lab.step_random import StepRandom
+from story_identity.lab.toyworld.training import train_network
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys
-from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, encode, spoil
+from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
+from story_identity.lab.toyworld.training.train_network import Settings, train
 from story_identity.lab.toyworld.training.train_photomaker import (
     Adapter,
+    Examples,
     IdEncoder,
-    Lessons,
-    alike,
-    draw_lessons,
+    draw_examples,
     photomaker_file,
+    similar_people,
     train_photomaker,
 )
 from story_identity.lab.toyworld.training.train_vae import normalise_latents, start_at_principal_components
+from story_identity.lab.training import time_limit
 from torch import nn
 
 from tests.closeness import assert_close
@@ -87,7 +88,7 @@ def test_a_finished_training_is_not_done_again(settings):
 def test_the_time_limit_holds(settings, monkeypatch):
     """By a clock that goes on by a second whenever it is read, which is twice a step and once before the first."""
     clock = count()
-    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time_limit.time, "monotonic", lambda: next(clock))
     _, _, calls = line(replace(settings, steps=10**7, minutes=1, save_every=10**7))
     assert calls == 30
 
@@ -96,8 +97,8 @@ def test_the_learning_rate_falls_until_the_time_limit(settings, monkeypatch):
     """A pause that was not foreseen counts too: at the limit the rate is 2 % of the highest."""
     rates, step = [], torch.optim.AdamW.step
     clock = iter([0, 1, 30, 31, 59, 61])  # the start, and twice each step: may it begin, and how far it is
-    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(loop, "WARM_UP", 1)
+    monkeypatch.setattr(time_limit.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(train_network, "WARM_UP", 0)
 
     def note(optimizer, *arguments, **named):
         rates.append(optimizer.param_groups[0]["lr"] / settings.rate)
@@ -142,27 +143,72 @@ class Runs:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_no_code_runs_from_what_training_keeps(settings, tmp_path, zipped):
     vae, mark = ToyVAE(), tmp_path / "ran"
-    kept = [tmp_path / name for name in ("line.checkpoint", "lessons_8_0.pt", "latents_8_0.pt")]
+    kept = [tmp_path / name for name in ("line/checkpoints/step_0000010", "lessons_8_0.pt", "latents_8_0.pt")]
+    kept[0].mkdir(parents=True)  # a folder, as version 0.1.0 wrote them, of pickles
     for path in kept:
-        torch.save({"step": Runs(mark)}, path) if zipped else path.write_bytes(pickle.dumps(Runs(mark)))
+        file = path / "custom_checkpoint_0.pkl" if path.is_dir() else path
+        torch.save({"step": Runs(mark)}, file) if zipped else file.write_bytes(pickle.dumps(Runs(mark)))
     uses = (
         lambda: line(settings),
-        lambda: draw_lessons(vae, settings, count=8),
+        lambda: draw_examples(vae, settings, count=8),
         lambda: encode(vae, np.zeros((8, 64, 64, 3), np.uint8), settings),
     )
     for path, use in zip(kept, uses, strict=True):
-        with pytest.raises(ValueError, match=f"{path.name} is damaged, or no file of this training.*Delete it"):
+        with pytest.raises(ValueError, match=f"{path.name} is damaged, or not a .* of (this|a) training.*Delete it"):
             use()
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("change", [{"trained": []}, {"step": "x"}, {"optimizer": {}}, {"history": 3}, None])
-def test_a_checkpoint_of_another_training_is_refused(settings, tmp_path, change):
+def test_a_checkpoint_of_another_training_is_refused(settings):
     line(settings)
-    path = tmp_path / "line.checkpoint"
-    write_kept(path, [1, 2] if change is None else {**read_kept(path), **change})
-    with pytest.raises(ValueError, match="line.checkpoint is a checkpoint of another training .*--work"):
+    with pytest.raises(ValueError, match="step_0000060.safetensors is a checkpoint of another training.* for --work"):
+        train("line", nn.Linear(2, 1), lambda random: random.normal(1), settings)
+
+
+def test_a_checkpoint_of_a_former_version_is_refused(settings, tmp_path):
+    (tmp_path / "line.checkpoint").write_bytes(b"whatever it holds")
+    with pytest.raises(ValueError, match="line.checkpoint is a checkpoint of version 0.2.0 or older.*another --work"):
         line(settings)
+
+
+def test_only_what_requires_a_gradient_is_trained(settings):
+    network = nn.Linear(1, 1)
+    network.bias.requires_grad_(False)
+    before, bias = network.weight.detach().clone(), network.bias.detach().clone()
+    train("line", network, lambda random: (network(random.normal(4, 1)) - 1).square().mean(), settings)
+    assert torch.equal(network.bias, bias)
+    assert not torch.equal(network.weight, before)
+
+
+def test_what_is_left_in_the_network_is_the_moving_average(settings):
+    """The average's first decay is 0, its second 2/11, its third 3/12."""
+    torch.manual_seed(0)
+    network, seen = nn.Linear(1, 1), []
+
+    def loss(random):
+        seen.append(network.weight.detach().clone())
+        return (network(random.normal(4, 1)) - 1).square().mean()
+
+    chosen = replace(settings, steps=4)
+    train("whole", network, loss, chosen)
+    expected = seen[1]
+    for decay, weight in zip((2 / 11, 3 / 12), seen[2:], strict=True):
+        expected = decay * expected + (1 - decay) * weight
+    last = (network.weight.detach() - 4 / 13 * expected) / (9 / 13)  # what the weight was after the fourth step
+    assert 0 < float((last - seen[3]).abs()) <= 1.1 * chosen.rate
+
+
+def test_a_training_that_its_time_limit_ended_is_not_continued(settings, monkeypatch):
+    clock = count()
+    monkeypatch.setattr(time_limit.time, "monotonic", lambda: next(clock))
+    limited = replace(settings, steps=10**7, minutes=1, save_every=20)
+    first, history, calls = line(limited)
+    assert 0 < calls < 30
+    second, again, calls = line(limited)
+    assert calls == 0
+    assert torch.equal(first.weight, second.weight)
+    assert history == again
+    assert len(history) == 1
 
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
@@ -176,9 +222,9 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 
 
 def test_a_step_is_seeded_by_its_number():
-    assert torch.equal(step_random(1, 5).normal(3), step_random(1, 5).normal(3))
-    assert not torch.equal(step_random(1, 5).normal(3), step_random(1, 6).normal(3))
-    assert not torch.equal(step_random(1, 5).normal(3), step_random(2, 5).normal(3))
+    assert torch.equal(StepRandom.of(1, 0, 5).normal(3), StepRandom.of(1, 0, 5).normal(3))
+    assert not torch.equal(StepRandom.of(1, 0, 5).normal(3), StepRandom.of(1, 0, 6).normal(3))
+    assert not torch.equal(StepRandom.of(1, 0, 5).normal(3), StepRandom.of(2, 0, 5).normal(3))
 
 
 def test_what_v_is():
@@ -192,20 +238,20 @@ def test_what_v_is():
     assert float(noise_levels()[-1]) == pytest.approx(14.6, abs=0.1)  # Stable Diffusion's largest
 
 
-def test_spoilt_captions_stay_captions():
+def test_captions_with_dropped_words_stay_captions():
     row = torch.tensor([tokenize("a woman with red hair waves on a beach", TEXT_LENGTH)]).repeat(2000, 1)
-    spoilt = spoil(row, step_random(0, 0))
+    changed = drop_words(row, StepRandom.of(0, 0, 0))
     unknown = vocabulary().index(UNKNOWN)
-    empty = (spoilt[:, 1:] == 1).all(dim=1)
-    strange = (spoilt == unknown).any(dim=1)
+    empty = (changed[:, 1:] == 1).all(dim=1)
+    strange = (changed == unknown).any(dim=1)
     assert 0.07 < empty.float().mean() < 0.13
     assert 0.01 < strange.float().mean() < 0.06
-    assert ((spoilt == row) | (spoilt == unknown) | empty.unsqueeze(1)).all()
-    assert (spoilt[:, 0] == 0).all()
+    assert ((changed == row) | (changed == unknown) | empty.unsqueeze(1)).all()
+    assert (changed[:, 0] == 0).all()
 
 
 def test_half_of_a_batch_shares_a_caption():
-    people = alike(10, np.random.default_rng(0))
+    people = similar_people(10, np.random.default_rng(0))
     assert len({(person.word, person.hair) for person in people[:5]}) == 1
     assert len({person.identity for person in people}) == 10
 
@@ -229,9 +275,9 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, monkey
     settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path)
     base = BaseModel(0)
     before = {key: value.clone() for key, value in base.state_dict().items()}
-    lessons = draw_lessons(ToyVAE(), settings, count=8)
+    examples = draw_examples(ToyVAE(), settings, count=8)
     assert (tmp_path / "lessons_8_0.pt").is_file()
-    adapter, _ = train_photomaker(base, IdEncoder(0), lessons, settings)
+    adapter, _ = train_photomaker(base, IdEncoder(0), examples, settings)
     file = photomaker_file(adapter)
     encoder, lora = split_file(file, "toy")
     sizes = vision_config(encoder)
@@ -244,14 +290,14 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, monkey
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_lessons_point_at_the_person_in_the_mask(tmp_path):
+def test_examples_point_at_the_person_in_the_mask(tmp_path):
     settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path)
-    lessons = draw_lessons(ToyVAE(), settings, count=24)
+    examples = draw_examples(ToyVAE(), settings, count=24)
     words = vocabulary()
     for row in range(24):
-        assert words[lessons.tokens[row, lessons.positions[row]]] in ("man", "woman", "boy", "girl", "robot")
-        assert lessons.masks[row].sum() > 2
-    assert isinstance(draw_lessons(ToyVAE(), settings, count=24), Lessons)  # from the file now
+        assert words[examples.tokens[row, examples.positions[row]]] in ("man", "woman", "boy", "girl", "robot")
+        assert examples.masks[row].sum() > 2
+    assert isinstance(draw_examples(ToyVAE(), settings, count=24), Examples)  # from the file now
 
 
 def test_the_adapter_changes_one_word_only():

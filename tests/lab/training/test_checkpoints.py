@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from story_identity.lab.training.checkpoints import checkpoints_in, read_checkpoint
 from story_identity.lab.training.loop import Loop
+from torch.optim.lr_scheduler import LambdaLR
 
 from .pieces import Line, Source
 from .test_loop import CHANGING_RATE, line_settings, losses, train
@@ -59,6 +60,10 @@ def write_former(loop):
     folder = loop.out / "checkpoints" / f"step_{loop.done:07d}"
     loop.accelerator.save_state(str(folder))
     save_file({name: each.detach().clone() for name, each in loop.trained.items()}, folder / "trained.safetensors")
+    schedule = LambdaLR(torch.optim.AdamW(loop.trained.values()), lambda update: 1.0, last_epoch=-1)
+    torch.save(
+        {**schedule.state_dict(), "last_epoch": loop.updates, "_step_count": loop.updates + 1}, folder / "scheduler.bin"
+    )
     return folder
 
 
@@ -184,7 +189,7 @@ def test_a_checkpoint_that_cannot_be_written_says_what_stays(out, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("story_identity.lab.training.checkpoints.save_file", full)
-    with pytest.raises(OSError, match="step_0000004.safetensors could not be written.*No space left.*goes on from"):
+    with pytest.raises(OSError, match="step_0000004.safetensors could not be written.*No space left.*continues from"):
         Loop(Line(0.1), Source(), line_settings(out)).run()
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_0000002.safetensors"]
     assert [each["step"] for each in losses(out)] == [1, 2, 3, 4]

@@ -123,7 +123,7 @@ def test_a_process_that_stalls_ends_the_training_with_a_sentence(tmp_path):
     assert done.returncode != 0
     for who in ("Process 1 of 2", "Process 2 of 2"):
         assert f"{who} has finished no step for 0.25 minutes, since step 3: one of the" in done.stderr
-    assert "the same command goes on from the newest checkpoint" in done.stderr
+    assert "the same command continues from the newest checkpoint" in done.stderr
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000002.safetensors"]
 
 

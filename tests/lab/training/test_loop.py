@@ -195,10 +195,12 @@ def test_a_new_learning_rate_counts_from_a_checkpoint_on(tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls_over_the_steps(tmp_path):
+    """The rates of the six steps; that of a seventh would be 0."""
     rates = []
     loop = Loop(Line(0.1), Source(), line_settings(tmp_path, schedule="cosine", warm_up=2, accumulate=2))
     loop.run(on_step=lambda step, values: rates.append(loop.optimizer.param_groups[0]["lr"]))
-    assert rates == pytest.approx([0.05, 0.1, 0.1 * (0.5 + 0.125**0.5), 0.05, 0.1 * (0.5 - 0.125**0.5), 0.0])
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.1 * (0.5 + 0.125**0.5), 0.05, 0.1 * (0.5 - 0.125**0.5)])
+    assert loop.settings.rate(6, 0) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):

@@ -117,7 +117,7 @@ def test_of_two_pictures_each_is_shown_the_other(pipe, reader):
     one = replace(GROUPS[0], masks=GROUPS[0].masks.roll((2, 3), (2, 3)))
     with training(pipe, reader, groups=1) as trainee:
         batch = batch_of([one], trainee.settings, StepRandom.of(0, 0, 0))
-        (person,), share = trainee._people(batch, StepRandom.of(0, 0, 0))
+        (person,), share = trainee._characters(batch, StepRandom.of(0, 0, 0))
         features, _ = reader.read(list(batch.pictures.flip(0)), [mask[0] > 0 for mask in batch.masks.flip(0)])
         tokens, _ = trainee.injector.identity_tokens(features)
     assert share == 1
@@ -129,7 +129,7 @@ def test_of_two_pictures_each_is_shown_the_other(pipe, reader):
 def test_who_is_found_in_one_picture_only_is_shown_no_reference(pipe):
     with training(pipe, Faces(missing=(0,)), groups=1) as trainee:
         batch = batch_of([GROUPS[0]], trainee.settings, StepRandom.of(0, 0, 0))
-        (person,), share = trainee._people(batch, StepRandom.of(0, 0, 0))
+        (person,), share = trainee._characters(batch, StepRandom.of(0, 0, 0))
         features, _ = trainee.reader.read(list(batch.pictures), [torch.ones(SIDE, SIDE)] * 2)
         _, blank = trainee.injector.identity_tokens(features)
     assert share == 0
@@ -183,7 +183,7 @@ def test_an_injector_that_says_nothing_leaves_the_plain_loss_bit_for_bit(pipe):
 def test_somebody_alone_is_everywhere_and_two_are_where_they_are(pipe):
     with training(pipe) as trainee:
         batch = batch_of(GROUPS, trainee.settings, StepRandom.of(0, 0, 0))
-        people, _ = trainee._people(batch, StepRandom.of(0, 0, 0))
+        people, _ = trainee._characters(batch, StepRandom.of(0, 0, 0))
         alone = torch.cat([torch.ones(2, SIDE, SIDE), batch.masks[2:, 0]])
         assert torch.equal(torch.stack(list(people[0].masks)), alone)
         assert not torch.stack(list(people[1].masks))[:2].any()

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.test_utils.testing import AccelerateTestCase
 from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training import checkpoints
@@ -65,8 +65,7 @@ def again(out):
         os.environ["MASTER_PORT"] = str(port + 1 + number)
         with joined("cpu", wait_minutes=2):
             Loop(Line(0.1), Source(), line_settings(out / str(number), steps=1)).run()
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        AccelerateTestCase().tearDown()  # each training is to start with accelerate as it is in a new process
     (out / f"{rank}.ended").touch()
 
 

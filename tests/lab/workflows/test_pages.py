@@ -64,5 +64,12 @@ def test_only_what_stands_between_the_markers_changes(pack):
 @pytest.mark.parametrize("text", ["<!-- inputs -->\n", 2 * "<!-- inputs -->\n<!-- /inputs -->\n"])
 def test_a_page_without_one_pair_of_markers_is_an_error(pack, text):
     (pack / "web" / "docs" / "StoryIdentityOne.md").write_text(text)
-    with pytest.raises(ValueError, match=r"StoryIdentityOne.md: has \d tables between <!-- inputs -->"):
+    with pytest.raises(
+        ValueError, match="StoryIdentityOne.md must have the markers <!-- inputs --> and <!-- /inputs --> once each"
+    ):
+        filled_pages(pack, SCHEMAS)
+
+
+def test_a_node_without_a_help_page_is_named_with_the_markers_to_write(pack):
+    with pytest.raises(ValueError, match="StoryIdentityOne.md is missing.*<!-- inputs --> and <!-- /inputs -->"):
         filled_pages(pack, SCHEMAS)

@@ -1,4 +1,4 @@
-"""Rendered scenes to train on, drawn once and kept on disk."""
+"""Scenes of the toy world to train on, rendered once and kept on disk."""
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
