@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from .option_values import TOYWORLD
 from .run_settings import TOYWORLD_SETTINGS, RunSettings, settings_of, toyworld_settings
 from .stopping import stoppable
 from .terminal import plain_errors, progress, quiet_imports, quiet_libraries, say, shown
+
+if TYPE_CHECKING:
+    from ..core.story import Story
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +41,7 @@ OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over: delete the files of the folder's run.")]
 
 
-_REPEATED = {"loras": "--lora", "identities": "--identity"}
+_FLAGS = {"loras": "--lora", "identities": "--identity", "same_character": "--same-character/--no-same-character"}
 _SECOND_PASS = ("start", "max_kernel", "soft_edge", "identities", "checkpoint", "photomaker", "config")
 
 
@@ -75,7 +78,7 @@ def _option_of(setting: dataclasses.Field) -> inspect.Parameter:
     kinds = {bool: bool, int: int, float: float, tuple: list[str]}
     kind: Any = float if "float" in str(setting.type) and not isinstance(default, tuple) else None
     kind = kind or kinds.get(type(default), str)
-    flag = _REPEATED.get(setting.name, f"--{setting.name.replace('_', '-')}")
+    flag = _FLAGS.get(setting.name, f"--{setting.name.replace('_', '-')}")
     meaning, of_toyworld = setting.metadata["meaning"], TOYWORLD_SETTINGS.get(setting.name)
     if default not in (dataclasses.MISSING, "", (), False):
         meaning += f" Default: {default}"
@@ -100,14 +103,17 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     from ..core.near_misses import unfound_names
     from ..core.story import Story
     from .run import run_story
+    from .run_together import notes_on
 
-    settings, loaded = settings_from(given), Story.load(story)
-    for sentence in unfound_names(loaded):
+    loaded = Story.load(story)
+    settings = settings_from(with_story_references(given, loaded, story.parent))
+    for sentence in (*unfound_names(loaded), *notes_on(loaded, settings)):
         say(sentence, error=True)
     with progress() as report:
         folder = run_story(loaded, settings, out, overwrite=overwrite, report=report)
     for mask in folder.painted_masks(loaded):
-        say(f"{shown(mask)} was painted in: it is kept, but not used here. `redenoise` uses it.", error=True)
+        use = "`run --masks` into another folder" if settings.together else "`redenoise`"
+        say(f"{shown(mask)} was painted in: it is kept, but not used here. {use} uses it.", error=True)
     say(f"The story is in {shown(folder.root)}")
 
 
@@ -159,9 +165,12 @@ def redenoise(
     manifest = folder.read_manifest()
     if manifest is None:
         raise FileNotFoundError(f"{shown(finished)} is no folder of a run: it has no manifest.json.")
+    if manifest["settings"].get("together"):
+        raise ValueError(f"The frames of {shown(finished)} were drawn together, without a second pass to do again.")
     story = story_of(manifest)
     present = {person.name: folder.identity(person.name) for frame in story.frames for person in frame.cast}
-    identities = {name: str(path) for name, path in present.items()} | dict(_pairs(given.pop("identities", [])))
+    identities = {name: str(path) for name, path in present.items()}
+    identities |= dict(_pairs(given.pop("identities", []), "--identity"))
     changes = {**given, "identities": tuple(identities.items()), "masks": str(folder.masks_folder)}
     with progress() as report:
         run_story(story, settings_of(manifest, **changes), out, overwrite=overwrite, report=report)
@@ -193,15 +202,32 @@ def settings_from(given: Mapping[str, Any]) -> RunSettings:
     changes = dict(given)
     if "checkpoint" not in changes:
         raise ValueError(f'Which checkpoint? Give --checkpoint, a path or "{TOYWORLD}".')
-    if "identities" in changes:
-        changes["identities"] = _pairs(changes["identities"])
+    for name, option in (("identities", "--identity"), ("references", "--references")):
+        if name in changes:
+            changes[name] = _pairs(changes[name], option)
     if "loras" in changes:
         changes["loras"] = tuple(_lora(text) for text in changes["loras"])
     if changes["checkpoint"] == TOYWORLD:
         return toyworld_settings(**changes)
-    if "photomaker" not in changes:
-        raise ValueError("Which PhotoMaker file? Give --photomaker, the path of photomaker-v1.bin.")
     return RunSettings(**changes)
+
+
+def with_story_references(given: Mapping[str, Any], story: "Story", folder: Path) -> dict[str, Any]:
+    """Options, with the story's own reference pictures for an adapter where the options name none of a character.
+
+    Args:
+        given: The options.
+        story: Its `reference_images` are paths from `folder`.
+        folder: Where the story file lies.
+    """
+    changes = dict(given)
+    if "adapter" in changes:
+        texts = list(changes.get("references", []))
+        named = {text.partition("=")[0] for text in texts}
+        own = [(each.name, folder / path) for each in story.characters for path in each.reference_images]
+        texts += [f"{name}={path}" for name, path in own if name not in named]
+        changes["references"] = texts
+    return changes
 
 
 def check_identity_file(path: Path) -> None:
@@ -217,12 +243,12 @@ def check_identity_file(path: Path) -> None:
             raise ValueError(f"{shown(path)} is there and is no identity file; choose another name.") from error
 
 
-def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _pairs(texts: Sequence[str], option: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for text in texts:
         name, sign, path = text.partition("=")
         if not (name and sign and path):
-            raise ValueError(f"--identity takes NAME=FILE, not {quote(text)}.")
+            raise ValueError(f"{option} takes NAME=FILE, not {quote(text)}.")
         pairs.append((name, path))
     return tuple(pairs)
 

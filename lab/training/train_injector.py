@@ -23,8 +23,8 @@ from ...core.story import Story
 from ...headless.checkpoint import merge_lora
 from ...headless.reference_faces import FeatureReader, load_reader
 from ...headless.reference_injection import cross_attention_hook, cross_attention_widths, inject_story
+from ...headless.reference_pictures import read_float
 from ..step_random import StepRandom
-from ..storydb.pictures import read_float
 from .batch import Batch, batch_of
 from .denoising_task import make_task
 from .frozen_unet import FrozenPipeline
