@@ -1,20 +1,25 @@
-"""The command line `story-identity`. What takes long to import waits until a command needs it."""
+"""The command line `story-identity`. What takes long to import waits until a command needs it.
 
-import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+`lab/cli.py` adds the commands of the laboratory to the same tree.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..core import weights_cli
 from ..core.quoting import quote
+from . import options
 from .option_values import TOYWORLD
-from .run_settings import TOYWORLD_SETTINGS, RunSettings, settings_of, toyworld_settings
+from .run_settings import RunSettings, settings_of, toyworld_settings
 from .stopping import stoppable
 from .terminal import plain_errors, progress, quiet_imports, quiet_libraries, say, shown
+
+if TYPE_CHECKING:
+    from ..core.story import Story
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,74 +27,87 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Picture stories that keep their characters from frame to frame.",
 )
-
-
-def _path(text: str) -> Path:
-    """A path that a user typed; an empty one, which Python takes for the current folder, is a mistake."""
-    if not text:
-        raise typer.BadParameter("it is empty; give a path.")
-    return Path(text)
-
-
-StoryFile = Annotated[
-    Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False, parser=_path)
+models = typer.Typer(no_args_is_help=True, help="The weight files of the workflows: list, check, download ID.")
+app.add_typer(models, name="models", rich_help_panel="Models")
+STORIES = "Stories"
+ModelsFolder = Annotated[
+    str | None, typer.Option(metavar="DIR", help="ComfyUI's models folder, where it is not found by itself.")
 ]
-OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False, parser=_path)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over: delete the files of the folder's run.")]
 
 
-_REPEATED = {"loras": "--lora", "identities": "--identity"}
-_SECOND_PASS = ("start", "max_kernel", "soft_edge", "identities", "checkpoint", "photomaker", "config")
+@contextmanager
+def command() -> Iterator[None]:
+    """Inside, libraries are silent, and what the user can mend is said in one line."""
+    quiet_imports()
+    with plain_errors():
+        yield
 
 
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per field of `RunSettings`, or per name given.
-
-    Options that are not given do not arrive, so that defaults stay with the settings.
-    """
-    chosen = [each for each in dataclasses.fields(RunSettings) if not names or each.name in names]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command)
-        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        options = [_option_of(each) for each in chosen]
-
-        @functools.wraps(command)
-        def call(**values: Any) -> None:
-            given = {name: value for name, value in values.items() if value not in (None, [])}
-            quiet_imports()
-            with plain_errors():
-                command(**given)
-
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *options)]
-        call.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
-        call.__annotations__ = {each.name: each.annotation for each in parameters}
-        return call
-
-    return decorate
-
-
-def _option_of(setting: dataclasses.Field) -> inspect.Parameter:
-    """A command line option for a field of `RunSettings`, without a default."""
-    default = setting.default
-    kinds = {bool: bool, int: int, float: float, tuple: list[str]}
-    kind: Any = float if "float" in str(setting.type) and not isinstance(default, tuple) else None
-    kind = kind or kinds.get(type(default), str)
-    flag = _REPEATED.get(setting.name, f"--{setting.name.replace('_', '-')}")
-    meaning, of_toyworld = setting.metadata["meaning"], TOYWORLD_SETTINGS.get(setting.name)
-    if default not in (dataclasses.MISSING, "", (), False):
-        meaning += f" Default: {default}"
-        meaning += f" (toy world: {of_toyworld or 'none'})." if of_toyworld is not None else "."
-    information = typer.Option(flag, help=meaning, show_default=False, rich_help_panel="Settings")
-    return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, information]
-    )
-
-
-@app.command()
-@with_settings()
-def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given: Any) -> None:
+@app.command(rich_help_panel=STORIES)
+def run(
+    story: options.StoryFile,
+    out: options.OutFolder,
+    overwrite: options.Overwrite = False,
+    checkpoint: options.Checkpoint = None,
+    photomaker: options.Photomaker = None,
+    config: options.Config = None,
+    loras: options.Loras = None,
+    identities: options.Identities = None,
+    masks: options.Masks = None,
+    detector: options.Detector = None,
+    grounding_dino: options.GroundingDino = None,
+    sam: options.Sam = None,
+    bert: options.Bert = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    cfg: options.Cfg = None,
+    sampler: options.Sampler = None,
+    scheduler: options.Scheduler = None,
+    start: options.Start = None,
+    max_kernel: options.MaxKernel = None,
+    soft_edge: options.SoftEdge = None,
+    dilate: options.Dilate = None,
+    box_threshold: options.BoxThreshold = None,
+    text_threshold: options.TextThreshold = None,
+    on_missing: options.OnMissing = None,
+    portraits: options.Portraits = None,
+    portrait_side: options.PortraitSide = None,
+    portrait_batch: options.PortraitBatch = None,
+    portrait_steps: options.PortraitSteps = None,
+    portrait_cfg: options.PortraitCfg = None,
+    portrait_template: options.PortraitTemplate = None,
+    portrait_negative: options.PortraitNegative = None,
+    rank: options.Rank = None,
+    keep_ratio: options.KeepRatio = None,
+    rounds: options.Rounds = None,
+    together: options.Together = None,
+    anchors: options.Anchors = None,
+    strength: options.Strength = None,
+    layers: options.Layers = None,
+    start_percent: options.StartPercent = None,
+    end_percent: options.EndPercent = None,
+    same_character: options.SameCharacter = None,
+    threshold: options.Threshold = None,
+    decay: options.Decay = None,
+    adapter: options.Adapter = None,
+    references: options.References = None,
+    image_encoder: options.ImageEncoder = None,
+    face_models: options.FaceModels = None,
+    mode: options.Mode = None,
+    shuffle_seed: options.ShuffleSeed = None,
+    weight: options.Weight = None,
+    inject_start_percent: options.InjectStartPercent = None,
+    inject_end_percent: options.InjectEndPercent = None,
+    picture_weight: options.PictureWeight = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+) -> None:
     """Make a story: an identity per character, then frame after frame. Stopped at any point, run it again to go on.
+
+    With --together all frames are drawn as one batch that shares attention; --adapter and --references give faces.
 
     Ctrl-C ends it with exit status 130, SIGTERM with 143. Files that are lost or damaged are made again.
 
@@ -97,29 +115,77 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m -- story_identity.headless run
     STORY ...
     """
+    with command():
+        _run(story, out, overwrite, options.given_settings(locals()))
+
+
+def _run(story: Path, out: Path, overwrite: bool, given: Mapping[str, Any]) -> None:
     from ..core.near_misses import unfound_names
     from ..core.story import Story
     from .run import run_story
+    from .run_together import notes_on
 
-    settings, loaded = settings_from(given), Story.load(story)
-    for sentence in unfound_names(loaded):
+    loaded = Story.load(story)
+    settings = settings_from(with_story_references(given, loaded, story.parent))
+    for sentence in (*unfound_names(loaded), *notes_on(loaded, settings)):
         say(sentence, error=True)
     with progress() as report:
         folder = run_story(loaded, settings, out, overwrite=overwrite, report=report)
     for mask in folder.painted_masks(loaded):
-        say(f"{shown(mask)} was painted in: it is kept, but not used here. `redenoise` uses it.", error=True)
+        use = "`run --masks` into another folder" if settings.together else "`redenoise`"
+        say(f"{shown(mask)} was painted in: it is kept, but not used here. {use} uses it.", error=True)
     say(f"The story is in {shown(folder.root)}")
 
 
-@app.command()
-@with_settings()
+@app.command(rich_help_panel=STORIES)
 def discover(
-    story: StoryFile,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The identity file to write.", parser=_path)],
+    story: options.StoryFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The identity file to write.", parser=options.path_of)],
     character: Annotated[str, typer.Option(help="Whose identity to find; may be left out if there is only one.")] = "",
-    **given: Any,
+    checkpoint: options.Checkpoint = None,
+    photomaker: options.Photomaker = None,
+    config: options.Config = None,
+    loras: options.Loras = None,
+    identities: options.Identities = None,
+    masks: options.Masks = None,
+    detector: options.Detector = None,
+    grounding_dino: options.GroundingDino = None,
+    sam: options.Sam = None,
+    bert: options.Bert = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    cfg: options.Cfg = None,
+    sampler: options.Sampler = None,
+    scheduler: options.Scheduler = None,
+    start: options.Start = None,
+    max_kernel: options.MaxKernel = None,
+    soft_edge: options.SoftEdge = None,
+    dilate: options.Dilate = None,
+    box_threshold: options.BoxThreshold = None,
+    text_threshold: options.TextThreshold = None,
+    on_missing: options.OnMissing = None,
+    portraits: options.Portraits = None,
+    portrait_side: options.PortraitSide = None,
+    portrait_batch: options.PortraitBatch = None,
+    portrait_steps: options.PortraitSteps = None,
+    portrait_cfg: options.PortraitCfg = None,
+    portrait_template: options.PortraitTemplate = None,
+    portrait_negative: options.PortraitNegative = None,
+    rank: options.Rank = None,
+    keep_ratio: options.KeepRatio = None,
+    rounds: options.Rounds = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
 ) -> None:
     """Find one character's identity from text alone, and save it for `run --identity NAME=FILE`."""
+    with command():
+        _discover(story, out, character, options.given_settings(locals()))
+
+
+def _discover(story: Path, out: Path, character: str, given: Mapping[str, Any]) -> None:
     from ..core.story import Story
     from .processes import cpu_threads
     from .studio import open_studio
@@ -136,15 +202,21 @@ def discover(
     say(f"{quote(person.name)} is in {shown(out)}: the mean of {len(kept)} of {settings.portraits} portraits")
 
 
-@app.command()
-@with_settings(*_SECOND_PASS)
+@app.command(rich_help_panel=STORIES)
 def redenoise(
     finished: Annotated[
-        Path, typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False, parser=_path)
+        Path,
+        typer.Argument(metavar="RUN", help="The folder of a finished run.", show_default=False, parser=options.path_of),
     ],
-    out: OutFolder,
-    overwrite: Overwrite = False,
-    **given: Any,
+    out: options.OutFolder,
+    overwrite: options.Overwrite = False,
+    start: options.Start = None,
+    max_kernel: options.MaxKernel = None,
+    soft_edge: options.SoftEdge = None,
+    identities: options.Identities = None,
+    checkpoint: options.Checkpoint = None,
+    photomaker: options.Photomaker = None,
+    config: options.Config = None,
 ) -> None:
     """Do the second pass of a finished run again, with other settings of it, other identities, or painted masks.
 
@@ -152,6 +224,11 @@ def redenoise(
     character of the frame) counts. Templates are drawn again from their seeds, which gives the same ones. Give
     --checkpoint, --photomaker and --config if those files lie elsewhere now.
     """
+    with command():
+        _redenoise(finished, out, overwrite, options.given_settings(locals()))
+
+
+def _redenoise(finished: Path, out: Path, overwrite: bool, given: dict[str, Any]) -> None:
     from .run import run_story
     from .run_folder import RunFolder, story_of
 
@@ -159,27 +236,52 @@ def redenoise(
     manifest = folder.read_manifest()
     if manifest is None:
         raise FileNotFoundError(f"{shown(finished)} is no folder of a run: it has no manifest.json.")
+    if manifest["settings"].get("together"):
+        raise ValueError(f"The frames of {shown(finished)} were drawn together, without a second pass to do again.")
     story = story_of(manifest)
     present = {person.name: folder.identity(person.name) for frame in story.frames for person in frame.cast}
-    identities = {name: str(path) for name, path in present.items()} | dict(_pairs(given.pop("identities", [])))
+    identities = {name: str(path) for name, path in present.items()}
+    identities |= dict(_pairs(given.pop("identities", []), "--identity"))
     changes = {**given, "identities": tuple(identities.items()), "masks": str(folder.masks_folder)}
     with progress() as report:
         run_story(story, settings_of(manifest, **changes), out, overwrite=overwrite, report=report)
     say(f"The story is in {shown(out)}")
 
 
-@app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-def models(words: Annotated[list[str] | None, typer.Argument(metavar="list|check|download ID")] = None) -> None:
-    """The weight files of the workflows: list, check, download ID."""
+@models.command("list")
+def list_models(models_dir: ModelsFolder = None) -> None:
+    """List every file: here or missing, its size and licence."""
+    _weights("list", models_dir)
+
+
+@models.command("check")
+def check_models(models_dir: ModelsFolder = None) -> None:
+    """Compare the files that are here with their sizes and check sums; exit status 1 if one is corrupt."""
+    _weights("check", models_dir)
+
+
+@models.command("download")
+def download_model(
+    file: Annotated[str, typer.Argument(metavar="ID", help="Which file, as `list` calls it.", show_default=False)],
+    accept_licence: Annotated[bool, typer.Option(help="For files that are not for commercial use.")] = False,
+    models_dir: ModelsFolder = None,
+) -> None:
+    """Fetch one file into its folder."""
+    _weights("download", models_dir, file, *(["--accept-licence"] if accept_licence else []))
+
+
+def _weights(word: str, models_dir: str | None, *words: str) -> None:
+    """Run `core/weights_cli.py`, which is a program of its own for Pythons that have nothing but ComfyUI's packages."""
+    folder = [] if models_dir is None else [f"--models-dir={models_dir}"]
     with stoppable():
-        status = weights_cli.main(words or ["--help"], "story-identity models")
+        status = weights_cli.main([word, *folder, *words], "story-identity models")
     raise typer.Exit(status)
 
 
-@app.command()
-def demo(out: OutFolder = Path("demo"), overwrite: Overwrite = False) -> None:
+@app.command(rich_help_panel=STORIES)
+def demo(out: options.OutFolder = Path("demo"), overwrite: options.Overwrite = False) -> None:
     """Make a story of two people in the toy world, with a sheet and a page that show how it was made."""
-    with plain_errors():
+    with command():
         quiet_libraries()
         from .demo import main
 
@@ -193,15 +295,32 @@ def settings_from(given: Mapping[str, Any]) -> RunSettings:
     changes = dict(given)
     if "checkpoint" not in changes:
         raise ValueError(f'Which checkpoint? Give --checkpoint, a path or "{TOYWORLD}".')
-    if "identities" in changes:
-        changes["identities"] = _pairs(changes["identities"])
+    for name, option in (("identities", "--identity"), ("references", "--references")):
+        if name in changes:
+            changes[name] = _pairs(changes[name], option)
     if "loras" in changes:
         changes["loras"] = tuple(_lora(text) for text in changes["loras"])
     if changes["checkpoint"] == TOYWORLD:
         return toyworld_settings(**changes)
-    if "photomaker" not in changes:
-        raise ValueError("Which PhotoMaker file? Give --photomaker, the path of photomaker-v1.bin.")
     return RunSettings(**changes)
+
+
+def with_story_references(given: Mapping[str, Any], story: "Story", folder: Path) -> dict[str, Any]:
+    """Options, with the story's own reference pictures for an adapter where the options name none of a character.
+
+    Args:
+        given: The options.
+        story: Its `reference_images` are paths from `folder`.
+        folder: Where the story file lies.
+    """
+    changes = dict(given)
+    if "adapter" in changes:
+        texts = list(changes.get("references", []))
+        named = {text.partition("=")[0] for text in texts}
+        own = [(each.name, folder / path) for each in story.characters for path in each.reference_images]
+        texts += [f"{name}={path}" for name, path in own if name not in named]
+        changes["references"] = texts
+    return changes
 
 
 def check_identity_file(path: Path) -> None:
@@ -217,12 +336,12 @@ def check_identity_file(path: Path) -> None:
             raise ValueError(f"{shown(path)} is there and is no identity file; choose another name.") from error
 
 
-def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _pairs(texts: Sequence[str], option: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for text in texts:
         name, sign, path = text.partition("=")
         if not (name and sign and path):
-            raise ValueError(f"--identity takes NAME=FILE, not {quote(text)}.")
+            raise ValueError(f"{option} takes NAME=FILE, not {quote(text)}.")
         pairs.append((name, path))
     return tuple(pairs)
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..core.quoting import printable, quote_all
 from ..core.story import Story
 from .manifest import differences
+from .reference_pictures import picture_files
 from .run_files import frame_file, is_painted
 from .run_folder import Extent, RunFolder
 from .run_settings import RecordedSettings, RunSettings
@@ -18,7 +19,7 @@ _NAMED = 3
 
 
 def check_continuing(folder: RunFolder, story: Story, settings: RunSettings) -> None:
-    """Refuse to continue what was begun otherwise; a story may have grown at its end.
+    """Refuse to continue what was begun otherwise; a story may have grown at its end, unless its frames are one batch.
 
     Raises:
         ValueError: If the settings or the story differ from those of the files here; it says in what. If files that no
@@ -29,9 +30,10 @@ def check_continuing(folder: RunFolder, story: Story, settings: RunSettings) -> 
     if manifest is None:
         return
     new = folder.describe(story, settings)
-    found = differences(_with_defaults(manifest["settings"]), new["settings"], "settings")
+    found = differences(_with_defaults(manifest["settings"]), _with_defaults(new["settings"]), "settings")
     for part in ("characters", "frames"):
-        if len(new[part]) < len(manifest[part]):
+        may_grow = part == "characters" or not settings.together
+        if len(new[part]) < len(manifest[part]) or not may_grow and len(new[part]) > len(manifest[part]):
             found.append(f"there were {len(manifest[part])} {part}, now there are {len(new[part])}")
         for number, (old, now) in enumerate(zip(manifest[part], new[part], strict=False), start=1):
             first_version = {} if "telling_words" in old else {"telling_words": now.get("telling_words")}
@@ -62,6 +64,7 @@ def check_overwriting(folder: RunFolder, story: Story, settings: RunSettings) ->
         )
     doomed = {path.resolve() for path in folder.files(old) if path.exists()}
     read = [Path(path) for _, path in settings.identities]
+    read += [picture for _, path in settings.references for picture in picture_files(Path(path))]
     read += [Path(settings.masks) / frame_file(index) for index in range(new.frames) if settings.masks]
     needed = [str(path) for path in read if path.resolve() in doomed]
     if needed:

@@ -4,11 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ..core.detectors import Detections, load_box_detector, load_segmenter
+from ..core.layout import Layout
+from ..core.layout_search import find_layout
+from ..core.redenoise import scaled_kernel
 from ..core.shapes import Bool, Float
+from ..core.story import Frame
 from .option_values import TOYWORLD
+from .run_files import read_masks
 from .run_settings import RunSettings
 from .toyworld_files import folder_of
 
@@ -64,3 +70,25 @@ def load_grounded_sam(grounding_dino: Path, sam: Path, bert: Path, device: str) 
 def toyworld_folder(settings: RunSettings) -> Path:
     """Where "toyworld" is: the checkpoint's folder if that is one of toy world weights, or the weights of the pack."""
     return folder_of(settings.checkpoint)
+
+
+def find_characters(
+    settings: RunSettings, detector: Detector | None, frame: Frame, picture: Float[Tensor, "h w 3"], masks: Path | None
+) -> Layout:
+    """Who is where in a picture of a frame: from a mask file, or by the detector."""
+    size = (settings.height, settings.width)
+    if masks is not None:
+        return read_masks(masks, frame, *size)
+    if not frame.cast or detector is None:
+        return Layout((), torch.zeros((0, *size), dtype=torch.bool), frame.label)
+    return find_layout(
+        detector.find,
+        detector.segment,
+        picture,
+        [(character.name, character.word) for character in frame.cast],
+        frame.label,
+        box_threshold=settings.box_threshold,
+        text_threshold=settings.text_threshold,
+        dilate_px=round(scaled_kernel(settings.dilate, *size)),
+        skip_missing=settings.on_missing == "skip",
+    )

@@ -35,6 +35,11 @@ class Share:
         return items[self.index :: self.count]
 
 
+def process_count() -> int:
+    """How many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Share]:
     """Join the other processes of the launcher, if there is one.
@@ -42,7 +47,7 @@ def joined(device: str) -> Iterator[Share]:
     Args:
         device: "cpu", or "cuda", which becomes a device of this process's own.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         yield Share(0, 1, device, lambda: None)
         return
     from accelerate import PartialState

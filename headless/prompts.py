@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.character_mentions import Span
 from ..core.quoting import quote
 from ..core.shapes import Float
+from ..core.story import Story
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ def check_length(pipe: Any, text: str, label: str) -> None:
                 f"{label}: the prompt has {count} tokens, start and end among them, but the text encoder reads "
                 f"{tokenizer.model_max_length}. Shorten it: {quote(text)}"
             )
+
+
+def check_prompts(pipe: Any, story: Story) -> None:
+    """Raise a ValueError if a prompt of a story is too long, or a class word is no token of its own."""
+    for frame in story.frames:
+        check_length(pipe, frame.prompt, frame.label)
+        check_length(pipe, frame.negative, f"{frame.label}, negative prompt")
+        for each in frame.appearances:
+            word_position(pipe, frame.prompt, each.class_word, frame.label)
 
 
 def word_position(pipe: Any, text: str, span: Span, label: str) -> int:

@@ -15,7 +15,7 @@ from ..core.injector import Injector, ReferenceFeatures
 from ..core.layout import Layout
 from ..core.quoting import quote
 from ..core.reference_assignment import assign_references
-from ..core.story import Story
+from ..core.story import Frame, Story
 from .unet_attention import layer_names
 
 
@@ -60,8 +60,11 @@ def inject_story(
     seed: int = 0,
     weight: float | int = 1.0,
     layouts: Sequence[Layout] = (),
+    *,
+    frames: Sequence[Frame] | None = None,
+    picture_weight: float | int = 1.0,
 ) -> Hook:
-    """The cross-attention hook with which all frames of a story are drawn as one batch (the node Shuffled ID Injector).
+    """The cross-attention hook with which frames of a story are drawn as one batch (the node Shuffled ID Injector).
 
     Args:
         injector: On the pipeline's device.
@@ -70,19 +73,23 @@ def inject_story(
         mode: As in `shuffle.deal_references`.
         seed: The seed of the shuffling.
         weight: 0 to leave the prompt's attention as it is, 1 as trained.
-        layouts: Where each face may appear, one layout per frame; or none.
+        layouts: Where each face may appear, one layout per frame of the batch; or none.
+        frames: Those of the batch; all of the story, if none are given.
+        picture_weight: For FaceID-Plus v2, see `Injector.identity_tokens`.
 
     Raises:
         ValueError: If a name is not in the story, features are missing or of another width, or there are not as many
             layouts as frames.
     """
-    if layouts and len(layouts) != len(story.frames):
-        raise ValueError(f"There are {len(layouts)} layouts for {len(story.frames)} frames; give one for each frame.")
+    frames = story.frames if frames is None else frames
+    if layouts and len(layouts) != len(frames):
+        raise ValueError(f"There are {len(layouts)} layouts for {len(frames)} frames; give one for each frame.")
     weights = next(injector.parameters())
     seen = [(name, _moved(features, weights)) for name, features in faces.items()]
-    assigned = assign_references(injector, seen, story, mode, seed, f"the {injector.config.kind} adapter")
-    characters = [InjectedCharacter.of(each, story.frames, layouts) for each in assigned if each.by_frame]
-    return cross_attention_hook(FaceInjection(injector, characters, mode, weight), len(story.frames))
+    label = f"the {injector.config.kind} adapter"
+    assigned = assign_references(injector, seen, story, mode, seed, label, picture_weight)
+    characters = [InjectedCharacter.of(each, frames, layouts) for each in assigned if each.by_frame]
+    return cross_attention_hook(FaceInjection(injector, characters, mode, weight), len(frames))
 
 
 def _moved(features: ReferenceFeatures, weights: Tensor) -> ReferenceFeatures:

@@ -1,9 +1,10 @@
 """A story from its text to pictures in a folder, frame by frame; stopped at any point, it can be continued."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from ..core.story import Frame, Story
 from ..core.toyworld.vocabulary import CLASS_WORDS
 from .continuing import check_continuing, check_overwriting, refuse_links
 from .detection import Detector, load_detector
+from .joint_drawing import open_drawing
 from .option_values import TOYWORLD
-from .processes import Share, cpu_threads, joined
+from .processes import Share, cpu_threads, joined, process_count
+from .reference_pictures import read_references
 from .run_files import frame_file, read_masks, write_masks, write_picture
 from .run_folder import Extent, RunFolder, check_file_names, describe_frame
 from .run_settings import RunSettings
+from .run_together import JointProduction
 from .studio import Report, Studio, open_studio
 
 _ATTEMPTS = 3
@@ -39,11 +43,13 @@ def run_story(
 ) -> RunFolder:
     """Make a story: an identity per character, then frame after frame.
 
-    The folder gets `identities/`, `portraits/`, `template/`, `layout/`, `masks/`, the frames and `manifest.json`. Every
-    file is there whole or not at all. The bytes of a file depend on the story and the settings, not on what was made
-    before, by whom or in which order; what is there already and can be read is not made again, so masks that somebody
-    painted in stay. Files that are lost or damaged meanwhile are made again at the end. Under torchrun or accelerate
-    launch the processes share the work; on several hosts `out` must be a folder that all of them see.
+    The folder gets `identities/`, `portraits/`, `template/`, `layout/`, `masks/`, the frames and `manifest.json`; of
+    frames drawn together only the frames, and where faces are injected what says where each acts. Every file is there
+    whole or not at all. The bytes of a file depend on the story and the settings, not on what was made before, by whom
+    or in which order; what is there already and can be read is not made again, so masks that somebody painted in stay.
+    Files that are lost or damaged meanwhile are made again at the end. Under torchrun or accelerate launch the
+    processes share the work; on several hosts `out` must be a folder that all of them see. Frames drawn together are
+    the work of one process.
 
     Args:
         story: What to draw.
@@ -51,7 +57,7 @@ def run_story(
         out: The folder; made if need be.
         overwrite: Start over: delete the files that the folder's manifest lists, and no others.
         detector: Used in place of the one the settings name.
-        report: Hears of every step.
+        report: Receives every step.
 
     Raises:
         ValueError, FileNotFoundError: Before the first UNet call where that can be known: for what is wrong with the
@@ -67,13 +73,21 @@ def run_story(
         with folder.locked() if share.is_main else nullcontext() as obstacle:
             if share.any_of(share.is_main and _is_finished(folder, story, settings, overwrite, obstacle)):
                 return folder
-            studio = open_studio(settings, share.device, detector or load_detector(settings, share.device))
-            studio.check(story, characters)
-            given = _given_identities(studio, characters)
+            if _uses_detector(settings):
+                detector = detector or load_detector(settings, share.device)
+            if settings.together:
+                drawing = open_drawing(story, settings, share.device)
+                make = JointProduction(drawing, detector, folder, settings.record(), report).make_lost
+            else:
+                studio = open_studio(settings, share.device, detector)
+                studio.check(story, characters)
+                given = _given_identities(studio, characters)
+                production = _Production(studio, story, folder, given, settings.record(), report)
+                make = partial(production.make_lost, share, characters)
             if share.is_main:
                 folder.prepare(story, settings, overwrite)
             share.wait()
-            _Production(studio, story, folder, given, settings.record(), report).finish(share, characters)
+            _until_whole(make, folder, story, settings, share)
             if share.is_main:
                 folder.write_manifest(story, settings)
     return folder
@@ -109,6 +123,28 @@ def _is_finished(
     return False
 
 
+def _until_whole(
+    make_lost: Callable[[], None], folder: RunFolder, story: Story, settings: RunSettings, share: Share
+) -> None:
+    """Make everything that the folder lacks, and again what is lost meanwhile.
+
+    Raises:
+        ValueError: If files go missing again and again.
+    """
+    lost: list[Path] = []
+    for _ in range(_ATTEMPTS):
+        make_lost()
+        share.wait()
+        lost = list(folder.lost(story, settings)) if share.is_main else []
+        if not share.any_of(bool(lost)):
+            return
+    names = f": {quote_all((path.relative_to(folder.root).as_posix() for path in lost), 3)}" if lost else ""
+    raise ValueError(
+        f"Files of {printable(str(folder.root))} are lost as soon as they are made{names}. Find out what deletes or "
+        "changes them, then run again."
+    )
+
+
 @dataclass(frozen=True)
 class _Production:
     """One process's work on a run; what is there and whole is left alone."""
@@ -120,32 +156,16 @@ class _Production:
     record: Mapping[str, Any]
     report: Report
 
-    def finish(self, share: Share, characters: Sequence[Character]) -> None:
-        """Make everything that the folder lacks, and again what is lost meanwhile.
-
-        Raises:
-            ValueError: If files go missing again and again.
-        """
-        lost: list[Path] = []
-        for _ in range(_ATTEMPTS):
-            for person in share.of(characters):
-                self.find_identity(person)
-            share.wait()
-            identities = {
-                person.name: self.folder.saved_identity(person.name) or self.find_identity(person)
-                for person in characters
-            }
-            for frame in share.of(self.story.frames):
-                self.make_frame(frame, identities)
-            share.wait()
-            lost = list(self.folder.lost(self.story, self.studio.settings)) if share.is_main else []
-            if not share.any_of(bool(lost)):
-                return
-        names = f": {quote_all((path.relative_to(self.folder.root).as_posix() for path in lost), 3)}" if lost else ""
-        raise ValueError(
-            f"Files of {printable(str(self.folder.root))} are lost as soon as they are made{names}. Find out what "
-            "deletes or changes them, then run again."
-        )
+    def make_lost(self, share: Share, characters: Sequence[Character]) -> None:
+        """Make everything that the folder lacks."""
+        for person in share.of(characters):
+            self.find_identity(person)
+        share.wait()
+        identities = {
+            person.name: self.folder.saved_identity(person.name) or self.find_identity(person) for person in characters
+        }
+        for frame in share.of(self.story.frames):
+            self.make_frame(frame, identities)
 
     def find_identity(self, person: Character) -> Identity:
         """A character's identity, given or discovered; the identity file is written last."""
@@ -201,20 +221,37 @@ class _Production:
 def _check_given(story: Story, settings: RunSettings, detector: Detector | None) -> None:
     """Identities given by hand must be of characters, masks of frames; somebody must find the characters."""
     names = [character.name for character in story.characters]
-    if detector is None and settings.detector == "none" and not settings.masks:
+    if settings.together:
+        _check_together(story, settings)
+    elif detector is None and settings.detector == "none" and not settings.masks:
         raise ValueError('Nobody finds the characters in the frames: choose a detector, "toyworld" or "grounded-sam".')
     strange = [character for character in story.characters if character.word.lower() not in CLASS_WORDS]
-    if detector is None and settings.detector == TOYWORLD and strange:
+    if _uses_detector(settings) and detector is None and settings.detector == TOYWORLD and strange:
         raise ValueError(
             f"{quote(strange[0].name)} is a {printable(strange[0].word, 40)}, but the toy world has only "
             f"{', '.join(CLASS_WORDS)}. Choose one of them, or another detector."
         )
-    for name, _ in settings.identities:
-        if name not in names:
-            raise ValueError(f"identities: the story has no character {quote(name)}; it has {quote_all(names)}.")
+    for option in ("identities", "references"):
+        for name, _ in getattr(settings, option):
+            if name not in names:
+                raise ValueError(f"{option}: the story has no character {quote(name)}; it has {quote_all(names)}.")
     for frame in story.frames:
         if masks := _given_masks(settings, frame):
             read_masks(masks, frame, settings.height, settings.width)
+
+
+def _uses_detector(settings: RunSettings) -> bool:
+    return not settings.together or settings.finds_layouts
+
+
+def _check_together(story: Story, settings: RunSettings) -> None:
+    """Refuse several processes, and reference pictures that cannot be read."""
+    if process_count() > 1:
+        raise ValueError(
+            f"{process_count()} processes were started, but frames that are drawn together are one piece of work: "
+            "start one process, without torchrun or accelerate launch, or leave out --together."
+        )
+    read_references(settings.references)
 
 
 def _given_masks(settings: RunSettings, frame: Frame) -> Path | None:

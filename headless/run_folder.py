@@ -18,6 +18,9 @@ from .run_files import frame_file, is_painted, is_whole, json_bytes, read_about,
 from .run_settings import RecordedSettings, RunSettings
 from .schema import checked
 
+FRAME_FILES = ("template", "masks", "layout", "frame")
+"""What there may be of one frame, in the order in which it is written."""
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -28,16 +31,20 @@ class Extent:
         names: Who is in them, and has an identity.
         drawn: Those of whom portraits are drawn.
         portraits: How many of each.
+        files: What there is of each frame, of `FRAME_FILES`.
     """
 
     frames: int
     names: tuple[str, ...]
     drawn: tuple[str, ...]
     portraits: int
+    files: tuple[str, ...] = FRAME_FILES
 
     @classmethod
     def of(cls, story: Story, settings: RunSettings) -> "Extent":
         """That of a run which is to be made."""
+        if settings.together:
+            return cls._together(len(story.frames), settings.finds_layouts)
         casts = [[character.name for character in frame.cast] for frame in story.frames]
         return cls._of(casts, [name for name, _ in settings.identities], settings.portraits)
 
@@ -46,11 +53,18 @@ class Extent:
         """That of the run which a manifest lists; without one there is nothing."""
         if manifest is None:
             return cls(0, (), (), 0)
+        if manifest["settings"].get("together"):
+            return cls._together(len(manifest["frames"]), _found_layouts(manifest["places"]))
         casts = [frame["cast"] for frame in manifest["frames"]]
         given = [name for name, _ in manifest["places"].get("identities", [])]
         return cls._of(
             casts, given, manifest["settings"].get("portraits", RecordedSettings.model_fields["portraits"].default)
         )
+
+    @classmethod
+    def _together(cls, frames: int, with_layouts: bool) -> "Extent":
+        """That of frames drawn together, which have no identities."""
+        return cls(frames, (), (), 0, FRAME_FILES if with_layouts else FRAME_FILES[-1:])
 
     @classmethod
     def _of(cls, casts: Sequence[Sequence[str]], given: Sequence[str], portraits: int) -> "Extent":
@@ -93,14 +107,14 @@ class RunFolder:
         places = (self.portrait(name, number, kept) for kept in (True, False))
         return next((path for path in places if is_whole(path)), None)
 
-    def frame_files(self, index: int) -> tuple[Path, Path, Path, Path]:
+    def frame_files(self, index: int, files: Sequence[str] = FRAME_FILES) -> list[Path]:
         """The files of one frame; its own is made last."""
-        return self.template(index), self.masks(index), self.layout(index), self.frame(index)
+        return [getattr(self, name)(index) for name in files]
 
     def files(self, extent: Extent) -> Iterator[Path]:
         """Every file that a run may write, except its manifest."""
         for index in range(extent.frames):
-            yield from self.frame_files(index)
+            yield from self.frame_files(index, extent.files)
         yield from map(self.identity, extent.names)
         for name in extent.drawn:
             place = self.portraits(name)
@@ -151,16 +165,16 @@ class RunFolder:
         """
         extent = Extent.of(story, settings)
         for index in reversed(range(extent.frames)):
-            yield from self.lost_of_frame(index)
+            yield from self.lost_of_frame(index, extent.files)
         for name in extent.names:
             if self.saved_identity(name) is None:
                 yield self.identity(name)
         for name in extent.drawn:
             yield from self.lost_portraits(name, extent.portraits)
 
-    def lost_of_frame(self, index: int) -> list[Path]:
+    def lost_of_frame(self, index: int, files: Sequence[str] = FRAME_FILES) -> list[Path]:
         """Those of a frame's files that are missing or damaged."""
-        return [path for path in self.frame_files(index) if not is_whole(path)]
+        return [path for path in self.frame_files(index, files) if not is_whole(path)]
 
     def lost_portraits(self, name: str, count: int) -> Iterator[Path]:
         """Portraits of one character that are missing or damaged."""
@@ -297,6 +311,11 @@ def check_file_names(characters: Sequence[Character]) -> None:
 
 def _describe_character(character: Character) -> dict[str, Any]:
     return {"name": character.name, "word": character.word, "description": character.description}
+
+
+def _found_layouts(places: Mapping[str, Any]) -> bool:
+    """`RunSettings.finds_layouts` of frames drawn together, from a manifest's places."""
+    return bool(places.get("adapter")) and not places.get("masks") and places.get("detector", "none") != "none"
 
 
 def _portrait_file(number: int, kept: bool) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import Field as DataclassField
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,15 @@ from ..core.quoting import quote
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
 from .schema import Entry, Items, Number, Text, checked, is_encodable
-from .toyworld_files import READ_BY, folder_of, is_toyworld
+from .together_settings import TogetherSettings, setting
+from .toyworld_files import READ_BY, folder_read, is_toyworld
 
 _FILES = ("checkpoint", "photomaker", "config", "grounding_dino", "sam", "bert", "masks")
-_FOLDERS = ("config", "bert", "masks")
+_FILES += ("adapter", "image_encoder", "face_models")
+_FOLDERS = ("config", "bert", "masks", "image_encoder", "face_models")
 _KINDS: Mapping[str, str] = {name: "folder" if name in _FOLDERS else "file" for name in _FILES if name != "checkpoint"}
-_PLACES = (*_FILES, "detector", "loras", "identities")
+_PAIRS = ("loras", "identities", "references")
+_PLACES = (*_FILES, "detector", *_PAIRS)
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
 TOYWORLD_SETTINGS: Mapping[str, Any] = {
@@ -39,6 +43,7 @@ TOYWORLD_SETTINGS: Mapping[str, Any] = {
     "box_threshold": 0.01,
     "text_threshold": 0.01,
 }
+_TOYWORLD_FACES = {"image_encoder": TOYWORLD, "face_models": TOYWORLD}
 """What suits the toy world where it differs from the defaults.
 
 The toy detector's scores are shares that add up to 1 over all words, and boys look like men: whoever is most like the
@@ -51,12 +56,8 @@ _LONGEST_PATH = 1000
 _LORA_STRENGTHS = (-100, 100)
 
 
-def _setting(default: Any, meaning: str, least: int | float | None = None, most: int | float | None = None) -> Any:
-    return field(default=default, metadata={"meaning": meaning, "least": least, "most": most})
-
-
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(TogetherSettings):
     """What a story is made with; each field says what it means, and the command line has an option for each.
 
     Steps count up from the noisiest. Lengths "at 1024" are in pixels of a 1024-pixel picture and scale with its side.
@@ -67,44 +68,44 @@ class RunSettings:
     """
 
     checkpoint: str = field(metadata={"meaning": 'A .safetensors or .ckpt file, a diffusers folder, or "toyworld".'})
-    photomaker: str = field(metadata={"meaning": 'A PhotoMaker v1 file, or "toyworld".'})
-    detector: str = _setting("none", f"Who finds the characters: {', '.join(DETECTORS)}.")
-    grounding_dino: str = _setting("", "For grounded-sam: GroundingDINO's weights.")
-    sam: str = _setting("", "For grounded-sam: SAM's weights.")
-    bert: str = _setting("", "For grounded-sam: a folder with the tokenizer of bert-base-uncased.")
-    config: str = _setting("", "For a checkpoint in a single file: a diffusers folder of the same family.")
-    loras: tuple[tuple[str, int | float], ...] = _setting((), "A LoRA for both passes, FILE or FILE:STRENGTH.")
-    identities: tuple[tuple[str, str], ...] = _setting((), "A saved identity to use, NAME=FILE.")
-    masks: str = _setting("", "A folder with an earlier run's masks, to use in place of a detector.")
-    width: int = _setting(1024, "Width of the frames in pixels.", 8, 8192)
-    height: int = _setting(1024, "Height of the frames in pixels.", 8, 8192)
-    seed: int = _setting(
+    photomaker: str = setting("", 'A PhotoMaker v1 file, or "toyworld"; not needed with --together.')
+    detector: str = setting("none", f"Who finds the characters: {', '.join(DETECTORS)}.")
+    grounding_dino: str = setting("", "For grounded-sam: GroundingDINO's weights.")
+    sam: str = setting("", "For grounded-sam: SAM's weights.")
+    bert: str = setting("", "For grounded-sam: a folder with the tokenizer of bert-base-uncased.")
+    config: str = setting("", "For a checkpoint in a single file: a diffusers folder of the same family.")
+    loras: tuple[tuple[str, int | float], ...] = setting((), "A LoRA for both passes, FILE or FILE:STRENGTH.")
+    identities: tuple[tuple[str, str], ...] = setting((), "A saved identity to use, NAME=FILE.")
+    masks: str = setting("", "A folder with an earlier run's masks, to use in place of a detector.")
+    width: int = setting(1024, "Width of the frames in pixels.", 8, 8192)
+    height: int = setting(1024, "Height of the frames in pixels.", 8, 8192)
+    seed: int = setting(
         0, "Frame n starts from this plus n - 1 unless the story gives it a seed; portraits count on.", 0, 2**64 - 1
     )
-    steps: int = _setting(50, "Sampling steps (the paper's T).", 1)
-    start: int = _setting(10, "The step at which re-denoising begins (10 of 50 is the paper's t' = 40).", 0)
-    cfg: int | float = _setting(7.0, "Guidance scale of both passes.", 0, 100)
-    sampler: str = _setting("euler", f"One of {', '.join(SAMPLERS)}.")
-    scheduler: str = _setting("normal", f"One of {', '.join(SCHEDULES)}.")
-    max_kernel: int | float = _setting(50, "How far masks have grown at the last step, in pixels at 1024.", 0, 1024)
-    dilate: int | float = _setting(10, "How far masks are grown when they are made, in pixels at 1024.", 0, 1024)
-    soft_edge: bool = _setting(False, "Blend mask edges by coverage in place of selecting whole latent cells.")
-    box_threshold: int | float = _setting(0.3, "Least score of a box.", 0, 1)
-    text_threshold: int | float = _setting(0.25, "Least score of the word itself.", 0, 1)
-    on_missing: str = _setting("error", "A character who is not found: error, or skip to leave them as drawn.")
-    portraits: int = _setting(64, "Portraits per character (the paper's m).", 1, 1024)
-    portrait_side: int = _setting(1024, "Their width and height in pixels.", 8, 4096)
-    portrait_batch: int = _setting(4, "Portraits drawn at a time; lower it if memory runs out.", 1, 1024)
-    portrait_steps: int = _setting(50, "Their sampling steps.", 1)
-    portrait_cfg: int | float = _setting(5.0, "Their guidance scale.", 0, 100)
-    portrait_template: str = _setting("a close-up photo of {character}", "Their prompt, with {character} in it.")
-    portrait_negative: str = _setting("3d, cartoon, anime, sketches, illustration, painting", "Their negative prompt.")
-    rank: int = _setting(10, "Directions that count as the identity (the paper's k).", None, 2047)
-    keep_ratio: int | float = _setting(0.6, "Share of portraits kept per round (the paper's r).")
-    rounds: int = _setting(3, "Rounds of the discovery (the paper's p); 0 takes the mean of all portraits.", None, 100)
-    device: str = _setting("cpu", 'Where the models run: "cpu" or "cuda".')
-    dtype: str = _setting("float32", f"Type of the UNet and the text encoders: {', '.join(DTYPES)}.")
-    threads: int = _setting(1, "CPU threads per process; the last bits of a result depend on their number.", 1, 256)
+    steps: int = setting(50, "Sampling steps (the paper's T).", 1)
+    start: int = setting(10, "The step at which re-denoising begins (10 of 50 is the paper's t' = 40).", 0)
+    cfg: int | float = setting(7.0, "Guidance scale of both passes.", 0, 100)
+    sampler: str = setting("euler", f"One of {', '.join(SAMPLERS)}.")
+    scheduler: str = setting("normal", f"One of {', '.join(SCHEDULES)}.")
+    max_kernel: int | float = setting(50, "How far masks have grown at the last step, in pixels at 1024.", 0, 1024)
+    dilate: int | float = setting(10, "How far masks are grown when they are made, in pixels at 1024.", 0, 1024)
+    soft_edge: bool = setting(False, "Blend mask edges by coverage in place of selecting whole latent cells.")
+    box_threshold: int | float = setting(0.3, "Least score of a box.", 0, 1)
+    text_threshold: int | float = setting(0.25, "Least score of the word itself.", 0, 1)
+    on_missing: str = setting("error", "A character who is not found: error, or skip to leave them as drawn.")
+    portraits: int = setting(64, "Portraits per character (the paper's m).", 1, 1024)
+    portrait_side: int = setting(1024, "Their width and height in pixels.", 8, 4096)
+    portrait_batch: int = setting(4, "Portraits drawn at a time; lower it if memory runs out.", 1, 1024)
+    portrait_steps: int = setting(50, "Their sampling steps.", 1)
+    portrait_cfg: int | float = setting(5.0, "Their guidance scale.", 0, 100)
+    portrait_template: str = setting("a close-up photo of {character}", "Their prompt, with {character} in it.")
+    portrait_negative: str = setting("3d, cartoon, anime, sketches, illustration, painting", "Their negative prompt.")
+    rank: int = setting(10, "Directions that count as the identity (the paper's k).", None, 2047)
+    keep_ratio: int | float = setting(0.6, "Share of portraits kept per round (the paper's r).")
+    rounds: int = setting(3, "Rounds of the discovery (the paper's p); 0 takes the mean of all portraits.", None, 100)
+    device: str = setting("cpu", 'Where the models run: "cpu" or "cuda".')
+    dtype: str = setting("float32", f"Type of the UNet and the text encoders: {', '.join(DTYPES)}.")
+    threads: int = setting(1, "CPU threads per process; the last bits of a result depend on their number.", 1, 256)
 
     def __post_init__(self) -> None:
         self._check_text()
@@ -113,6 +114,24 @@ class RunSettings:
         self._check_device()
         self._check_discovery()
         self._check_files()
+        self.check_together()
+        if self.together:
+            self._check_single_pass()
+
+    @property
+    def finds_layouts(self) -> bool:
+        """Whether frames drawn together are drawn without faces first, to find out where each face is to act."""
+        return self.together and bool(self.adapter) and not self.masks and self.detector != "none"
+
+    def _check_single_pass(self) -> None:
+        """Refuse what only re-denoising reads where frames are drawn together."""
+        if self.identities:
+            raise ValueError(
+                "identities are given, but frames drawn together are not re-denoised: give --adapter and --references "
+                "for faces, or leave out --together."
+            )
+        if self.masks and not self.adapter:
+            raise ValueError("masks are given, but no adapter whose faces they confine: give --adapter too.")
 
     def _check_text(self) -> None:
         for each in fields(self):
@@ -131,7 +150,7 @@ class RunSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
         for path, strength in self.loras:
             _check_range(f"The strength of the LoRA {quote(path, _LONGEST_PATH)}", strength, *_LORA_STRENGTHS)
-        if self.start >= self.steps:
+        if self.start >= self.steps and not self.together:
             raise ValueError(f"start is {self.start}, but there are {self.steps} steps: use 0 to {self.steps - 1}.")
         if max(self.steps, self.portrait_steps) > 1000:
             raise ValueError(f"{max(self.steps, self.portrait_steps)} steps are more than the 1000 there are.")
@@ -189,6 +208,8 @@ class RunSettings:
             missing = [name for name in ("grounding_dino", "sam", "bert") if not getattr(self, name)]
             if missing:
                 raise ValueError(f"The detector grounded-sam needs {' and '.join(missing)} too: give their paths.")
+        if not self.photomaker and not self.together:
+            raise ValueError("Which PhotoMaker file? Give --photomaker, the path of photomaker-v1.bin.")
         for name in _FILES:
             path = getattr(self, name)
             if path and path != TOYWORLD and not os.path.exists(path):
@@ -204,10 +225,10 @@ class RunSettings:
     def record(self) -> dict[str, Any]:
         """What the bytes of a run depend on, for its manifest: files by name and content, not by where they lie."""
         record: dict[str, Any] = {}
-        for each in fields(self):
+        for each in self._counting():
             value = getattr(self, each.name)
-            if each.name in READ_BY and (value == TOYWORLD or is_toyworld(Path(value))):
-                content = mark_of(folder_of(self.checkpoint), READ_BY[each.name])
+            if value and each.name in READ_BY and (value == TOYWORLD or is_toyworld(Path(value))):
+                content = mark_of(folder_read(self.checkpoint, each.name), READ_BY[each.name])
                 record[each.name] = {"name": TOYWORLD, "content": content}
             elif each.name in _FILES and value:
                 record[each.name] = _record_file(value)
@@ -215,13 +236,20 @@ class RunSettings:
                 record[each.name] = [{**_record_file(path), "strength": strength} for path, strength in value]
             elif each.name == "identities":
                 record[each.name] = {name: _record_file(path) for name, path in value}
+            elif each.name == "references":
+                record[each.name] = [{"character": name, **_record_file(path)} for name, path in value]
             elif each.name not in _UNRECORDED:
                 record[each.name] = value
         return record
 
     def places(self) -> dict[str, Any]:
         """Where the files of the settings lie, which `record` leaves out."""
-        return {name: getattr(self, name) for name in _PLACES}
+        return {each.name: getattr(self, each.name) for each in self._counting() if each.name in _PLACES}
+
+    def _counting(self) -> list[DataclassField]:
+        """The settings that a run depends on: those of frames drawn together count only for such frames."""
+        others = {each.name for each in fields(TogetherSettings)} if not self.together else set()
+        return [each for each in fields(self) if each.name not in others]
 
 
 def _form_of_record() -> type[Entry]:
@@ -247,6 +275,10 @@ class Places(Entry):
     sam: Text = ""
     bert: Text = ""
     masks: Text = ""
+    adapter: Text = ""
+    image_encoder: Text = ""
+    face_models: Text = ""
+    references: Items[Annotated[tuple[Text, Text], Strict(False)]] = []
     loras: Items[Annotated[tuple[Text, Number], Strict(False)]] = []
     identities: Items[Annotated[tuple[Text, Text], Strict(False)]] = []
 
@@ -269,7 +301,7 @@ def settings_of(manifest: Mapping[str, Any], **changes: Any) -> RunSettings:
     """
     part = checked(SettingsPart, manifest, "The manifest")
     places = {name: value for name, value in part.places if not isinstance(value, list)}
-    pairs = {"loras": tuple(part.places.loras), "identities": tuple(part.places.identities)}
+    pairs = {name: tuple(getattr(part.places, name)) for name in _PAIRS}
     return RunSettings(**{**dict(part.settings), **places, **pairs, **changes})
 
 
@@ -298,4 +330,5 @@ def _record_file(path: str) -> dict[str, Any]:
 
 def toyworld_settings(**changes: Any) -> RunSettings:
     """Settings that suit the toy world; `changes` replace single ones."""
-    return RunSettings(**{**TOYWORLD_SETTINGS, **changes})
+    faces = _TOYWORLD_FACES if changes.get("adapter") else {}
+    return RunSettings(**{**TOYWORLD_SETTINGS, **faces, **changes})

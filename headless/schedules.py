@@ -1,5 +1,6 @@
 """Noise schedules by ComfyUI's names, with ComfyUI's numbers."""
 
+from math import inf
 from typing import Any
 
 import torch
@@ -61,6 +62,20 @@ def schedule(name: str, steps: int, config: Any) -> Float[Tensor, " steps_plus_o
     else:
         raise ValueError(f"There is no schedule {quote(name)}; there are {', '.join(SCHEDULES)}.")
     return torch.cat([chosen, torch.zeros(1)])
+
+
+def level_at(percent: float | int, config: Any) -> float:
+    """The noise level at a part of sampling, as ComfyUI's `percent_to_sigma`: 0 is before noise, 1 the clean picture.
+
+    Args:
+        percent: 0 to 1.
+        config: A diffusers scheduler's config.
+    """
+    if percent <= 0:
+        return inf
+    if percent >= 1:
+        return 0.0
+    return float(_at_timestep(torch.tensor((1.0 - percent) * 999.0), log_levels(config)))
 
 
 def _at_timestep(timestep: Float[Tensor, ""], logs: Float[Tensor, " n"]) -> Float[Tensor, ""]:

@@ -1,10 +1,12 @@
 """The frames of a story drawn together under diffusers: auto-mask self-attention (Storynizor, equations 4 to 6)."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from torch import Tensor
 
+from ..core.attention import SubjectBank
 from ..core.attention_hooks import Hook, chained, unchanged
 from ..core.frame_sharing import FrameSharing, Sharing
 from ..core.map_reader import MapReader, Positions
@@ -21,9 +23,17 @@ def new_reader(positions: Positions, frames: int, decay: float | int) -> MapRead
     return MapReader(frames, {CONDITIONAL: lambda tokens: positions} if positions else {}, decay)
 
 
-def new_sharing(sharing: Sharing, positions: Positions, frames: int) -> FrameSharing:
-    """How n frames share, for one sampling."""
-    return FrameSharing(sharing, new_reader(positions, frames, sharing.decay))
+def new_sharing(
+    sharing: Sharing,
+    positions: Positions,
+    frames: int,
+    levels: tuple[float, float] = (inf, 0.0),
+    record: SubjectBank | None = None,
+    see: SubjectBank | None = None,
+) -> FrameSharing:
+    """How n frames share, for one sampling; the further arguments are those of `FrameSharing`."""
+    reader = new_reader(positions, frames, sharing.decay)
+    return FrameSharing(sharing, reader, levels, record=record, see=see)
 
 
 def encode_together(pipe: Any, frames: Sequence[Frame]) -> tuple[Prompt, Prompt]:

@@ -11,17 +11,14 @@ from ..core.character_mentions import Character
 from ..core.identity import Identity, discover_identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
-from ..core.layout_search import find_layout
 from ..core.quoting import quote
-from ..core.redenoise import scaled_kernel
 from ..core.shapes import Float
 from ..core.story import Appearance, Frame, Story
 from .checkpoint import Pipeline, load_checkpoint
-from .detection import Detector, toyworld_folder
+from .detection import Detector, find_characters, toyworld_folder
 from .identity_generator import PhotoMaker, identity_generator, load_photomaker
 from .option_values import TOYWORLD
-from .prompts import Prompt, check_length, encode_prompt, word_position
-from .run_files import read_masks
+from .prompts import Prompt, check_length, check_prompts, encode_prompt, word_position
 from .run_settings import RunSettings
 from .sampling import SamplingPlan, decode, from_model_scale, redenoise, sample, sample_template, starting_noise
 from .solvers import Solver
@@ -47,11 +44,7 @@ class Studio:
         Raises:
             ValueError: If a prompt is too long, or a class word is no token of its own.
         """
-        for frame in story.frames:
-            check_length(self.pipe, frame.prompt, frame.label)
-            check_length(self.pipe, frame.negative, f"{frame.label}, negative prompt")
-            for each in frame.appearances:
-                word_position(self.pipe, frame.prompt, each.class_word, frame.label)
+        check_prompts(self.pipe, story)
         for character in characters:
             self.check_portraits(character)
 
@@ -125,11 +118,7 @@ class Studio:
         positive, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
         plan = self._plan(settings.steps, settings.cfg)
         cache = sample_template(plan, positive, negative, noise, seed, self._steps(f"{frame.label}, template", report))
-        if not cache.final.isfinite().all():
-            raise ValueError(
-                f"{frame.label}: the template has NaN or infinite values: the model overflowed in {settings.dtype}. "
-                "Use another dtype (bfloat16, float32) or a lower cfg."
-            )
+        check_finite(cache.final, f"{frame.label}: the template", settings)
         return cache
 
     def picture(self, latent: Float[Tensor, "1 c h w"]) -> Float[Tensor, "H W 3"]:
@@ -137,22 +126,7 @@ class Studio:
 
     def find(self, frame: Frame, picture: Float[Tensor, "h w 3"], masks: Path | None) -> Layout:
         """Who is where in the template: from a mask file, or by the detector."""
-        settings, size = self.settings, (self.settings.height, self.settings.width)
-        if masks is not None:
-            return read_masks(masks, frame, *size)
-        if not frame.cast or self.detector is None:
-            return Layout((), torch.zeros((0, *size), dtype=torch.bool), frame.label)
-        return find_layout(
-            self.detector.find,
-            self.detector.segment,
-            picture,
-            [(character.name, character.word) for character in frame.cast],
-            frame.label,
-            box_threshold=settings.box_threshold,
-            text_threshold=settings.text_threshold,
-            dilate_px=round(scaled_kernel(settings.dilate, *size)),
-            skip_missing=settings.on_missing == "skip",
-        )
+        return find_characters(self.settings, self.detector, frame, picture, masks)
 
     def put_in(
         self,
@@ -200,15 +174,29 @@ def _portraits_of(character: Character) -> str:
     return f"Portraits of {quote(character.name)}"
 
 
-def open_studio(settings: RunSettings, device: str, detector: Detector | None = None) -> Studio:
-    """Load the checkpoint and PhotoMaker; on `device`, which is this process's own."""
-    pipe = load_checkpoint(
+def check_finite(latents: Tensor, what: str, settings: RunSettings) -> None:
+    """Raise a ValueError if the model overflowed."""
+    if not latents.isfinite().all():
+        raise ValueError(
+            f"{what} has NaN or infinite values: the model overflowed in {settings.dtype}. Use another dtype "
+            "(bfloat16, float32) or a lower cfg."
+        )
+
+
+def open_pipeline(settings: RunSettings, device: str) -> Pipeline:
+    """Load the checkpoint with its LoRAs."""
+    return load_checkpoint(
         settings.checkpoint,
         device,
         getattr(torch, settings.dtype),
         Path(settings.config) if settings.config else None,
         [(Path(path), strength) for path, strength in settings.loras],
     )
+
+
+def open_studio(settings: RunSettings, device: str, detector: Detector | None = None) -> Studio:
+    """Load the checkpoint and PhotoMaker; on `device`, which is this process's own."""
+    pipe = open_pipeline(settings, device)
     if settings.photomaker == TOYWORLD:
         path = toyworld_folder(settings) / "photomaker.safetensors"
     else:

@@ -9,6 +9,9 @@ READ_BY = {
     "checkpoint": ("unet.safetensors", "vae.safetensors", "text_encoder.safetensors", "tokenizer"),
     "photomaker": ("photomaker.safetensors",),
     "detector": ("detector.safetensors",),
+    "adapter": ("injector.safetensors",),
+    "image_encoder": ("photomaker.safetensors",),
+    "face_models": ("detector.safetensors", "identity_encoder.safetensors"),
 }
 """By setting; the folder holds more, which no picture depends on."""
 
@@ -22,3 +25,8 @@ def folder_of(checkpoint: str) -> Path:
     """What "toyworld" means together with this checkpoint: its own folder if it is one, or the weights of the pack."""
     folder = Path(checkpoint)
     return folder if checkpoint != TOYWORLD and is_toyworld(folder) else WEIGHTS
+
+
+def folder_read(checkpoint: str, setting: str) -> Path:
+    """The folder from which a setting that is "toyworld" is read; what adapters need comes from the pack's own."""
+    return WEIGHTS if setting in ("adapter", "image_encoder", "face_models") else folder_of(checkpoint)

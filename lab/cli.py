@@ -1,4 +1,4 @@
-"""The command line `story-identity` with the commands of the laboratory: training and StoryDB."""
+"""The whole command line `story-identity`: to the commands of `headless/cli.py` come training and StoryDB."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +8,10 @@ import typer
 from ..headless.cli import app
 from ..headless.stopping import stoppable
 from ..headless.terminal import plain_errors, quiet_libraries, say
+from .storydb.command import build_storydb
 
 __all__ = ["app"]
+TRAINING = "Training"
 
 
 def _settings_file(names: str) -> Any:
@@ -25,7 +27,7 @@ TrainingDevice = Annotated[str | None, typer.Option(help="In place of the file's
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what a step takes, in time and memory; write nothing.")]
 
 
-@app.command()
+@app.command(rich_help_panel=TRAINING)
 def train_synchronizer(
     settings: SynchronizerFile,
     out: TrainingOut = None,
@@ -42,7 +44,7 @@ def train_synchronizer(
     _train("synchronizer", settings, dry_run, out=out, steps=steps, device=device)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAINING)
 def train_injector(
     settings: InjectorFile,
     out: TrainingOut = None,
@@ -69,12 +71,4 @@ def _train(what: str, settings: Path, dry_run: bool, **changes: Any) -> None:
             say(said)
 
 
-@app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-def build_storydb(words: Annotated[list[str] | None, typer.Argument(metavar="SOURCE --out DIR")] = None) -> None:
-    """Make groups of pictures to train on, out of folders of pictures with captions; --help tells more."""
-    with plain_errors():
-        quiet_libraries()
-        from .storydb.command import app as own
-
-        with stoppable():
-            own(words or ["--help"], prog_name="story-identity build-storydb")
+app.command(rich_help_panel=TRAINING)(build_storydb)

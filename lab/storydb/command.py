@@ -1,7 +1,6 @@
 """The command `story-identity build-storydb`. What takes long to import waits until it is needed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,17 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ...core.quoting import printable, quote
+from ...headless.stopping import stoppable
+from ...headless.terminal import plain_errors, quiet_libraries
 from .settings import TOYWORLD_STORYDB, StoryDBSettings
 
 if TYPE_CHECKING:
     from .measures import Measures
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_SETTINGS = " ".join(
+    f"{name} ({each.default}): {each.description}" for name, each in StoryDBSettings.model_fields.items()
+)
 
-_SETTINGS = " ".join(f"{each.name} ({each.default}): {each.metadata['meaning']}" for each in fields(StoryDBSettings))
 
-
-@app.command()
 def build_storydb(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="A folder with one folder of pictures per character.")
@@ -47,17 +47,19 @@ def build_storydb(
     Captions are in a .txt of each picture's name or in a metadata.jsonl. Loose pictures in SOURCE are put together by
     face, or by CLIP. Run it again after changes: only what changed is processed again.
     """
-    from .build import build_storydb as build
+    with plain_errors(), stoppable():
+        quiet_libraries()
+        settings = settings_from(setting or [], TOYWORLD_STORYDB if toyworld else {})
+        from .build import build_storydb as build
 
-    settings = settings_from(setting or [], TOYWORLD_STORYDB if toyworld else {})
-    if toyworld:
-        from .measures import toyworld_measures
+        if toyworld:
+            from .measures import toyworld_measures
 
-        measures = toyworld_measures()
-    else:
-        files = {"grounding_dino": grounding_dino, "sam": sam, "bert": bert, "faces": faces, "clip": clip}
-        measures = load_measures({**files, "tokenizer": tokenizer}, aesthetic, captioner, device)
-    show(build(source, out, settings, measures))
+            measures = toyworld_measures()
+        else:
+            files = {"grounding_dino": grounding_dino, "sam": sam, "bert": bert, "faces": faces, "clip": clip}
+            measures = load_measures({**files, "tokenizer": tokenizer}, aesthetic, captioner, device)
+        show(build(source, out, settings, measures))
 
 
 def settings_from(given: Sequence[str], defaults: Mapping[str, Any]) -> StoryDBSettings:
@@ -66,7 +68,7 @@ def settings_from(given: Sequence[str], defaults: Mapping[str, Any]) -> StoryDBS
     Raises:
         ValueError: If there is no such setting, or the value is of another kind or out of range.
     """
-    known = {each.name: type(each.default) for each in fields(StoryDBSettings)}
+    known = {name: type(each.default) for name, each in StoryDBSettings.model_fields.items()}
     changes, given_names = dict(defaults), set()
     for text in given:
         name, sign, value = text.partition("=")

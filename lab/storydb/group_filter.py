@@ -18,10 +18,11 @@ from ...core.layout_search import find_layout
 from ...core.quoting import printable, quote
 from ...core.shapes import Bool, Float, Int
 from ...headless.prompts import word_positions
+from ...headless.reference_pictures import open_picture, read_float
 from ...headless.run_files import mask_picture
 from .measures import Measures, Picture
 from .phrase import find_class_word, identifying_spans, phrase_span, shared_phrase
-from .pictures import open_picture, png_bytes, read_float, spread_of
+from .pictures import png_bytes, spread_of
 from .settings import StoryDBSettings
 from .sources import Source
 

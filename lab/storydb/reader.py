@@ -14,9 +14,9 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from ...core.quoting import printable
+from ...headless.reference_pictures import open_picture
 from ..training.groups import Group
 from .manifest import read_storydb
-from .pictures import open_picture
 from .shards import read_files
 
 _log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from ...core.attention_hooks import Hook, unchanged
 from ...core.frame_sharing import Sharing
 from ...core.quoting import printable, quote
 from ...core.story import Story
+from ...headless.reference_pictures import open_picture
 from ...headless.sampling import SamplingPlan, decode, starting_noise
 from ...headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
 from ...headless.toyworld_pipeline import PipelineVAE
-from ..storydb.pictures import open_picture
 from .settings import TrainingSettings
 
 _PAPER = ("ddim", "ddim_uniform", 30, 7.0)  # Storynizor, section 5: sampler, scheduler, steps, guidance

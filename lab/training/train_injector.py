@@ -6,11 +6,11 @@ so that the face is learned and not the pose.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from ...core.adapter_file import read_adapter, write_adapter
@@ -23,45 +23,45 @@ from ...core.story import Story
 from ...headless.checkpoint import merge_lora
 from ...headless.reference_faces import FeatureReader, load_reader
 from ...headless.reference_injection import cross_attention_hook, cross_attention_widths, inject_story
+from ...headless.reference_pictures import read_float
+from ...headless.schema import setting
 from ..step_random import StepRandom
-from ..storydb.pictures import read_float
 from .batch import Batch, batch_of
 from .denoising_task import make_task
 from .frozen_unet import FrozenPipeline
 from .groups import Group
-from .settings import TrainingSettings, setting
+from .settings import TrainingSettings
 
 FILE = "injector.safetensors"
-PLUS_FACE, FACEID_PLUS = ADAPTERS = ("plus-face", "FaceID-Plus")
+PLUS_FACE, FACEID_PLUS = "plus-face", "FaceID-Plus"
 
 
-@dataclass(frozen=True, kw_only=True)
 class InjectorSettings(TrainingSettings):
     """The settings of the injector's training. Sizes that are not given are those of plus-face for SD1.5."""
 
-    adapter: str = setting(PLUS_FACE, f"Its kind: {' or '.join(ADAPTERS)}, which needs face_models as well.")
+    frames: int = setting(4, "Pictures of a group, each of which has another one as its reference.", ge=2, le=2**12)
+    adapter: Literal["plus-face", "FaceID-Plus"] = setting(PLUS_FACE, "FaceID-Plus needs face_models as well.")
     image_encoder: str = setting(
         "", 'A folder of CLIP\'s image encoder (CLIPVisionModelWithProjection), or "toyworld".'
     )
     face_models: str = setting(
         "", 'A folder of insightface\'s models, .../models/NAME, for non-commercial research only; or "toyworld".'
     )
-    tokens: int = setting(16, "Identity tokens per reference; public FaceID-Plus files have 4.")
-    resampler_width: int = setting(0, "Width of the resampler; 0: that of the prompts, as FaceID-Plus must have it.")
-    resampler_heads: int = setting(12, "Heads of the resampler's attention, each 64 wide.")
-    resampler_depth: int = setting(4, "The resampler's layers.")
-    face_dropout: float = setting(0.05, "Share of pictures that are shown no reference.")
-    stage: int = setting(1, "1: single pictures. 2: frames that see each other; starts from a stage 1 adapter.")
+    tokens: int = setting(16, "Identity tokens per reference; public FaceID-Plus files have 4.", ge=1, le=2**10)
+    resampler_width: int = setting(
+        0, "Width of the resampler; 0: that of the prompts, as FaceID-Plus must have it.", ge=0, le=2**16
+    )
+    resampler_heads: int = setting(12, "Heads of the resampler's attention, each 64 wide.", ge=1, le=2**10)
+    resampler_depth: int = setting(4, "The resampler's layers.", ge=1, le=2**10)
+    face_dropout: float = setting(0.05, "Share of pictures that are shown no reference.", ge=0, le=1)
+    stage: Literal[1, 2] = setting(
+        1, "1: single pictures. 2: frames that see each other; starts from a stage 1 adapter."
+    )
     start: str = setting("", "The adapter to start from, of the same sizes, such as a public file.")
     synchronizer: str = setting("", "Stage 2: the synchronizer LoRA, if there is one.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.frames < 2:
-            raise ValueError(
-                f"frames is {self.frames}; each picture's reference is another one of its group, so 2 or more are "
-                "needed, in stage 1 too."
-            )
+    @model_validator(mode="after")
+    def _check_parts(self) -> "InjectorSettings":
         if not self.image_encoder:
             raise ValueError("image_encoder is not given; every adapter reads the hidden states of one.")
         if self.adapter == FACEID_PLUS and not self.face_models:
@@ -70,19 +70,10 @@ class InjectorSettings(TrainingSettings):
             raise ValueError("stage 1 trains on single pictures; the synchronizer belongs to stage 2.")
         if self.stage == 2 and not self.start:
             raise ValueError("stage 2 starts from the adapter of stage 1; give start its file.")
-
-    def bounds(self) -> dict[str, tuple[int, int]]:
-        sizes = dict.fromkeys(("tokens", "resampler_heads", "resampler_depth"), (1, 2**10))
-        return {**super().bounds(), **sizes, "resampler_width": (0, 2**16)}
-
-    def shares(self) -> tuple[str, ...]:
-        return (*super().shares(), "face_dropout")
+        return self
 
     def files(self) -> tuple[str, ...]:
         return (*super().files(), "image_encoder", "face_models", "start", "synchronizer")
-
-    def choices(self) -> dict[str, tuple[str | int, ...]]:
-        return {**super().choices(), "adapter": ADAPTERS, "stage": (1, 2)}
 
 
 class InjectorTraining(FrozenPipeline):

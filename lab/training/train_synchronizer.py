@@ -6,7 +6,6 @@ L = L_diffusion + lambda * L_mask (equations 7 and 8).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,28 @@ from torch import Tensor, nn
 
 from ...core.atomic_files import atomic_write
 from ...core.shapes import Float
+from ...headless.schema import setting
 from ..step_random import StepRandom
 from .batch import Places, batch_of
 from .denoising_task import make_task
 from .frozen_unet import FrozenPipeline
 from .groups import Group
 from .losses import mask_loss
-from .settings import TrainingSettings, setting
+from .settings import TrainingSettings
 
 ADAPTER = "synchronizer"
 FILE = "synchronizer.safetensors"
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class SynchronizerSettings(TrainingSettings):
     """The settings of the synchronizer's training."""
 
-    rank: int = setting(32, "Rank of the LoRA.")
-    mask_loss: float = setting(0.1, "Lambda, the weight of the mask loss; 0 leaves it out. The paper does not say.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.frames < 2:
-            raise ValueError(f"frames is {self.frames}; frames that see each other are 2 or more.")
-        if self.mask_loss < 0:
-            raise ValueError(f"mask_loss is {self.mask_loss}; it must be 0 or more.")
-
-    def bounds(self) -> dict[str, tuple[int, int]]:
-        return {**super().bounds(), "rank": (1, 2**12)}
+    frames: int = setting(4, "Pictures of a group that see each other.", ge=2, le=2**12)
+    rank: int = setting(32, "Rank of the LoRA.", ge=1, le=2**12)
+    mask_loss: float = setting(
+        0.1, "Lambda, the weight of the mask loss; 0 leaves it out. The paper does not say.", ge=0
+    )
 
 
 class Synchronizer(FrozenPipeline):

@@ -56,8 +56,9 @@ def options_of(chosen):
     words = []
     for each in dataclasses.fields(RunSettings):
         value = getattr(chosen, each.name)
+        flag = f"--{each.name.replace('_', '-')}"
         if value != each.default and not isinstance(value, tuple):
-            words += [f"--{each.name.replace('_', '-')}", str(value)]
+            words += [flag] if value is True else [flag, str(value)]
     return words
 
 

@@ -44,15 +44,16 @@ def test_every_setting_is_an_option_that_arrives(monkeypatch, story_file, tmp_pa
     values = {bool: True, int: 11, float: 1.5, str: "word"}
     words, expected = [], {}
     for each in dataclasses.fields(RunSettings):
-        if each.name in ("loras", "identities"):
-            flag, value = {"loras": "--lora", "identities": "--identity"}[each.name], ["a=b", "c=d"]
+        flag = {"loras": "--lora", "identities": "--identity"}.get(each.name, f"--{each.name.replace('_', '-')}")
+        if isinstance(each.default, tuple):
+            value = ["a=b", "c=d"]
             words += [flag, "a=b", flag, "c=d"]
-        elif each.name == "soft_edge":
+        elif each.type is bool:
             value = True
-            words += ["--soft-edge"]
+            words += [flag]
         else:
             value = values[float if "float" in str(each.type) else each.type]
-            words += [f"--{each.name.replace('_', '-')}", str(value)]
+            words += [flag, str(value)]
         expected[each.name] = value
     done = call("run", story_file, "--out", tmp_path / "out", *words)
     assert arrived == [expected], done.output

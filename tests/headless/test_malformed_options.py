@@ -60,6 +60,7 @@ WORDS += [
     "x.safetensors:nan",
     "\u202e",
 ]
+SWITCHES = ["--soft-edge", "--together", "--same-character"]
 PAIRS = [f"{__file__}:{strength}" for strength in ("inf", "nan", "1e300", "2", "-0.5")]
 
 
@@ -91,7 +92,7 @@ def test_any_values_end_in_settings_or_in_one_clear_error(finished, tmp_path):
     for _ in range(CASES):
         options = []
         for flag in chosen.sample(flags(), chosen.choice((1, 1, 2, 4))):
-            options += [flag] if flag == "--soft-edge" else [flag, chosen.choice(NUMBERS + WORDS + PAIRS)]
+            options += [flag] if flag in SWITCHES else [flag, chosen.choice(NUMBERS + WORDS + PAIRS)]
         out = chosen.choice(["out", "out", "out", "", ".", "\udcff", "story.json"])
         began = [] if "--checkpoint" in options else ["--checkpoint", "toyworld"]
         ready = len(finished)

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from story_identity.core.attention import SubjectBank
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import LATENT_CHANNELS, PICTURE_SIDE, WEIGHTS
+from story_identity.headless.joint_drawing import open_drawing
 from story_identity.headless.reference_faces import load_reader
 from story_identity.headless.reference_injection import inject_story, load_injector
+from story_identity.headless.run_settings import toyworld_settings
 from story_identity.headless.sampling import SamplingPlan
 from story_identity.headless.shared_frames import encode_together, new_sharing, sample_together
 from story_identity.headless.toyworld_pipeline import load_toyworld
@@ -70,6 +74,13 @@ def features(questions) -> dict[str, Any]:
     return seen
 
 
+def layouts_of(questions, story) -> list[Layout]:
+    return [
+        Layout(tuple(each.name for each in frame.cast), questions["masks"][: len(frame.cast)].bool(), frame.label)
+        for frame in story.frames
+    ]
+
+
 def test_the_references_are_seen_the_same(comfy, features):
     for name, seen in features.items():
         for kind, value in vars(seen).items():
@@ -82,10 +93,7 @@ def test_a_story_with_faces_comes_out_the_same_from_the_same_noise(comfy, questi
     injector = load_injector(WEIGHTS / "injector.safetensors", pipe)
     prompts, count = encode_together(pipe, story.frames), len(story.frames)
     noise = torch.randn(count, LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(seed))
-    layouts = [
-        Layout(tuple(each.name for each in frame.cast), questions["masks"][: len(frame.cast)].bool(), frame.label)
-        for frame in story.frames
-    ]
+    layouts = layouts_of(questions, story)
     for way, chosen in WAYS.items():
         masks = layouts if chosen["masked"] else ()
         injection = inject_story(injector, story, features, chosen["mode"], seed, chosen["weight"], masks)
@@ -95,3 +103,22 @@ def test_a_story_with_faces_comes_out_the_same_from_the_same_noise(comfy, questi
             way
         )
     assert largest_difference(comfy["plain"], comfy["shuffled"]) > 100 * CLOSE
+
+
+@pytest.mark.parametrize("way", ["shuffled", "average"])
+def test_a_run_with_an_adapter_draws_what_the_nodes_draw(comfy, questions, way, tmp_path):
+    """From picture files to latents; everywhere, and where layouts say."""
+    chosen, references = WAYS[way], []
+    for name in ("Mira", "Tom"):
+        for number, picture in enumerate(questions[name]):
+            references.append((name, str(tmp_path / f"{name}{number}.png")))
+            Image.fromarray((picture * 255).round().byte().numpy()).save(references[-1][1])
+    settings = toyworld_settings(
+        together=True, strength=0, adapter="toyworld", references=tuple(references), detector="none", **SETTINGS,
+        mode=chosen["mode"], weight=chosen["weight"], cfg=chosen["cfg"], shuffle_seed=SETTINGS["seed"],
+    )  # fmt: skip
+    drawing = open_drawing(Story.parse(LONG_STORY), settings, "cpu")
+    (rows,) = drawing.groups()
+    masks = layouts_of(questions, drawing.story) if chosen["masked"] else ()
+    drawn = drawing.draw(rows, SubjectBank(), drawing.faces, masks, lambda *step: None, "frames")
+    assert largest_difference(comfy[way], drawn) < CLOSE

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from story_identity.core.attention import SubjectBank
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld import models
 from story_identity.headless import sampling
 from story_identity.headless.identity_generator import identity_generator, load_photomaker
+from story_identity.headless.joint_drawing import open_drawing
 from story_identity.headless.prompts import encode_prompt, word_position
+from story_identity.headless.run_settings import toyworld_settings
 from story_identity.headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
 from story_identity.headless.toyworld_pipeline import load_toyworld
 from story_identity.lab.training.train_synchronizer import Synchronizer, SynchronizerSettings
@@ -41,6 +44,10 @@ STORY = {
 LONG_STORY = {
     "characters": STORY["characters"],
     "frames": [*STORY["frames"], "Tom in the snow", "a city at night", "Mira sitting in a kitchen"],
+}
+TOGETHER = {
+    "together": {"anchors": 0, "start_percent": 0.0, "end_percent": 1.0},
+    "anchors": {"anchors": 2, "start_percent": 0.2, "end_percent": 0.8},
 }
 SYNCHRONIZER = "synchronizer.safetensors"
 CLOSE = 1e-4
@@ -85,7 +92,13 @@ def comfy(comfyui, questions, synchronizer, tmp_path_factory) -> dict[str, Tenso
     loras = base / "models" / "loras"
     loras.mkdir(parents=True)
     shutil.copy(synchronizer[0], loras / SYNCHRONIZER)
-    texts = {"prompts": PROMPTS, "story": STORY, "long_story": LONG_STORY, "ways": WAYS, "settings": SETTINGS}
+    texts = {
+        "prompts": PROMPTS,
+        "story": STORY,
+        "long_story": LONG_STORY,
+        "ways": WAYS,
+        "settings": SETTINGS | {"together": TOGETHER},
+    }
     texts["synchronizer"] = SYNCHRONIZER
     save_file(questions, asked, metadata={name: json.dumps(text) for name, text in texts.items()})
     command = [comfyui.python, INSIDE / "toyworld_answers.py", comfyui.root, base, asked, answered]
@@ -172,3 +185,14 @@ def test_frames_drawn_together_come_out_the_same_from_the_same_noise(comfy, pipe
         ours = sample_together(plan, prompts, noise, seed, shared)
         assert largest_difference(comfy[name], ours) < CLOSE
     assert largest_difference(comfy["apart"], comfy["together"]) > 100 * CLOSE
+
+
+@pytest.mark.parametrize("way", TOGETHER)
+def test_a_run_with_together_draws_what_the_nodes_draw(comfy, way):
+    """At once and in groups; each group has the seed of its first frame, and sharing begins and ends on its way."""
+    chosen = toyworld_settings(together=True, seed=SETTINGS["seed"], steps=SETTINGS["steps"], **TOGETHER[way])
+    drawing, bank = open_drawing(Story.parse(LONG_STORY), chosen, "cpu"), SubjectBank()
+    drawn = [drawing.draw(rows, bank, None, (), lambda *step: None, "frames") for rows in drawing.groups()]
+    assert len(drawn) == {"together": 1, "anchors": 2}[way]
+    assert largest_difference(comfy[way], torch.cat(drawn)) < CLOSE
+    assert largest_difference(comfy["anchors"], comfy["together"]) > 100 * CLOSE

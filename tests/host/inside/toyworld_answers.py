@@ -106,14 +106,15 @@ def of_frames(world: World, asked: Tensors, story: Any, ways: list[list[str]], s
 
 
 def of_frames_together(world: World, story: Any, settings: dict[str, Any]) -> Tensors:
-    """Latents of a story's frames, a batch with one seed: with AMSA as its node sets it, and without."""
+    """Latents of a story's frames, a batch with one seed: with AMSA in every way that is asked about, and without."""
     told = Story.parse(story)
     positive, negative, frames = EncodeStoryNode.execute(world.clip, told).result
-    sharing = {"strength": 1.0, "layers": "all", "start_percent": 0.0, "end_percent": 1.0, "same_character": True}
-    (shared,) = AMSANode.execute(world.model, told, **sharing, anchors=0, threshold=0.0, decay=0.5).result
+    sharing = {"strength": 1.0, "layers": "all", "same_character": True, "threshold": 0.0, "decay": 0.5}
     (empty,) = nodes.EmptyLatentImage().generate(64, 64, frames)
     how = (*(settings[key] for key in ("seed", "steps", "cfg")), "euler", "simple", positive, negative, empty)
-    models = {"together": shared, "apart": world.model}
+    models = {"apart": world.model}
+    for name, chosen in settings["together"].items():
+        (models[name],) = AMSANode.execute(world.model, told, **sharing, **chosen).result
     return {name: nodes.KSampler().sample(model, *how)[0]["samples"] for name, model in models.items()}
 
 

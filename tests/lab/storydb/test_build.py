@@ -269,10 +269,10 @@ def test_wrong_folders_are_refused(own_pictures, tmp_path, small_settings, measu
     ("changes", "message"),
     [
         ({"least": 5, "most": 8}, "every larger folder can be divided"),
-        ({"least": 1, "most": 8}, "least must be 2 or more"),
-        ({"identity": 1.5}, "a cosine"),
+        ({"least": 1, "most": 8}, "least is 1; it must be 2 or more and at most 1000000"),
+        ({"identity": 1.5}, "identity is 1.5; it must be -1 or more and at most 1"),
         ({"form": "zip"}, "tar, folder"),
-        ({"words": ()}, "at least one class word"),
+        ({"words": ()}, "words is .*; it must be at least 1 long"),
     ],
 )
 def test_settings_out_of_range(changes, message):

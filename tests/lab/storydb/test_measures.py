@@ -7,7 +7,8 @@ import pytest
 import torch
 from story_identity.core.photomaker import look_at
 from story_identity.core.toyworld.models import WEIGHTS
-from story_identity.lab.storydb.command import app, load_measures, settings_from
+from story_identity.lab.cli import app
+from story_identity.lab.storydb.command import load_measures, settings_from
 from story_identity.lab.storydb.measures import load_clip, named_callable
 from story_identity.lab.storydb.settings import TOYWORLD_STORYDB
 from story_identity.lab.toyworld.world import draw
@@ -86,7 +87,7 @@ def test_a_detector_is_needed(tmp_path):
 def test_the_command_lists_what_it_dropped(pictures, tmp_path):
     done = CliRunner().invoke(
         app,
-        [str(pictures), "--out", str(tmp_path / "db"), "--toyworld"],
+        ["build-storydb", str(pictures), "--out", str(tmp_path / "db"), "--toyworld"],
         env={"COLUMNS": "160"},
         catch_exceptions=False,
     )

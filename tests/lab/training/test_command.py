@@ -134,7 +134,18 @@ def test_a_name_that_comes_with_the_pack_goes_on_when_it_is_called_again(tmp_pat
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
-def test_build_storydb_is_a_command_of_its_own():
-    done = CliRunner().invoke(cli.app, ["build-storydb", "--help"])
-    assert done.exit_code == 0
-    assert "SOURCE" in done.output
+def test_one_help_lists_all_commands_and_each_has_its_own():
+    commands = ["run", "discover", "redenoise", "demo", "models", "train-synchronizer", "train-injector"]
+    shown = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "120"}).output
+    for name in [*commands, "build-storydb"]:
+        assert f" {name} " in shown, shown
+        own = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "120"})
+        assert (own.exit_code, own.output.count("Usage:")) == (0, 1), own.output
+    assert "SOURCE" in CliRunner().invoke(cli.app, ["build-storydb", "--help"]).output
+    assert all(name in CliRunner().invoke(cli.app, ["models", "--help"]).output for name in ("list", "check", "downl"))
+
+
+def test_a_mistake_in_a_storydb_is_one_line(tmp_path):
+    done = CliRunner().invoke(cli.app, ["build-storydb", str(tmp_path), "--out", str(tmp_path / "db"), "--set", "x=1"])
+    assert (done.exit_code, len(done.output.strip().splitlines())) == (2, 1)
+    assert '--set takes NAME=VALUE, not "x=1"' in done.output

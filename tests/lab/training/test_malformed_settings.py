@@ -1,7 +1,6 @@
 """Settings files that are no settings files: encodings, and 300 generated ones, end in one clear error."""
 
 import random
-from dataclasses import fields
 
 import pytest
 from story_identity.lab.storydb.command import settings_from
@@ -43,7 +42,7 @@ def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
 def malformed(chance):
     """A settings file with one to three faults."""
     lines = toml(LEAST).splitlines()
-    names = [each.name for each in fields(SynchronizerSettings)]
+    names = list(SynchronizerSettings.model_fields)
     for _ in range(chance.randrange(1, 4)):
         name, fault = chance.choice(names), chance.randrange(6)
         if fault < 3:
@@ -76,7 +75,7 @@ def test_malformed_files_end_in_one_clear_error(tmp_path):
 
 def test_malformed_thresholds_of_a_storydb_end_in_one_clear_error():
     chance, said = random.Random(9), []
-    names = [each.name for each in fields(StoryDBSettings)]
+    names = list(StoryDBSettings.model_fields)
     for _ in range(300):
         name = chance.choice([*names, "", "leest", "\ud800", "z" * 5000])
         given = [f"{name}{chance.choice(['=', '=', '=', ''])}{chance.choice(STRANGE)}"]
@@ -99,7 +98,7 @@ def test_malformed_thresholds_of_a_storydb_end_in_one_clear_error():
         (["contrast=1e400"], "contrast is inf; it must be a finite number"),
         (["least_side=4", "least_side=5"], "--set least_side is given twice"),
         (["least_side=" + "9" * 5000], "--set least_side: .* is no int"),
-        (["most=" + "9" * 400], "most .* it must be 1000000 or less"),
+        (["most=" + "9" * 400], "most is 9.*; it must be at most 1000000"),
     ],
 )
 def test_thresholds(given, said):
