@@ -35,11 +35,19 @@ StoryFile = Annotated[
     Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False, parser=_path)
 ]
 OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False, parser=_path)]
+AsPublished = Annotated[
+    bool,
+    typer.Option(
+        "--as-published",
+        help="For a file of ConsiStory-Human: build its prompts as IdentityStory's published code does. --prompt is "
+        "then character unless it is given.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over: delete the files of the folder's run.")]
 
 
 _REPEATED = {"loras": "--lora", "identities": "--identity"}
-_SECOND_PASS = ("start", "max_kernel", "soft_edge", "identities", "checkpoint", "photomaker", "config")
+_SECOND_PASS = ("start", "max_kernel", "soft_edge", "prompt", "identities", "checkpoint", "photomaker", "config")
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -88,7 +96,9 @@ def _option_of(setting: dataclasses.Field) -> inspect.Parameter:
 
 @app.command()
 @with_settings()
-def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given: Any) -> None:
+def run(
+    story: StoryFile, out: OutFolder, overwrite: Overwrite = False, as_published: AsPublished = False, **given: Any
+) -> None:
     """Make a story: an identity per character, then frame after frame. Stopped at any point, run it again to go on.
 
     Ctrl-C ends it with exit status 130, SIGTERM with 143. Files that are lost or damaged are made again.
@@ -98,10 +108,11 @@ def run(story: StoryFile, out: OutFolder, overwrite: Overwrite = False, **given:
     STORY ...
     """
     from ..core.near_misses import unfound_names
-    from ..core.story import Story
+    from ..core.story import CHARACTER, Story
     from .run import run_story
 
-    settings, loaded = settings_from(given), Story.load(story)
+    defaults = {"prompt": CHARACTER} if as_published else {}
+    settings, loaded = settings_from({**defaults, **given}), Story.load(story, as_published)
     for sentence in unfound_names(loaded):
         say(sentence, error=True)
     with progress() as report:

@@ -26,7 +26,7 @@ class CharacterEntry(Entry):
 
 
 class FrameEntry(Entry):
-    """A frame of the story. Manifests of the first version have no `telling_words`."""
+    """A frame of the story. Manifests of the first version have neither `telling_words` nor `style_prefix`."""
 
     caption: Text
     prompt: Text
@@ -35,6 +35,7 @@ class FrameEntry(Entry):
     cast: Items[Text]
     word_spans: Items[_Span]
     telling_words: Items[Items[_Span]] = []
+    style_prefix: Text = ""
 
     @model_validator(mode="after")
     def _fits(self) -> "FrameEntry":

@@ -51,7 +51,9 @@ class Studio:
             check_length(self.pipe, frame.prompt, frame.label)
             check_length(self.pipe, frame.negative, f"{frame.label}, negative prompt")
             for each in frame.appearances:
-                word_position(self.pipe, frame.prompt, each.class_word, frame.label)
+                text, class_word = frame.prompt_about(each, self.settings.prompt)
+                check_length(self.pipe, text, frame.label)
+                word_position(self.pipe, text, class_word, frame.label)
         for character in characters:
             self.check_portraits(character)
 
@@ -164,9 +166,9 @@ class Studio:
     ) -> Float[Tensor, "1 c h w"]:
         """The frame's latent with the characters' identities in their masks."""
         settings = self.settings
-        positive, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
+        negative = encode_prompt(self.pipe, frame.negative, frame.label)
         prompts = {
-            each.character.name: (self._merge(positive, frame, each, identities[each.character.name]), negative)
+            each.character.name: (self._prompt_with(identities[each.character.name], frame, each), negative)
             for each in frame.appearances
         }
         with identity_generator(self.pipe):
@@ -181,10 +183,12 @@ class Studio:
                 on_step=self._steps(f"{frame.label}, re-denoising", report),
             )
 
-    def _merge(self, prompt: Prompt, frame: Frame, appearance: Appearance, identity: Identity) -> Prompt:
+    def _prompt_with(self, identity: Identity, frame: Frame, appearance: Appearance) -> Prompt:
+        """What conditions the identity generator for one character: the prompt with the identity in the class word."""
         identity.require_encoder(self.photomaker.encoder_id)
-        position = word_position(self.pipe, frame.prompt, appearance.class_word, frame.label)
-        return self.photomaker.fuse(prompt, position, identity.embedding)
+        text, class_word = frame.prompt_about(appearance, self.settings.prompt)
+        position = word_position(self.pipe, text, class_word, frame.label)
+        return self.photomaker.fuse(encode_prompt(self.pipe, text, frame.label), position, identity.embedding)
 
     def _plan(self, steps: int, cfg: int | float) -> SamplingPlan:
         return SamplingPlan(self.pipe, self.settings.sampler, self.settings.scheduler, steps, cfg)
