@@ -180,3 +180,38 @@ def nearest_portraits(
     cosines = unit @ torch.nn.functional.normalize(identity.detach().cpu().double(), dim=0)
     order = cosines.argsort(descending=True, stable=True)[:count]
     return order.tolist(), cosines[order].tolist()
+
+
+def describe_discovery(
+    name: str, found: Discovery, asked: int, rows: list[int], count: int, nearest: list[int], cosines: list[float]
+) -> str:
+    """A report of a discovery in lines of text; portraits are numbered from 1.
+
+    Args:
+        name: The character's name.
+        found: How the identity came about, in positions among `rows`.
+        asked: The rank that was asked for.
+        rows: Which of the portraits have an embedding.
+        count: How many portraits there were.
+        nearest: What `nearest_portraits` gave, positions among `rows`.
+        cosines: The cosines of those.
+    """
+    entered = [len(rows), *(len(each.kept) for each in found.rounds)]
+    best = (f"{rows[row] + 1} ({cosine:.4f})" for row, cosine in zip(nearest, cosines, strict=True))
+    lines = [
+        f"{name}: {' → '.join(map(str, entered))} portraits, rank {found.rank}"
+        + (f" (asked: {asked})" if found.rank != asked else ""),
+        f"mean pairwise cosine: {found.cohesion_before:.4f} before, {found.cohesion_after:.4f} after",
+        f"nearest to the identity, with their cosine: {', '.join(best)}",
+    ]
+    if len(rows) < count:
+        without = sorted(set(range(count)) - set(rows))
+        lines.append(f"no face was found in: {', '.join(str(row + 1) for row in without)}")
+    lines += [
+        f"round {number}: {each.energy:.2%} of the energy in the rank; kept "
+        + ", ".join(str(rows[row] + 1) for row in each.kept)
+        for number, each in enumerate(found.rounds, 1)
+    ]
+    if len(found.kept) < 3:
+        lines.append(f"only {len(found.kept)} left: hardly an agreement; draw more portraits")
+    return "\n".join(lines)

@@ -9,7 +9,17 @@ class StoryIdentityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
         from . import amsa as attention
-        from . import identity, injector, layout, sampling, sheet, story, toyworld
+        from . import (
+            identity,
+            identity_files,
+            injector,
+            layout,
+            reference_conditioning,
+            sampling,
+            sheet,
+            story,
+            toyworld,
+        )
 
         return [
             story.StoryNode,
@@ -19,9 +29,10 @@ class StoryIdentityExtension(ComfyExtension):
             identity.CharacterPortraitsNode,
             identity.PhotoMakerLoaderNode,
             identity.IdentityDiscoveryNode,
-            identity.SaveIdentityNode,
-            identity.LoadIdentityNode,
+            identity_files.SaveIdentityNode,
+            identity_files.LoadIdentityNode,
             identity.IdentityConditioningNode,
+            reference_conditioning.ReferenceConditioningNode,
             sampling.NoisyLatentCacheNode,
             layout.GroundedSAMLoaderNode,
             layout.GroundedSAMLayoutNode,
@@ -32,6 +43,7 @@ class StoryIdentityExtension(ComfyExtension):
             sampling.CastNode,
             sampling.RedenoiseNode,
             attention.AMSANode,
+            injector.FaceRecogniserLoaderNode,
             injector.LoadIDAdapterNode,
             injector.FaceFeaturesNode,
             injector.ShuffledIDInjectorNode,

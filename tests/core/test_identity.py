@@ -371,6 +371,6 @@ def test_portraits_are_saved_to_the_byte_and_files_without_any_load(tmp_path):
 def test_portraits_that_are_no_pictures_are_refused(tmp_path, odd, message):
     path = tmp_path / "odd.safetensors"
     header = {"format": "story-identity/1", "name": "Mira", "description": "", "encoder": "e", "metadata": "{}"}
-    save_file({"embedding": torch.ones(3), "portraits": odd}, path, metadata=header)
+    save_file({"embedding": torch.ones(3), "portraits": odd.contiguous()}, path, metadata=header)
     with pytest.raises(ValueError, match=f"odd.safetensors: the {message}"):
         Identity.load(path)
