@@ -16,6 +16,7 @@ import node_helpers
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
+from ...core.quoting import quote
 from ..types import Cast, Conditioning
 
 LATENTS, METHOD = "reference_latents", "reference_latents_method"
@@ -105,7 +106,7 @@ def warn_if_ignored(model: Any, cast: Cast) -> None:
         why = _why_ignored(network, (extras for _, extras in member.positive))
         if why and network not in _warned:
             _warned[network] = True
-            logging.warning("The reference latents of %s are ignored: %s", member.name, why)
+            logging.warning("The reference latents of %s are ignored: %s", quote(member.name), why)
 
 
 def _why_ignored(network: Any, entries: Iterable[dict[str, Any]]) -> str:
