@@ -21,14 +21,8 @@ from ..types import Cast, Conditioning
 
 LATENTS, METHOD = "reference_latents", "reference_latents_method"
 MODELS_OWN = "the model's own"
-METHODS = {
-    MODELS_OWN: None,
-    "offset": "offset",
-    "index": "index",
-    "index_timestep_zero": "index_timestep_zero",
-    "uxo/uno": "uxo",
-}
-"""Choices of the host's node Edit Model Reference Method, and what it writes into the CONDITIONING."""
+METHODS = (MODELS_OWN, "offset", "index", "index_timestep_zero", "uxo")
+"""What the host's node Edit Model Reference Method writes into the CONDITIONING, or nothing."""
 _PATCHES = 16
 """Sides are multiples of this many pixels, so that no family has to pad a patch."""
 _MOST_SEEN = 3
@@ -85,9 +79,7 @@ def encode_words(clip: Any, text: str, pictures: Tensor | None) -> Conditioning:
 def with_references(conditioning: Conditioning, latents: list[Tensor], method: str) -> Conditioning:
     """The conditioning with references after those it has; `method` is one of `METHODS`."""
     found = node_helpers.conditioning_set_values(conditioning, {LATENTS: latents}, append=True)
-    if METHODS[method] is None:
-        return found
-    return node_helpers.conditioning_set_values(found, {METHOD: METHODS[method]})
+    return found if method == MODELS_OWN else node_helpers.conditioning_set_values(found, {METHOD: method})
 
 
 _warned: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()

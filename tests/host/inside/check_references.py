@@ -1,4 +1,4 @@
-"""Reference Conditioning: what editing models get from it, and what references change through Cast and the two passes."""
+"""Reference Conditioning: what it gives editing models, and what references change through Cast and both passes."""
 
 import logging
 from contextlib import contextmanager
@@ -139,7 +139,7 @@ def check_the_conditioning_is_that_of_the_stock_nodes():
     (frame,) = story("Mira waits").frames
     who = identity(height=48, width=32)
     (ours,) = ReferenceConditioningNode.execute(
-        clip, vae, who, frame=frame, portraits=2, megapixels=48 * 32 / 1024**2, reference_method="uxo/uno"
+        clip, vae, who, frame=frame, portraits=2, megapixels=48 * 32 / 1024**2, reference_method="uxo"
     ).result
     said = "a young woman with short red hair, the woman in images 1 and 2, waits"
     (stock,) = nodes.CLIPTextEncode().encode(clip, said)
