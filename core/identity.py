@@ -167,9 +167,9 @@ class Identity:
         _check_embedding(tensors["embedding"], f"{name}: the embedding")
         if "portraits" in tensors:
             _check_portraits(tensors["portraits"], f"{name}: the portraits")
-        texts = (header[key] for key in ("name", "description", "encoder"))
+        who, description, made_by = (header[key] for key in ("name", "description", "encoder"))
         try:
-            identity = cls(*texts, tensors["embedding"], metadata, tensors.get("portraits"))
+            identity = cls(who, description, made_by, tensors["embedding"], metadata, tensors.get("portraits"))
         except ValueError as error:
             raise WeightFileError(f"{name}: {error}") from error
         if encoder is not None:
