@@ -220,6 +220,7 @@ class IdentityDiscoveryNode(io.ComfyNode):
                     default=4,
                     min=1,
                     max=64,
+                    optional=True,
                     tooltip="How many of the portraits nearest to the identity go with it, for Reference Conditioning. "
                     "In the file each takes 3 MB at 1024 x 1024.",
                 ),
