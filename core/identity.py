@@ -1,4 +1,4 @@
-"""Iterative Identity Discovery (IdentityStory, section 3.1) and the identity file."""
+"""A character's identity and its file. How one is found is in `identity_discovery`, whose names are importable here."""
 
 import hashlib
 import json
@@ -14,160 +14,36 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .atomic_files import atomic_write
+from .identity_discovery import (
+    Discovery,
+    DiscoveryRound,
+    discover_identity,
+    largest_usable_rank,
+    mean_pairwise_cosine,
+    nearest_portraits,
+    rows_per_round,
+)
 from .quoting import printable, quote
-from .shapes import Float
+from .shapes import Float, UInt8
 from .state_dict import WeightFileError, reading
+
+__all__ = [
+    "PACK_VERSION",
+    "Discovery",
+    "DiscoveryRound",
+    "Identity",
+    "discover_identity",
+    "largest_usable_rank",
+    "mean_pairwise_cosine",
+    "nearest_portraits",
+    "rows_per_round",
+    "safe_file_name",
+]
 
 PACK_VERSION = "0.2.0"
 _LONGEST_NAME = 200  # bytes; file systems take 255, with room for a number and the ending
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in range(1, 10))}
 _FILE_FORMAT = "story-identity/1"
-_MOST_ROWS = 1_000_000
-_MOST_ITERATIONS = 1000
-
-
-@dataclass(frozen=True)
-class DiscoveryRound:
-    """One round of the filter.
-
-    `kept` are positions in the input of the rows that survive, `errors` the reconstruction error of every row that
-    entered the round (same order), `energy` the share of the squared singular values in the leading directions.
-    """
-
-    kept: list[int]
-    errors: list[float]
-    energy: float
-
-
-@dataclass(frozen=True)
-class Discovery:
-    """What the filter found: the mean of the kept rows, and how it came about.
-
-    Cohesion is the mean pairwise cosine of all rows (before) and of the kept rows (after); 1.0 for a single row.
-    """
-
-    embedding: Float[Tensor, " d"]
-    kept: list[int]
-    rounds: list[DiscoveryRound]
-    rank: int
-    cohesion_before: float
-    cohesion_after: float
-
-
-def rows_per_round(count: int, keep_ratio: int | float, iterations: int) -> list[int]:
-    """Rows entering round 1, 2, ... and, last, the rows left: 64 at 0.6 three times gives [64, 38, 22, 13].
-
-    Raises:
-        ValueError: If there are over a million rows or a thousand rounds, or the ratio is not in (0, 1].
-    """
-    if not 0 < keep_ratio <= 1:
-        raise ValueError(f"keep_ratio is {quote(keep_ratio)}; it must be above 0 and at most 1.")
-    if not 0 <= iterations <= _MOST_ITERATIONS:
-        raise ValueError(f"iterations is {quote(iterations)}; there can be 0 to {_MOST_ITERATIONS} rounds.")
-    if not 0 <= count <= _MOST_ROWS:
-        raise ValueError(f"There are {quote(count)} portraits; there can be up to {_MOST_ROWS:,}.")
-    rows = [count]
-    for _ in range(iterations):
-        rows.append(max(int(rows[-1] * keep_ratio), 1))
-    return rows
-
-
-def largest_usable_rank(count: int, width: int, keep_ratio: int | float = 0.6, iterations: int = 3) -> int:
-    """The largest rank at which the errors still tell rows apart; 0 if there is none.
-
-    A rank of the width, or of the number of rows entering the last round, reconstructs every row exactly.
-
-    Raises:
-        ValueError: As `rows_per_round` does.
-    """
-    rows = rows_per_round(count, keep_ratio, iterations)
-    return min(rows[-2], width) - 1 if iterations else width
-
-
-def discover_identity(
-    embeddings: Float[Tensor, "m d"], rank: int = 10, keep_ratio: int | float = 0.6, iterations: int = 3
-) -> Discovery:
-    """Find the identity most portraits agree on (IdentityStory, equations 1 and 2).
-
-    Each round takes the thin SVD of the uncentred rows, projects every row on the leading `rank` right singular
-    vectors and keeps the `int(rows * keep_ratio)` rows that lose least. The identity is the mean of the rows left.
-    The paper's equation 2 indexes columns, which cannot give one error per portrait; the error here is the row form,
-    the mean over d of the squared residual.
-
-    Args:
-        embeddings: One row per portrait, any float dtype; the computation is float32 on the device of the input.
-        rank: Directions kept, 1 to `largest_usable_rank(m, d, keep_ratio, iterations)`. The paper's k.
-        keep_ratio: Share of rows kept per round, in (0, 1]. The paper's r.
-        iterations: Rounds, up to 1000. The paper's p; 0 gives the plain mean of all rows.
-
-    Returns:
-        The discovery; its embedding is float32 on the device of the input.
-
-    Raises:
-        ValueError: If a setting is out of range, a row is zero or not finite, or the rank is too large; the message
-            names the row or the largest usable rank.
-    """
-    _check_settings(embeddings, rank, keep_ratio, iterations)
-    rows = embeddings.detach().to(torch.float32)
-    kept = torch.arange(len(rows), device=rows.device)
-    rounds = []
-    for _ in range(iterations):
-        if rounds and len(rounds[-1].kept) == len(rounds[-1].errors):
-            rounds.append(rounds[-1])  # nothing was left out, so the next round is the same again
-            continue
-        current = rows[kept]
-        _, singular_values, directions = torch.linalg.svd(current, full_matrices=False)
-        leading = directions[:rank]
-        errors = (current - current @ leading.T @ leading).square().mean(dim=1)
-        count = max(int(len(current) * keep_ratio), 1)
-        kept = kept[errors.argsort(stable=True)[:count].sort().values]
-        energy = singular_values.square()
-        rounds.append(DiscoveryRound(kept.tolist(), errors.tolist(), float(energy[:rank].sum() / energy.sum())))
-    return Discovery(
-        embedding=rows[kept].mean(dim=0),
-        kept=kept.tolist(),
-        rounds=rounds,
-        rank=rank,
-        cohesion_before=_cohesion(rows),
-        cohesion_after=_cohesion(rows[kept]),
-    )
-
-
-def _check_settings(embeddings: Tensor, rank: int, keep_ratio: int | float, iterations: int) -> None:
-    count, width = embeddings.shape
-    if count == 0:
-        raise ValueError("There are no portraits: discovery needs at least one embedding.")
-    for row, values in enumerate(embeddings.detach().to(torch.float32)):
-        if not torch.isfinite(values).all():
-            raise ValueError(f"The embedding of portrait {row + 1} of {count} has NaN or infinite values.")
-        if not values.any():
-            raise ValueError(f"The embedding of portrait {row + 1} of {count} is all zero.")
-    largest = largest_usable_rank(count, width, keep_ratio, iterations)
-    if rank < 1:
-        raise ValueError(f"rank is {quote(rank)}; it must be 1 or more.")
-    if iterations and rank > largest:
-        usable = f"The largest usable rank is {largest}." if largest else "No rank works with so few."
-        raise ValueError(
-            f"rank {quote(rank)} is too large for {count} portraits of width {width} with keep_ratio {keep_ratio} and "
-            f"{iterations} iterations: the last round would reconstruct every row exactly and keep arbitrary ones. "
-            f"{usable} Lower the rank, make more portraits, or run fewer iterations."
-        )
-
-
-def mean_pairwise_cosine(rows: Float[Tensor, "m d"]) -> float | None:
-    """The mean cosine of every two rows, in [-1, 1], computed in double precision; None if there are fewer than two."""
-    count = len(rows)
-    if count < 2:
-        return None
-    unit = torch.nn.functional.normalize(rows.cpu().double(), dim=1)
-    total = unit.sum(dim=0).square().sum() - unit.square().sum()
-    return float(total / (count * (count - 1)))
-
-
-def _cohesion(rows: Float[Tensor, "m d"]) -> float:
-    """The mean cosine of every two rows; 1 for a single one."""
-    cosine = mean_pairwise_cosine(rows)
-    return 1.0 if cosine is None else cosine
 
 
 @dataclass(frozen=True)
@@ -180,6 +56,8 @@ class Identity:
         encoder: Which identity encoder the embedding belongs to, such as `photomaker-v1`.
         embedding: Float32, finite, not all zero.
         metadata: Anything JSON can hold: settings, seeds, notes.
+        portraits: The portraits that represent them, best first, in the 8-bit levels of a picture file; None if the
+            identity carries none.
     """
 
     name: str
@@ -187,6 +65,7 @@ class Identity:
     encoder: str
     embedding: Float[Tensor, " d"]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    portraits: UInt8[Tensor, "n h w 3"] | None = None
 
     def __post_init__(self) -> None:
         for what, text in (("name", self.name), ("description", self.description), ("encoder", self.encoder)):
@@ -197,6 +76,26 @@ class Identity:
         if not self.encoder.strip():
             raise ValueError(f"The identity {quote(self.name)} does not say which encoder it belongs to.")
         _check_embedding(self.embedding, f"The embedding of the identity {quote(self.name)}")
+        if self.portraits is not None:
+            _check_portraits(self.portraits, f"The portraits of the identity {quote(self.name)}")
+
+    def portrait_images(self, count: int | None = None) -> Float[Tensor, "n h w 3"]:
+        """The first `count` of the portraits in [0, 1], float32 on the CPU; all of them if it is None.
+
+        Raises:
+            ValueError: If the identity carries no portraits, or fewer than `count`.
+        """
+        if self.portraits is None:
+            raise ValueError(
+                f"The identity {quote(self.name)} carries no portraits: it was saved without, or by a version of this "
+                "pack that kept none. Discover it again, or give pictures of the character."
+            )
+        if count is not None and count > len(self.portraits):
+            raise ValueError(
+                f"The identity {quote(self.name)} carries {len(self.portraits)} portraits; {quote(count)} are asked "
+                "for. Ask for fewer, or discover it again and keep more."
+            )
+        return self.portraits[:count].cpu().float() / 255
 
     def require_encoder(self, encoder: str) -> None:
         """Raise a ValueError unless this identity belongs to `encoder`."""
@@ -222,6 +121,8 @@ class Identity:
             "metadata": self._metadata_json(),
         }
         tensors = {"embedding": self.embedding.detach().to("cpu", torch.float32).contiguous()}
+        if self.portraits is not None:
+            tensors["portraits"] = self.portraits.cpu().contiguous()
         with atomic_write(path) as temporary:
             temporary.write_bytes(_with_sorted_header(save(tensors, metadata=header)))
         return path
@@ -264,8 +165,11 @@ class Identity:
             )
         metadata = _read_metadata(header, name)
         _check_embedding(tensors["embedding"], f"{name}: the embedding")
+        if "portraits" in tensors:
+            _check_portraits(tensors["portraits"], f"{name}: the portraits")
+        who, description, made_by = (header[key] for key in ("name", "description", "encoder"))
         try:
-            identity = cls(header["name"], header["description"], header["encoder"], tensors["embedding"], metadata)
+            identity = cls(who, description, made_by, tensors["embedding"], metadata, tensors.get("portraits"))
         except ValueError as error:
             raise WeightFileError(f"{name}: {error}") from error
         if encoder is not None:
@@ -282,6 +186,16 @@ def _check_embedding(embedding: Tensor, whose: str) -> None:
     values = embedding.to(torch.float32)
     if not torch.isfinite(values).all() or not values.any():
         raise WeightFileError(f"{whose} is all zero, NaN or infinite.")
+
+
+def _check_portraits(portraits: Tensor, whose: str) -> None:
+    """Raise a ValueError unless these are pictures in 8-bit levels, at least one."""
+    if portraits.dtype != torch.uint8:
+        raise WeightFileError(f"{whose} are of {str(portraits.dtype).removeprefix('torch.')}; they must be of uint8.")
+    if portraits.ndim != 4 or portraits.shape[-1] != 3 or not portraits.numel():
+        raise WeightFileError(
+            f"{whose} have shape {tuple(portraits.shape)}, expected (number, height, width, 3), none of them 0."
+        )
 
 
 def _read_metadata(header: Mapping[str, str], name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ published.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ _FRAME_KEYS = ("prompt", "cast", "seed", "negative")
 _MAX_SEED = 2**64 - 1
 _BAR = re.compile("[|\uff5c\uffe8]")
 """What stands between the parts of a character's line; keyboards of East Asia write it full-width."""
+
+
+FRAME, CHARACTER = PROMPTS = ("frame", "character")
+"""What the second pass is conditioned on inside a character's mask: the frame's prompt, or their description alone."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Frame:
         negative: The frame's negative prompt.
         caption: The prompt as the author wrote it.
         story_names: The names of everybody in the story.
+        style_prefix: What the style puts before the prompt, with what joins the two, such as "watercolor, ".
     """
 
     index: int
@@ -78,6 +83,7 @@ class Frame:
     negative: str = ""
     caption: str = ""
     story_names: tuple[str, ...] = ()
+    style_prefix: str = ""
 
     @property
     def label(self) -> str:
@@ -96,6 +102,25 @@ class Frame:
         """
         appearance = self.appearance_of(name)
         return None if appearance is None else appearance.class_word
+
+    def prompt_about(self, appearance: Appearance, prompt: str = FRAME) -> tuple[str, Span]:
+        """What conditions the identity generator for one character, and where it has their class word.
+
+        Args:
+            appearance: One of this frame's.
+            prompt: `FRAME` gives the frame's prompt; `CHARACTER` the character's description after the style, which is
+                c_j of IdentityStory's equation 6.
+
+        Raises:
+            ValueError: If `prompt` is neither.
+        """
+        if prompt == FRAME:
+            return self.prompt, appearance.class_word
+        if prompt != CHARACTER:
+            raise ValueError(f"{self.label}: prompt is {quote(prompt)}; it must be one of {', '.join(PROMPTS)}.")
+        person, before = appearance.character, len(self.style_prefix)
+        word = find_word(person.word, person.description)[0]
+        return f"{self.style_prefix}{person.description}", _shifted(word, before)
 
     def appearance_of(self, name: str) -> Appearance | None:
         """How this character appears in the frame; None if they do not.
@@ -123,30 +148,41 @@ class Story:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Story":
-        """Read a story file (UTF-8 JSON)."""
+    def load(cls, path: str | Path, as_published: bool = False) -> "Story":
+        """Read a story file (UTF-8 JSON); `as_published` as in `parse`."""
         path = Path(path)
         mapping = read_json(path)
         try:
-            return cls.parse(mapping)
+            return cls.parse(mapping, as_published)
         except ValueError as error:
             raise ValueError(f"{printable(path.name, 100)}: {error}") from error
 
     @classmethod
-    def parse(cls, mapping: Any) -> "Story":
-        """Build a story from parsed JSON (a mapping) in either form."""
+    def parse(cls, mapping: Any, as_published: bool = False) -> "Story":
+        """Build a story from parsed JSON (a mapping) in either form.
+
+        With `as_published`, which takes the form of ConsiStory-Human alone, the prompts of several characters are built
+        as IdentityStory's published code builds them: of style, descriptions cut after the class word, and setting,
+        even where `prompts` are given.
+        """
         if not isinstance(mapping, Mapping):
             raise ValueError(f"A story is a JSON object, not a {type(mapping).__name__}.")
         style = text_of(mapping, "style", "the story")
         if "characters" in mapping:
+            if as_published:
+                raise ValueError(
+                    'The story has "characters", which is our own form. Only stories in the published form, with '
+                    '"character" and "token", can be made as published.'
+                )
             characters = _parse_characters(mapping["characters"])
-            raw_frames = _parse_frames(mapping)
+            raw_frames, prefix = _parse_frames(mapping), f"{style}, " if style else ""
         else:
             characters = _published_characters(mapping)
-            raw_frames = _published_frames(mapping, characters, style)
+            raw_frames, prefix = _published_frames(mapping, characters, style, as_published)
             style = ""
         negative = text_of(mapping, "negative", "the story")
-        frames = tuple(_build_frames(raw_frames, characters, style, negative))
+        built = _build_frames(raw_frames, characters, style, negative)
+        frames = tuple(replace(frame, style_prefix=prefix) for frame in built)
         known = {"characters", "frames", "prompts", "negative", "character", "token"}
         return cls(characters, frames, {key: value for key, value in mapping.items() if key not in known})
 
@@ -259,16 +295,20 @@ def _published_characters(mapping: Mapping[str, Any]) -> tuple[Character, ...]:
 
 
 def _published_frames(
-    mapping: Mapping[str, Any], characters: Sequence[Character], style: str
-) -> Iterator[Mapping[str, Any]]:
+    mapping: Mapping[str, Any], characters: Sequence[Character], style: str, as_published: bool
+) -> tuple[Iterator[Mapping[str, Any]], str]:
+    """The frames of the published form, with the style in them, and what the style puts before a description."""
     prompts, settings = (_texts(mapping, key) for key in ("prompts", "settings"))
-    if prompts:
-        return ({"prompt": prompt} for prompt in prompts)
+    from_settings = as_published and len(characters) > 1 and style and settings
+    if prompts and not from_settings:
+        return ({"prompt": prompt} for prompt in prompts), ""
     if not settings:
         raise ValueError('The story has no frames: "prompts" (or "style" and "settings") is missing or empty.')
     descriptions = " and ".join(_with_article(cut_after_word(character)) for character in characters)
     everybody = [character.name for character in characters]
-    return ({"prompt": f"{style} {descriptions} {setting}".strip(), "cast": everybody} for setting in settings)
+    frames = ({"prompt": f"{style} {descriptions} {setting}".strip(), "cast": everybody} for setting in settings)
+    alone = as_published and len(characters) == 1
+    return frames, f"{style} " if style and not alone else ""
 
 
 def _texts(mapping: Mapping[str, Any], key: str) -> list[str]:

@@ -48,6 +48,7 @@ def run(
     story: options.StoryFile,
     out: options.OutFolder,
     overwrite: options.Overwrite = False,
+    as_published: options.AsPublished = False,
     checkpoint: options.Checkpoint = None,
     photomaker: options.Photomaker = None,
     config: options.Config = None,
@@ -68,6 +69,7 @@ def run(
     start: options.Start = None,
     max_kernel: options.MaxKernel = None,
     soft_edge: options.SoftEdge = None,
+    prompt: options.Prompt = None,
     dilate: options.Dilate = None,
     box_threshold: options.BoxThreshold = None,
     text_threshold: options.TextThreshold = None,
@@ -116,10 +118,10 @@ def run(
     STORY ...
     """
     with command():
-        _run(story, out, overwrite, options.given_settings(locals()))
+        _run(story, out, overwrite, as_published, options.given_settings(locals()))
 
 
-def _run(story: Path, out: Path, overwrite: bool, given: Mapping[str, Any]) -> None:
+def _run(story: Path, out: Path, overwrite: bool, as_published: bool, given: Mapping[str, Any]) -> None:
     from ..core.near_misses import unfound_names
     from ..core.story import Story
     from .run import run_story
@@ -162,6 +164,7 @@ def discover(
     start: options.Start = None,
     max_kernel: options.MaxKernel = None,
     soft_edge: options.SoftEdge = None,
+    prompt: options.Prompt = None,
     dilate: options.Dilate = None,
     box_threshold: options.BoxThreshold = None,
     text_threshold: options.TextThreshold = None,
@@ -213,6 +216,7 @@ def redenoise(
     start: options.Start = None,
     max_kernel: options.MaxKernel = None,
     soft_edge: options.SoftEdge = None,
+    prompt: options.Prompt = None,
     identities: options.Identities = None,
     checkpoint: options.Checkpoint = None,
     photomaker: options.Photomaker = None,

@@ -15,6 +15,7 @@ from .run_settings import RecordedSettings, RunSettings
 
 _RESULTS = {"not_found": None}
 """What a manifest says of a frame that is no part of the story."""
+_NOT_IN_FIRST_VERSION = ("telling_words", "style_prefix")
 _NAMED = 3
 
 
@@ -36,7 +37,7 @@ def check_continuing(folder: RunFolder, story: Story, settings: RunSettings) -> 
         if len(new[part]) < len(manifest[part]) or not may_grow and len(new[part]) > len(manifest[part]):
             found.append(f"there were {len(manifest[part])} {part}, now there are {len(new[part])}")
         for number, (old, now) in enumerate(zip(manifest[part], new[part], strict=False), start=1):
-            first_version = {} if "telling_words" in old else {"telling_words": now.get("telling_words")}
+            first_version = {key: now[key] for key in _NOT_IN_FIRST_VERSION if key in now and key not in old}
             found += differences({**old, **first_version, **_RESULTS}, {**now, **_RESULTS}, f"{part} {number}")
     if found:
         raise ValueError(

@@ -26,7 +26,10 @@ class CharacterEntry(Entry):
 
 
 class FrameEntry(Entry):
-    """A frame of the story. `telling_words` are the identifying words; manifests of the first version lack them."""
+    """A frame of the story. `telling_words` are the identifying words.
+
+    Manifests of the first version have neither `telling_words` nor `style_prefix`.
+    """
 
     caption: Text
     prompt: Text
@@ -35,6 +38,7 @@ class FrameEntry(Entry):
     cast: Items[Text]
     word_spans: Items[_Span]
     telling_words: Items[Items[_Span]] = []
+    style_prefix: Text = ""
 
     @model_validator(mode="after")
     def _fits(self) -> "FrameEntry":

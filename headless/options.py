@@ -51,6 +51,14 @@ StoryFile = Annotated[
     Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False, parser=path_of)
 ]
 OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False, parser=path_of)]
+AsPublished = Annotated[
+    bool,
+    typer.Option(
+        "--as-published",
+        help="For a file of ConsiStory-Human: build its prompts as IdentityStory's published code does. --prompt is "
+        "then character unless it is given.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over: delete the files of the folder's run.")]
 
 Checkpoint = Annotated[str | None, option("checkpoint", FILES)]
@@ -74,6 +82,7 @@ Scheduler = Annotated[str | None, option("scheduler", FRAMES)]
 Start = Annotated[int | None, option("start", FRAMES)]
 MaxKernel = Annotated[float | None, option("max_kernel", FRAMES)]
 SoftEdge = Annotated[bool | None, option("soft_edge", FRAMES)]
+Prompt = Annotated[str | None, option("prompt", FRAMES)]
 Dilate = Annotated[float | None, option("dilate", FRAMES)]
 BoxThreshold = Annotated[float | None, option("box_threshold", FRAMES)]
 TextThreshold = Annotated[float | None, option("text_threshold", FRAMES)]

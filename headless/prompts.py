@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.character_mentions import Span
 from ..core.quoting import quote
 from ..core.shapes import Float
-from ..core.story import Story
+from ..core.story import FRAME, Story
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,21 @@ def check_length(pipe: Any, text: str, label: str) -> None:
             )
 
 
-def check_prompts(pipe: Any, story: Story) -> None:
-    """Raise a ValueError if a prompt of a story is too long, or a class word is no token of its own."""
+def check_prompts(pipe: Any, story: Story, prompt: str = FRAME) -> None:
+    """Raise a ValueError if a prompt of a story is too long, or a class word is no token of its own.
+
+    Args:
+        pipe: A Stable Diffusion or SDXL pipeline.
+        story: The story.
+        prompt: What the second pass draws a character from, one of `core.story.PROMPTS`.
+    """
     for frame in story.frames:
         check_length(pipe, frame.prompt, frame.label)
         check_length(pipe, frame.negative, f"{frame.label}, negative prompt")
         for each in frame.appearances:
-            word_position(pipe, frame.prompt, each.class_word, frame.label)
+            text, class_word = frame.prompt_about(each, prompt)
+            check_length(pipe, text, frame.label)
+            word_position(pipe, text, class_word, frame.label)
 
 
 def word_position(pipe: Any, text: str, span: Span, label: str) -> int:

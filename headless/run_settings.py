@@ -12,6 +12,7 @@ from pydantic import Field, Strict, create_model
 
 from ..core.identity import largest_usable_rank
 from ..core.quoting import quote
+from ..core.story import FRAME, PROMPTS
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
 from .schema import Entry, Items, Number, Text, checked, is_encodable
@@ -90,6 +91,9 @@ class RunSettings(TogetherSettings):
     max_kernel: int | float = setting(50, "How far masks have grown at the last step, in pixels at 1024.", 0, 1024)
     dilate: int | float = setting(10, "How far masks are grown when they are made, in pixels at 1024.", 0, 1024)
     soft_edge: bool = setting(False, "Blend mask edges by coverage in place of selecting whole latent cells.")
+    prompt: str = setting(
+        FRAME, "What the second pass draws a character from: the frame's prompt, or the character's description alone."
+    )
     box_threshold: int | float = setting(0.3, "Least score of a box.", 0, 1)
     text_threshold: int | float = setting(0.25, "Least score of the word itself.", 0, 1)
     on_missing: str = setting("error", "A character who is not found: error, or skip to leave them as drawn.")
@@ -181,6 +185,7 @@ class RunSettings(TogetherSettings):
             "detector": DETECTORS,
             "on_missing": ("error", "skip"),
             "dtype": DTYPES,
+            "prompt": PROMPTS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

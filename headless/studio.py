@@ -44,7 +44,7 @@ class Studio:
         Raises:
             ValueError: If a prompt is too long, or a class word is no token of its own.
         """
-        check_prompts(self.pipe, story)
+        check_prompts(self.pipe, story, self.settings.prompt)
         for character in characters:
             self.check_portraits(character)
 
@@ -138,9 +138,9 @@ class Studio:
     ) -> Float[Tensor, "1 c h w"]:
         """The frame's latent with the characters' identities in their masks."""
         settings = self.settings
-        positive, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
+        negative = encode_prompt(self.pipe, frame.negative, frame.label)
         prompts = {
-            each.character.name: (self._merge(positive, frame, each, identities[each.character.name]), negative)
+            each.character.name: (self._prompt_with(identities[each.character.name], frame, each), negative)
             for each in frame.appearances
         }
         with identity_generator(self.pipe):
@@ -155,10 +155,12 @@ class Studio:
                 on_step=self._steps(f"{frame.label}, re-denoising", report),
             )
 
-    def _merge(self, prompt: Prompt, frame: Frame, appearance: Appearance, identity: Identity) -> Prompt:
+    def _prompt_with(self, identity: Identity, frame: Frame, appearance: Appearance) -> Prompt:
+        """What conditions the identity generator for one character: the prompt with the identity in the class word."""
         identity.require_encoder(self.photomaker.encoder_id)
-        position = word_position(self.pipe, frame.prompt, appearance.class_word, frame.label)
-        return self.photomaker.fuse(prompt, position, identity.embedding)
+        text, class_word = frame.prompt_about(appearance, self.settings.prompt)
+        position = word_position(self.pipe, text, class_word, frame.label)
+        return self.photomaker.fuse(encode_prompt(self.pipe, text, frame.label), position, identity.embedding)
 
     def _plan(self, steps: int, cfg: int | float) -> SamplingPlan:
         return SamplingPlan(self.pipe, self.settings.sampler, self.settings.scheduler, steps, cfg)

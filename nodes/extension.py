@@ -8,7 +8,18 @@ from .host.folders import register_folders
 class StoryIdentityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
-        from . import amsa, identity, injector, layout, sampling, sheet, story, toyworld
+        from . import (
+            amsa,
+            identity,
+            identity_files,
+            injector,
+            layout,
+            reference_conditioning,
+            sampling,
+            sheet,
+            story,
+            toyworld,
+        )
 
         return [
             story.StoryNode,
@@ -18,9 +29,10 @@ class StoryIdentityExtension(ComfyExtension):
             identity.CharacterPortraitsNode,
             identity.PhotoMakerLoaderNode,
             identity.IdentityDiscoveryNode,
-            identity.SaveIdentityNode,
-            identity.LoadIdentityNode,
+            identity_files.SaveIdentityNode,
+            identity_files.LoadIdentityNode,
             identity.IdentityConditioningNode,
+            reference_conditioning.ReferenceConditioningNode,
             sampling.NoisyLatentCacheNode,
             layout.GroundedSAMLoaderNode,
             layout.GroundedSAMLayoutNode,
@@ -31,6 +43,7 @@ class StoryIdentityExtension(ComfyExtension):
             sampling.CastNode,
             sampling.RedenoiseNode,
             amsa.AMSANode,
+            injector.FaceRecogniserLoaderNode,
             injector.LoadIDAdapterNode,
             injector.FaceFeaturesNode,
             injector.ShuffledIDInjectorNode,

@@ -1,6 +1,5 @@
 """From portraits to an identity, and from an identity to a conditioning."""
 
-import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -9,16 +8,17 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.character_mentions import find_word
-from ..core.identity import Identity, discover_identity, largest_usable_rank, safe_file_name
+from ..core.identity import Identity, discover_identity, largest_usable_rank, nearest_portraits, safe_file_name
+from ..core.identity_discovery import describe_discovery
 from ..core.quoting import quote
-from ..core.story import Frame, Story
+from ..core.story import FRAME, Frame, Story
 from .host import photomaker as pm
 from .host.checkpoint_parts import require_parts
-from .host.folders import check_present, full_path, identity_path, names
+from .host.folders import check_present, full_path, names
+from .host.identity_encoders import encode_portraits
 from .host.portraits import sample_portraits
-from .host.prompt import word_end_position
-from .types import IdentitySocket, StoryFrameSocket, StorySocket
+from .host.prompt import first_word, prompt_input, word_end_position
+from .types import FaceRecogniserSocket, IdentitySocket, StoryFrameSocket, StorySocket
 
 
 class CharacterPortraitsNode(io.ComfyNode):
@@ -173,12 +173,15 @@ class IdentityDiscoveryNode(io.ComfyNode):
             display_name="Identity Discovery (SVD)",
             category="StoryIdentity/identity",
             description="Finds the identity that most portraits agree on, by filtering their embeddings with an SVD, "
-            "round by round (IdentityStory, section 3.1).",
-            search_aliases=["identity", "svd", "face embedding", "average face", "IdentityStory"],
+            "round by round (IdentityStory, section 3.1), and the portraits that represent it best.",
+            search_aliases=["identity", "svd", "face embedding", "average face", "reference portrait", "IdentityStory"],
             inputs=[
                 io.Image.Input("portraits", tooltip="One batch of portraits of one character, drawn or photographed."),
-                io.Photomaker.Input(
-                    "photomaker", tooltip="The identity encoder, from PhotoMaker Loader or ComfyUI's own loader."
+                io.MultiType.Input(
+                    "photomaker",
+                    [io.Photomaker, io.ClipVision, FaceRecogniserSocket],
+                    tooltip="The identity encoder: from PhotoMaker Loader or ComfyUI's own, from Load CLIP Vision, or "
+                    "from Face Recogniser Loader. Identity Conditioning needs PhotoMaker's.",
                 ),
                 io.String.Input(
                     "name", default="", tooltip="The character's name, exactly as in the story. It is required."
@@ -212,6 +215,15 @@ class IdentityDiscoveryNode(io.ComfyNode):
                     default="error",
                     tooltip="What to do when there are too few portraits for the rank. The report says what was used.",
                 ),
+                io.Int.Input(
+                    "representatives",
+                    default=4,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    tooltip="How many of the portraits nearest to the identity go with it, for Reference Conditioning. "
+                    "In the file each takes 3 MB at 1024 x 1024.",
+                ),
             ],
             outputs=[
                 IdentitySocket.Output(
@@ -221,6 +233,10 @@ class IdentityDiscoveryNode(io.ComfyNode):
                 io.String.Output(
                     display_name="report",
                     tooltip="How many portraits each round kept, and how alike they are. Connect it to Preview Any.",
+                ),
+                io.Image.Output(
+                    display_name="representative_portraits",
+                    tooltip="The portraits nearest to the identity by cosine, best first. The identity carries them.",
                 ),
             ],
         )
@@ -236,43 +252,36 @@ class IdentityDiscoveryNode(io.ComfyNode):
         keep_ratio: float,
         iterations: int,
         rank_too_large: str,
+        representatives: int = 4,
     ) -> io.NodeOutput:
         name = name.strip()
         if not name:
             raise ValueError("Identity Discovery needs the character's name: connect it from Character Portraits.")
         safe_file_name(name)  # for Save Identity
-        progress = comfy.utils.ProgressBar(len(portraits))
-        embeddings = pm.embed_portraits(photomaker, portraits, batch_size=8, advance=progress.update)
+        portraits = portraits[..., :3]
+        encoded = encode_portraits(photomaker, portraits, comfy.utils.ProgressBar(len(portraits)).update)
         used = rank
         if rank_too_large == "lower it":
-            count, width = embeddings.shape
+            count, width = encoded.embeddings.shape
             used = max(1, min(rank, largest_usable_rank(count, width, keep_ratio, iterations)))
-        found = discover_identity(embeddings, used, keep_ratio, iterations)
-        settings = {"portraits": len(portraits), "rank": used, "keep_ratio": keep_ratio, "iterations": iterations}
-        rounds = [asdict(each) for each in found.rounds]
-        identity = Identity(
-            name,
-            description,
-            pm.encoder_id(photomaker),
-            found.embedding,
-            {"discovery": {**settings, "rounds": rounds}},
-        )
-        rows = [len(portraits), *(len(each.kept) for each in found.rounds)]
-        report = "\n".join(
-            [
-                f"{name}: {' → '.join(map(str, rows))} portraits, rank {used}"
-                + (f" (asked: {rank})" if used != rank else ""),
-                f"mean pairwise cosine: {found.cohesion_before:.4f} before, {found.cohesion_after:.4f} after",
-                *(
-                    f"round {i}: {each.energy:.2%} of the energy in the rank; kept "
-                    + ", ".join(str(index + 1) for index in each.kept)
-                    for i, each in enumerate(found.rounds, 1)
-                ),
-            ]
-        )
-        if len(found.kept) < 3:
-            report += f"\nonly {len(found.kept)} left: hardly an agreement; draw more portraits"
-        return io.NodeOutput(identity, portraits[found.kept], report)
+        found = discover_identity(encoded.embeddings, used, keep_ratio, iterations)
+        nearest, cosines = nearest_portraits(encoded.embeddings, found.embedding, representatives)
+        best = portraits[[encoded.rows[row] for row in nearest]]
+        about = {
+            "discovery": {
+                "portraits": len(portraits),
+                "rank": used,
+                "keep_ratio": keep_ratio,
+                "iterations": iterations,
+                "rounds": [asdict(each) for each in found.rounds],
+            },
+            "representatives": {"numbers": [encoded.rows[row] + 1 for row in nearest], "cosines": cosines},
+        }
+        levels = (255 * best).round().clamp(0, 255).byte().cpu()
+        identity = Identity(name, description, encoded.encoder, found.embedding, about, levels)
+        kept = portraits[[encoded.rows[row] for row in found.kept]]
+        report = describe_discovery(name, found, rank, encoded.rows, len(portraits), nearest, cosines)
+        return io.NodeOutput(identity, kept, report, best)
 
 
 class IdentityConditioningNode(io.ComfyNode):
@@ -305,6 +314,7 @@ class IdentityConditioningNode(io.ComfyNode):
                     tooltip="Where there is no frame: the word of the prompt that is this person, such as woman. Its "
                     "first occurrence is used.",
                 ),
+                prompt_input(),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -324,19 +334,21 @@ class IdentityConditioningNode(io.ComfyNode):
         frame: Frame | None = None,
         text: str = "",
         class_word: str = "",
+        prompt: str = FRAME,
     ) -> io.NodeOutput:
         require_parts("Identity Conditioning", clip=clip)
         identity.require_encoder(pm.encoder_id(photomaker))
         if frame is None:
             label = f"Identity Conditioning of {quote(identity.name)}"
-            prompt, span = text, _first_word(text, class_word)
+            words, span = text, first_word(text, class_word)
         else:
-            prompt, span, label = frame.prompt, frame.span_of(identity.name), frame.label
-        if span is None:
-            return io.NodeOutput([])
-        position = word_end_position(clip, prompt, span, label)
+            appearance, label = frame.appearance_of(identity.name), frame.label
+            if appearance is None:
+                return io.NodeOutput([])
+            words, span = frame.prompt_about(appearance, prompt)
+        position = word_end_position(clip, words, span, label)
         fused = []
-        for tensor, extras in clip.encode_from_tokens_scheduled(clip.tokenize(prompt)):
+        for tensor, extras in clip.encode_from_tokens_scheduled(clip.tokenize(words)):
             if identity.embedding.shape[0] != tensor.shape[-1]:
                 raise ValueError(
                     f"{label}: the identity is {identity.embedding.shape[0]} wide, this CLIP's conditioning "
@@ -345,103 +357,3 @@ class IdentityConditioningNode(io.ComfyNode):
                 )
             fused.append([pm.fuse_identity(photomaker, tensor, identity.embedding, position), extras])
         return io.NodeOutput(fused)
-
-
-class SaveIdentityNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="StoryIdentitySaveIdentity",
-            display_name="Save Identity",
-            category="StoryIdentity/identity",
-            description="Writes the identity to models/identities, a few kilobytes, to be used in other stories.",
-            search_aliases=["save character", "save face", "IdentityStory"],
-            inputs=[
-                IdentitySocket.Input("identity", tooltip="From Identity Discovery or Load Identity."),
-                io.String.Input("filename", default="", tooltip="Without extension; empty takes the character's name."),
-                io.Boolean.Input(
-                    "overwrite",
-                    default=False,
-                    tooltip="Off: an existing file stays and the new one is numbered (Mira_2). On: it is replaced.",
-                ),
-            ],
-            outputs=[
-                IdentitySocket.Output(display_name="identity", tooltip="The same identity, passed on."),
-                io.String.Output(
-                    display_name="path", tooltip="Where the file is. Connect it to Preview Any to read it."
-                ),
-            ],
-            is_output_node=True,
-        )
-
-    @classmethod
-    def validate_inputs(cls, filename: str | None) -> bool | str:
-        """A name of None comes through a link; it is checked when it arrives."""
-        try:
-            return filename is None or not filename.strip() or bool(safe_file_name(filename))
-        except ValueError as error:
-            return str(error)
-
-    @classmethod
-    def execute(cls, identity: Identity, filename: str, overwrite: bool) -> io.NodeOutput:
-        path = identity.save(identity_path(safe_file_name(filename.strip() or identity.name), overwrite))
-        return io.NodeOutput(identity, str(path), ui=ui.PreviewText(f"saved as {path}"))
-
-
-class LoadIdentityNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="StoryIdentityLoadIdentity",
-            display_name="Load Identity",
-            category="StoryIdentity/identity",
-            description="Reads an identity that Save Identity wrote.",
-            search_aliases=["load character", "load face", "IdentityStory"],
-            inputs=[
-                io.Combo.Input(
-                    "identity_file",
-                    options=names("identities"),
-                    tooltip="A file in models/identities.",
-                ),
-                io.String.Input(
-                    "rename", default="", tooltip="The character's name in this story; empty keeps the saved one."
-                ),
-            ],
-            outputs=[
-                IdentitySocket.Output(display_name="identity", tooltip="For Identity Conditioning and Cast."),
-                io.String.Output(
-                    display_name="info", tooltip="Name, encoder, number of values, and the saved description."
-                ),
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, identity_file: str | None) -> bool | str:
-        return check_present("identities", identity_file)
-
-    @classmethod
-    def fingerprint_inputs(cls, identity_file: str | None = None, **_: str) -> str | float:
-        """Run again when the file has another content. A name that comes through a link is not known yet: run again."""
-        if identity_file is None:
-            return float("nan")
-        return hashlib.sha256(full_path("identities", identity_file).read_bytes()).hexdigest()
-
-    @classmethod
-    def execute(cls, identity_file: str, rename: str) -> io.NodeOutput:
-        saved = Identity.load(full_path("identities", identity_file))
-        identity = Identity(
-            rename.strip() or saved.name, saved.description, saved.encoder, saved.embedding, saved.metadata
-        )
-        info = f"{identity.name} ({identity.encoder}, {len(identity.embedding)} numbers)\n{identity.description}"
-        return io.NodeOutput(identity, info)
-
-
-def _first_word(text: str, class_word: str) -> tuple[int, int]:
-    """Where the class word stands first; without it the identity would go nowhere, so that is an error."""
-    places = find_word(class_word.strip(), text) if class_word.strip() else []
-    if not places:
-        raise ValueError(
-            f"The class word {quote(class_word)} is not a word of the prompt {quote(text)}. Write the word that stands "
-            "for this person (woman, boy ...) into both, or connect a frame."
-        )
-    return places[0]

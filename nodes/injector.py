@@ -1,4 +1,4 @@
-"""Faces from pictures: Load ID Adapter, Face Features, Shuffled ID Injector."""
+"""Faces from pictures: Face Recogniser Loader, Load ID Adapter, Face Features, Shuffled ID Injector."""
 
 import logging
 from typing import Any
@@ -7,27 +7,33 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..core.detectors.faces import NOTICE, Recogniser, load_face_recogniser
 from ..core.layout import Layout
 from ..core.quoting import printable, quote
 from ..core.shuffle import MODES
 from ..core.story import Frame, Story
-from ..core.toyworld.recogniser import load_recogniser
 from .host.adapters import IDAdapter, assigned_references, load_adapter
 from .host.checkpoint_parts import require_parts
 from .host.folders import (
     NO_FACE_MODELS,
-    TOY_FACE_MODELS,
     check_face_models,
     check_present,
     face_models,
-    face_models_folder,
     full_path,
     names,
 )
 from .host.id_injection import IDInjection
-from .host.reference_faces import CENTRE_SQUARE, CROPS, FOUND_FACE, reference_features
-from .types import FaceFeatures, FaceFeaturesSocket, Faces, IDAdapterSocket, LayoutSocket, StoryFrameSocket, StorySocket
+from .host.reference_faces import CENTRE_SQUARE, CROPS, FOUND_FACE, load_named_recogniser, reference_features
+from .types import (
+    FaceEncoder,
+    FaceFeatures,
+    FaceFeaturesSocket,
+    FaceRecogniserSocket,
+    Faces,
+    IDAdapterSocket,
+    LayoutSocket,
+    StoryFrameSocket,
+    StorySocket,
+)
 
 
 class LoadIDAdapterNode(io.ComfyNode):
@@ -57,6 +63,42 @@ class LoadIDAdapterNode(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_adapter(full_path("ipadapter", adapter_name)))
+
+
+class FaceRecogniserLoaderNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityFaceRecogniserLoader",
+            display_name="Face Recogniser Loader",
+            category="StoryIdentity/identity",
+            description="Loads a face recogniser, as an encoder for Identity Discovery. insightface's models are for "
+            "non-commercial research only; the toy world's come with the pack.",
+            search_aliases=["insightface", "arcface", "buffalo_l", "face embedding", "face analysis"],
+            inputs=[
+                io.Combo.Input(
+                    "face_models",
+                    options=face_models()[1:],
+                    tooltip="A folder in models/insightface/models; it needs the package insightface, which is for "
+                    "photographs. toy world: knows the toy world's people only.",
+                )
+            ],
+            outputs=[
+                FaceRecogniserSocket.Output(
+                    display_name="face_recogniser", tooltip="For the input photomaker of Identity Discovery."
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, face_models: str | None) -> bool | str:
+        if face_models == NO_FACE_MODELS:
+            return "Face Recogniser Loader: choose face models."
+        return check_face_models(face_models)
+
+    @classmethod
+    def execute(cls, face_models: str) -> io.NodeOutput:
+        return io.NodeOutput(FaceEncoder(face_models, load_named_recogniser(face_models, "Face Recogniser Loader")))
 
 
 class FaceFeaturesNode(io.ComfyNode):
@@ -142,7 +184,7 @@ class FaceFeaturesNode(io.ComfyNode):
                 'Face Features: crop is "found face", but no face models are chosen. Choose some, or crop the picture '
                 "yourself and take another crop."
             )
-        recogniser = _recogniser(face_models[0]) if wanted else None
+        recogniser = load_named_recogniser(face_models[0], "Face Features") if wanted else None
         pictures = [picture[..., :3] for batch in images for picture in batch]
         advance = comfy.utils.ProgressBar(len(pictures)).update
         seen = reference_features(pictures, clip_vision[0] if clip_vision else None, recogniser, crop[0], advance)
@@ -288,14 +330,6 @@ class ShuffledIDInjectorNode(io.ComfyNode):
                 for number, (frames, layouts) in samplings
             ]
         )
-
-
-def _recogniser(face_models: str) -> Recogniser:
-    if face_models == TOY_FACE_MODELS:
-        return load_recogniser()
-    recogniser = load_face_recogniser(face_models_folder(face_models))
-    logging.warning("Face Features: %s", NOTICE)
-    return recogniser
 
 
 def _samplings(

@@ -1,5 +1,6 @@
 """The two passes: Noisy Latent Cache, Cast, Progressive-Mask Re-denoise."""
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.sample
@@ -11,9 +12,20 @@ from ..core.identity import Identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
 from ..core.quoting import quote
+from ..core.story import Frame
 from .host.checkpoint_parts import require_parts
 from .host.passes import as_latent, check_sampler, frame_latent, redenoise, sample_template, sampler_name_of, schedule
-from .types import Cast, CastMember, CastSocket, Conditioning, IdentitySocket, LayoutSocket, NoisyLatentCacheSocket
+from .host.references import warn_if_ignored
+from .types import (
+    Cast,
+    CastMember,
+    CastSocket,
+    Conditioning,
+    IdentitySocket,
+    LayoutSocket,
+    NoisyLatentCacheSocket,
+    StoryFrameSocket,
+)
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 
@@ -172,19 +184,39 @@ class CastNode(io.ComfyNode):
             category="StoryIdentity/sampling",
             description="Adds a character to the cast of the frame: who they are, and what the identity generator is "
             "given for them. One node per character, in a chain.",
-            search_aliases=["characters", "multiple characters", "IdentityStory"],
+            search_aliases=["characters", "multiple characters", "character model", "IdentityStory"],
             inputs=[
                 IdentitySocket.Input(
                     "identity",
+                    optional=True,
                     tooltip="From Identity Discovery or Load Identity. Its name finds the character's mask in the "
-                    "layout.",
+                    "layout. Without one, name says who it is.",
                 ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="From Identity Conditioning; an empty one leaves the character out of this frame.",
+                    tooltip="From Identity Conditioning or Reference Conditioning, whose empty one leaves the "
+                    "character out of this frame; or any other, with a frame.",
                 ),
                 io.Conditioning.Input("negative", tooltip="The negative prompt for this character in the second pass."),
                 CastSocket.Input("cast", optional=True, tooltip="The Cast node before this one, if there is one."),
+                StoryFrameSocket.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="From Story Frames: leaves the character out of frames that do not show them. ComfyUI's "
+                    "own conditioning is never empty.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="A MODEL that draws this character alone, such as one with their LoRA or InstantID. "
+                    "Without it the one of Progressive-Mask Re-denoise does.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    optional=True,
+                    tooltip="The character's name, as in the story, where no identity is connected.",
+                ),
             ],
             outputs=[
                 CastSocket.Output(
@@ -195,16 +227,48 @@ class CastNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, identity: Identity, positive: Conditioning, negative: Conditioning, cast: Cast = ()
+        cls,
+        identity: Identity | None = None,
+        positive: Conditioning | tuple[()] = (),
+        negative: Conditioning | tuple[()] = (),
+        cast: Cast = (),
+        frame: Frame | None = None,
+        model: Any | None = None,
+        name: str = "",
     ) -> io.NodeOutput:
-        if any(member.name == identity.name for member in cast):
+        member = CastMember(_who(identity, name.strip()), list(positive), list(negative), model)
+        if frame is not None:
+            appearance = frame.appearance_of(member.name)
+            if appearance is None:
+                return io.NodeOutput(cast)
+            if identity is None:  # the name as the layout spells it
+                member = replace(member, identity=appearance.character.name)
+        if any(each.name == member.name for each in cast):
             raise ValueError(
-                f"The cast has two identities called {quote(identity.name)}. Rename one with Load Identity, or remove "
-                "a Cast node."
+                f"The cast has two identities called {quote(member.name)}. Rename one with Load Identity, or remove a "
+                "Cast node."
             )
         if not positive:
             return io.NodeOutput(cast)
-        return io.NodeOutput((*cast, CastMember(identity, positive, negative)))
+        return io.NodeOutput((*cast, member))
+
+
+def _who(identity: Identity | None, name: str) -> Identity | str:
+    """The identity, or the name where there is none.
+
+    Raises:
+        ValueError: If there is neither, or both and they differ.
+    """
+    if identity is None:
+        if not name:
+            raise ValueError("Cast: nobody is named. Connect an identity, or write the character's name into name.")
+        return name
+    if name and name != identity.name:
+        raise ValueError(
+            f"Cast: name is {quote(name)}, but the identity is of {quote(identity.name)}. Empty name, disconnect the "
+            "identity, or rename it with Load Identity."
+        )
+    return identity
 
 
 class RedenoiseNode(io.ComfyNode):
@@ -265,6 +329,7 @@ class RedenoiseNode(io.ComfyNode):
         mask_edge: str,
     ) -> io.NodeOutput:
         require_parts("Progressive-Mask Re-denoise", model=model)
+        warn_if_ignored(model, cast)
         samples = redenoise(
             model,
             cast,

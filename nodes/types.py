@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.detectors.faces import Recogniser
 from ..core.identity import Identity
 from ..core.injector import ReferenceFeatures
 
@@ -17,6 +18,7 @@ CastSocket = io.Custom("CAST")
 DetectorSocket = io.Custom("STORY_DETECTOR")
 IDAdapterSocket = io.Custom("ID_ADAPTER")
 FaceFeaturesSocket = io.Custom("FACE_FEATURES")
+FaceRecogniserSocket = io.Custom("FACE_RECOGNISER")
 
 Conditioning = list[list[Any]]
 """ComfyUI's CONDITIONING."""
@@ -24,15 +26,23 @@ Conditioning = list[list[Any]]
 
 @dataclass(frozen=True)
 class CastMember:
-    """One character of one frame, with the conditioning that the identity generator gets for them."""
+    """One character of one frame, with what the identity generator gets for them.
 
-    identity: Identity
+    Args:
+        identity: The identity, or only the character's name.
+        positive: What the character is drawn from.
+        negative: What the character is drawn away from.
+        model: A MODEL that draws this character in place of the one of Progressive-Mask Re-denoise, if there is one.
+    """
+
+    identity: Identity | str
     positive: Conditioning
     negative: Conditioning
+    model: Any | None = None
 
     @property
     def name(self) -> str:
-        return self.identity.name
+        return self.identity if isinstance(self.identity, str) else self.identity.name
 
 
 Cast = tuple[CastMember, ...]
@@ -54,3 +64,21 @@ class FaceFeatures:
 
 Faces = tuple[FaceFeatures, ...]
 """What travels through a FACE_FEATURES socket: everybody whose face is known."""
+
+
+@dataclass(frozen=True)
+class FaceEncoder:
+    """What travels through a FACE_RECOGNISER socket.
+
+    Args:
+        name: What Face Recogniser Loader calls its models.
+        recogniser: What finds and tells faces.
+    """
+
+    name: str
+    recogniser: Recogniser
+
+    @property
+    def encoder_id(self) -> str:
+        """Which encoder identities made with it belong to."""
+        return f"face recogniser {self.name}"

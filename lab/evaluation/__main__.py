@@ -1,6 +1,7 @@
 """Measure again what `docs/evidence.md` says of the toy world.
 
     python -m story_identity.lab.evaluation toyworld --stories 60 --out evaluation --processes 2
+    python -m story_identity.lab.evaluation prompts --stories 30 --out evaluation_prompts --processes 2
     python -m story_identity.lab.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
     python -m story_identity.lab.evaluation training --stories 60 --out evaluation_training --processes 2
 
@@ -15,8 +16,10 @@ from typing import Annotated
 
 import typer
 
+from ...core.story import CHARACTER, FRAME
 from ...core.toyworld.models import WEIGHTS
 from . import identitystory as of_toyworld
+from . import prompts as of_prompts
 from . import storynizor as of_storynizor
 from . import storynizor_tables, tables, training_tables
 from . import training as of_training
@@ -37,6 +40,15 @@ IDENTITY_FIGURE = Figure(
     stories=(0, 1, 2, 4),
 )  # fmt: skip
 TOYWORLD = Evaluation("toyworld", of_toyworld.open_measure, tables.make_tables, IDENTITY_FIGURE, reported="discovered")
+
+PROMPTS_FIGURE = Figure(
+    "prompts",
+    rows=of_prompts.DRAWINGS,
+    columns={TEMPLATE: "base model", FRAME: "the frame's prompt", CHARACTER: "the character's description"},
+    across=4,
+    stories=(0, 1, 2, 5),
+)
+PROMPTS = Evaluation("prompts", of_prompts.open_measure, of_prompts.make_tables, PROMPTS_FIGURE, reported=CHARACTER)
 
 STORYNIZOR_FIGURE = Figure(
     "storynizor",
@@ -88,6 +100,12 @@ def main() -> None:
 def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
     """Draw stories of the toy world in every variant, measure them, and write the tables and the figure."""
     _run(TOYWORLD, out, stories, processes, page)
+
+
+@app.command()
+def prompts(out: Out, stories: Stories = 30, processes: Processes = 1, page: Page = _PAGE) -> None:
+    """Re-denoise from the frame's prompt and from the character's description, and write the tables and the figure."""
+    _run(PROMPTS, out, stories, processes, page)
 
 
 @app.command()

@@ -177,7 +177,7 @@ def _wired(placed: list[tuple[Node, int, int]]) -> Json:
             key, output = origin.split(".")
             start = next(i for i, one in enumerate(outputs[key]) if one["name"] == output)
             given = outputs[key][start]["type"]
-            if given != inputs[slot]["type"] and inputs[slot]["type"] != "*":
+            if not {given, "*"} & set(inputs[slot]["type"].split(",")):
                 raise ValueError(f"{each.key}: {name} takes {inputs[slot]['type']}, {origin} gives {given}")
             links.append([len(links) + 1, ids[key], start, ids[each.key], slot, given])
             inputs[slot]["link"] = len(links)

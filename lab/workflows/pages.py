@@ -80,7 +80,7 @@ def _filled(path: Path, tables: dict[str, str]) -> str:
 def _type(spec: Json) -> str:
     kind: str = spec["type"]
     words = {"BOOLEAN": "on, off", "STRING": "text", "COMBO": ", ".join(spec.get("options", [MACHINES]))}
-    shown = _range(spec) if kind in ("INT", "FLOAT") else words.get(kind, kind)
+    shown = _range(spec) if kind in ("INT", "FLOAT") else words.get(kind, kind.replace(",", ", "))
     return ", ".join([shown, *(mark for mark in ("optional", "advanced") if spec.get(mark))])
 
 

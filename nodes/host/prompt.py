@@ -2,9 +2,40 @@
 
 from typing import Any
 
+from comfy_api.latest import io
+
+from ...core.character_mentions import find_word
 from ...core.quoting import quote
+from ...core.story import FRAME, PROMPTS
 
 _OTHER_WORDS = ("cat", "dog", "the", "a", "and")
+
+
+def prompt_input() -> io.Combo.Input:
+    """The choice between the frame's prompt and the character's description."""
+    return io.Combo.Input(
+        "prompt",
+        options=list(PROMPTS),
+        default=FRAME,
+        optional=True,
+        tooltip="With a frame: its whole prompt, or the character's description alone, after the style (the paper's "
+        "c_j). Without a frame the text is used.",
+    )
+
+
+def first_word(text: str, class_word: str) -> tuple[int, int]:
+    """Where a class word stands first in a prompt without a frame.
+
+    Raises:
+        ValueError: If it is not there: the identity would go nowhere.
+    """
+    places = find_word(class_word.strip(), text) if class_word.strip() else []
+    if not places:
+        raise ValueError(
+            f"The class word {quote(class_word)} is not a word of the prompt {quote(text)}. Write the word that stands "
+            "for this person (woman, boy ...) into both, or connect a frame."
+        )
+    return places[0]
 
 
 def word_end_position(clip: Any, text: str, span: tuple[int, int], label: str) -> int:

@@ -1,5 +1,6 @@
 """Reference pictures as the adapters' image side reads them, under the host's memory management."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,11 +8,30 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...core.detectors.faces import Recogniser
+from ...core.detectors.faces import NOTICE, Recogniser, load_face_recogniser
 from ...core.injector import ReferenceFeatures
+from ...core.toyworld.recogniser import load_recogniser
+from .folders import TOY_FACE_MODELS, face_models_folder
 
 CENTRE_SQUARE, WHOLE_PICTURE, FOUND_FACE = CROPS = ("centre square", "whole picture", "found face")
 """What the image encoder sees: the middle, all of it squeezed into a square, or the aligned face."""
+
+
+def load_named_recogniser(face_models: str, node: str) -> Recogniser:
+    """The face recogniser of a choice of `folders.face_models`.
+
+    Args:
+        face_models: The choice.
+        node: The display name of the node, for the log.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: If its models or its package are missing or damaged.
+    """
+    if face_models == TOY_FACE_MODELS:
+        return load_recogniser()
+    recogniser = load_face_recogniser(face_models_folder(face_models))
+    logging.warning("%s: %s", node, NOTICE)
+    return recogniser
 
 
 def reference_features(

@@ -11,6 +11,7 @@ from story_identity.core.identity import (
     Identity,
     discover_identity,
     largest_usable_rank,
+    nearest_portraits,
     rows_per_round,
     safe_file_name,
 )
@@ -314,3 +315,62 @@ def test_an_identity_saved_twice_is_the_same_bytes(tmp_path):
     saved = {identity.save(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}
     assert len(saved) == 1
     assert Identity.load(tmp_path / "0.safetensors").metadata == {"b": 1, "a": [2]}
+
+
+def test_representative_portraits_are_in_the_order_of_the_cosine_by_hand():
+    """Against (1, 0): cosines 0, 1 (whatever the length), 3/5, -1, and 1 again, which comes after its equal."""
+    rows = torch.tensor([[0.0, 2.0], [7.0, 0.0], [3.0, 4.0], [-1.0, 0.0], [0.5, 0.0]])
+    order, cosines = nearest_portraits(rows, torch.tensor([4.0, 0.0]), 5)
+    assert order == [1, 4, 2, 0, 3]
+    assert cosines == pytest.approx([1.0, 1.0, 0.6, 0.0, -1.0])
+    assert nearest_portraits(rows, torch.tensor([0.0, 1.0]), 2)[0] == [0, 2]
+
+
+def test_representative_portraits_follow_the_rows_wherever_they_stand_and_however_long_they_are():
+    rows = crowd(seed=5, m=20)
+    identity = discover_identity(rows, rank=3).embedding
+    order, cosines = nearest_portraits(rows, identity, 20)
+    assert cosines == sorted(cosines, reverse=True)
+    assert sorted(order) == list(range(20))
+    moved = torch.randperm(20, generator=torch.Generator().manual_seed(6))
+    lengths = torch.linspace(0.1, 9, 20)[:, None]
+    again, _ = nearest_portraits((lengths * rows)[moved], 3 * identity, 4)
+    assert [int(moved[row]) for row in again] == order[:4]
+    with pytest.raises(ValueError, match="There are to be 0 representative portraits"):
+        nearest_portraits(rows, identity, 0)
+
+
+def portraits(count: int = 2, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 6, 5, 3), generator=generator, dtype=torch.uint8)
+
+
+def test_portraits_are_saved_to_the_byte_and_files_without_any_load(tmp_path):
+    path = mira(portraits=portraits()).save(tmp_path / "Mira.safetensors")
+    loaded = Identity.load(path)
+    assert torch.equal(loaded.portraits, portraits())
+    assert torch.equal((255 * loaded.portrait_images(1)).round().byte(), portraits()[:1])
+    assert loaded.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    plain = Identity.load(mira().save(tmp_path / "plain.safetensors"))
+    assert plain.portraits is None
+    with pytest.raises(ValueError, match='"Mira" carries no portraits'):
+        plain.portrait_images()
+    with pytest.raises(ValueError, match='"Mira" carries 2 portraits; 3 are asked for'):
+        loaded.portrait_images(3)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (portraits().float(), "portraits are of float32; they must be of uint8"),
+        (portraits()[..., :2], r"portraits have shape \(2, 6, 5, 2\)"),
+        (portraits()[:0], r"portraits have shape \(0, 6, 5, 3\)"),
+        (portraits()[0], r"portraits have shape \(6, 5, 3\)"),
+    ],
+)
+def test_portraits_that_are_no_pictures_are_refused(tmp_path, odd, message):
+    path = tmp_path / "odd.safetensors"
+    header = {"format": "story-identity/1", "name": "Mira", "description": "", "encoder": "e", "metadata": "{}"}
+    save_file({"embedding": torch.ones(3), "portraits": odd.contiguous()}, path, metadata=header)
+    with pytest.raises(ValueError, match=f"odd.safetensors: the {message}"):
+        Identity.load(path)

@@ -391,3 +391,54 @@ def test_typed_text_and_files_have_limits(tmp_path, monkeypatch):
         Story.from_lines("Ada\n" * 2_750_000, "x")
     with pytest.raises(ValueError, match='"characters" has 100,000 entries; at most 1,000'):
         Story.from_lines("Ada | woman | a woman\n" * 100_000, "x")
+
+
+PUBLISHED = {
+    "character": ["a young woman with red hair", "an old man in a raincoat"],
+    "token": ["woman", "man"],
+    "style": "a photo of",
+    "settings": ["in a kitchen", "at a bus stop"],
+    "prompts": ["a young woman with red hair and an old man in a raincoat eat"],
+}
+
+
+def test_the_prompt_of_a_frame_or_the_description_alone():
+    story = Story.parse({
+        "characters": [{"name": "Mira", "word": "woman", "description": "a young woman with red hair"}],
+        "style": "watercolor",
+        "frames": ["the rain falls, a woman waits", "Mira waits"],
+    })  # fmt: skip
+    for frame in story.frames:
+        (each,) = frame.appearances
+        assert frame.prompt_about(each) == (frame.prompt, each.class_word)
+        text, span = frame.prompt_about(each, "character")
+        assert text == "watercolor, a young woman with red hair"
+        assert text[slice(*span)] == "woman"
+    with pytest.raises(ValueError, match='frame 2: prompt is "both"; it must be one of frame, character'):
+        frame.prompt_about(each, "both")
+
+
+def test_prompts_as_the_published_code_builds_them():
+    """Of several characters, style and settings count, descriptions end at the class word, and prompts do not count."""
+    plain, published = (Story.parse(PUBLISHED, as_published) for as_published in (False, True))
+    assert [frame.prompt for frame in plain.frames] == PUBLISHED["prompts"]
+    assert [frame.prompt for frame in published.frames] == [
+        "a photo of a young woman and an old man in a kitchen",
+        "a photo of a young woman and an old man at a bus stop",
+    ]
+    woman, man = (published.frames[1].prompt_about(each, "character")[0] for each in published.frames[1].appearances)
+    assert woman == "a photo of a young woman with red hair"
+    assert man == "a photo of an old man in a raincoat"
+    assert plain.frames[0].prompt_about(plain.frames[0].appearances[1], "character")[0] == "an old man in a raincoat"
+
+
+def test_one_published_character_keeps_the_prompts_and_is_described_alone():
+    alone = {**PUBLISHED, "character": PUBLISHED["character"][0], "token": "woman", "prompts": ["a woman eats"]}
+    story = Story.parse(alone, as_published=True)
+    assert [frame.prompt for frame in story.frames] == ["a woman eats"]
+    without = Story.parse({**alone, "prompts": []}, as_published=True)
+    assert without.frames[0].prompt == "a photo of a young woman in a kitchen"
+    for frame in (story.frames[0], without.frames[0]):
+        assert frame.prompt_about(frame.appearances[0], "character")[0] == "a young woman with red hair"
+    with pytest.raises(ValueError, match="our own form"):
+        Story.parse({"characters": [], "frames": []}, as_published=True)

@@ -21,10 +21,9 @@ from story_identity.nodes.identity import (
     CharacterPortraitsNode,
     IdentityConditioningNode,
     IdentityDiscoveryNode,
-    LoadIdentityNode,
     PhotoMakerLoaderNode,
-    SaveIdentityNode,
 )
+from story_identity.nodes.identity_files import LoadIdentityNode, SaveIdentityNode
 
 from tests.closeness import assert_close, largest_difference
 
@@ -309,7 +308,7 @@ def check_discovery_finds_what_core_finds_and_reports_it():
         settings |= {"keep_ratio": 0.6, "iterations": 3, "rank_too_large": "error", **more}
         return IdentityDiscoveryNode.execute(**settings).result
 
-    found, kept, report = node()
+    found, kept, report, best = node()
     expected = discover_identity(pm.embed_portraits(encoder, images, 8, lambda _: None), 5)
     assert torch.equal(found.embedding, expected.embedding)
     assert torch.equal(kept, images[expected.kept])
@@ -332,7 +331,7 @@ def check_identities_are_saved_numbered_and_loaded():
     assert second.endswith("Zoë_2.safetensors")
     _, again = SaveIdentityNode.execute(identity("Zoë"), "", True).result
     assert again.endswith("Zoë.safetensors")
-    loaded, info = LoadIdentityNode.execute("Zoë_2.safetensors", "").result
+    loaded, info, _ = LoadIdentityNode.execute("Zoë_2.safetensors", "").result
     assert torch.equal(loaded.embedding, identity("Zoë").embedding)
     assert loaded.name == "Zoë"
     assert "photomaker-v1" in info

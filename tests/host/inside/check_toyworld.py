@@ -325,7 +325,7 @@ def check_a_story_runs_from_words_to_pictures():
         height=64,
     ).result
     assert portraits.shape == (8, 64, 64, 3)
-    found, kept, _ = IdentityDiscoveryNode.execute(
+    found, kept, *_ = IdentityDiscoveryNode.execute(
         portraits, loaded[PHOTOMAKER], name, description, 2, 0.6, 2, "error"
     ).result
     assert (found.encoder, found.embedding.shape, len(kept)) == (ENCODER_ID, (TEXT_WIDTH,), 2)
