@@ -16,10 +16,11 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.attention import SubjectBank, SubjectTokens
+from ...core.attention import SubjectTokens
 from ...core.frame_sharing import FrameSharing, Sharing
 from ...core.quoting import quote, quote_all
 from ...core.story import Story
+from ...core.subject_bank import SubjectBank
 from .frame_groups import ROWS, WholeBatch, groups_of, of_group
 from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
