@@ -9,7 +9,7 @@ of the anchors whatever the number of frames.
 Axes: n frame, l token of a frame, m subject token of all frames together, e heads * width of a head.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -86,14 +86,14 @@ class SubjectTokens:
             stop = start + sum(where.stop - where.start for _, where in found)
             bounds[label] = (start, stop)
             parts, start = [*parts, *found], stop
+        centers = [tokens.centers[where] for tokens, where in parts if tokens.centers is not None]
         if not parts:
             return SubjectTokens(self.k, self.v, bounds, self.centers)
-        known = self.centers is not None and other.centers is not None
         return SubjectTokens(
             torch.cat([tokens.k[where] for tokens, where in parts]),
             torch.cat([tokens.v[where] for tokens, where in parts]),
             bounds,
-            torch.cat([tokens.centers[where] for tokens, where in parts]) if known else None,
+            torch.cat(centers) if len(centers) == len(parts) else None,
         )
 
 
@@ -117,7 +117,7 @@ class SubjectPositions:
     bounds: Mapping[_Label, tuple[int, ...]]
     queries: tuple[Mapping[_Label, Tensor | slice], ...]
     centers: Float[Tensor, "m two"] | None = None
-    middles: tuple[Mapping[_Label, Float[Tensor, "two"]], ...] = ()
+    middles: tuple[Mapping[_Label, Float[Tensor, " two"]], ...] = ()
 
     @classmethod
     def of(
@@ -160,7 +160,8 @@ class SubjectPositions:
         if places is None:
             return cls(frames, tokens, positions.to(device), bounds, queries)
         middles, centers = _middles(wanted, bounds, places.cpu())
-        return cls(frames, tokens, positions.to(device), bounds, queries, centers.to(device), middles)
+        there = tuple({label: middle.to(device) for label, middle in known.items()} for known in middles)
+        return cls(frames, tokens, positions.to(device), bounds, queries, centers.to(device), there)
 
     def gather(self, k: Float[Tensor, "n l e"], v: Float[Tensor, "n l e"]) -> SubjectTokens:
         """The subjects' keys and values, copied once for all frames."""
@@ -252,8 +253,9 @@ def attend_across_frames(
         _attend_frame(
             shared[here], q[here], k[here], v[here], known, heads, attend, None if mask is None else mask[here]
         )
-    plain = lambda: attend(q, k, v, heads, *(() if mask is None else (mask,)))
-    return shared if strength == 1 else torch.lerp(plain(), shared, strength)
+    if strength == 1:
+        return shared
+    return torch.lerp(attend(q, k, v, heads, *(() if mask is None else (mask,))), shared, strength)
 
 
 _Seen = list[tuple[_Label, Tensor | slice, list[tuple[SubjectTokens, slice]]]]
@@ -270,13 +272,13 @@ def _spans(
 
 
 def _known_here(positions: SubjectPositions, frame: int, groups: _Seen, heads: int, move: Move | None) -> _Known:
-    """What a frame's queries see of other frames, each key where the frame has the same character, if keys are moved."""
+    """What a frame's queries see of other frames; with `move`, keys as where this frame has the same character."""
     middles = positions.middles[frame] if positions.middles else {}
 
     def key(tokens: SubjectTokens, where: slice, label: _Label) -> Tensor:
         if move is None or tokens.centers is None or label not in middles:
             return tokens.k[where]
-        by = (middles[label].to(tokens.centers) - tokens.centers[where]).round()
+        by = (middles[label] - tokens.centers[where]).round()
         return move(tokens.k[where], by, heads)
 
     return [

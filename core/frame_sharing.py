@@ -39,7 +39,7 @@ class Sharing:
         decay: Weight of the maps of earlier steps, 0 to under 1.
         same_character: Let a character's places see that character only.
         layers: A key of `LAYERS`. A model whose attention has one grid shares on that.
-        blocks: The numbers of the transformer blocks that share, from 0; None: all.
+        blocks: Ranges of the numbers of the transformer blocks that share, from 0; None: all.
         matched: Let foreign keys have the positions that they would have where this frame shows the character, for
             hosts that can move them.
     """
@@ -49,7 +49,7 @@ class Sharing:
     decay: float | int = 0.5
     same_character: bool = True
     layers: str = "all"
-    blocks: frozenset[int] | None = None
+    blocks: tuple[range, ...] | None = None
     matched: bool = False
 
 
@@ -138,7 +138,7 @@ class FrameSharing:
     def _at(self, layer: Layer) -> SubjectPositions | None:
         """Where the characters are in a layer's sequence, if it shares; made once per step and kind of sequence."""
         blocks = self.settings.blocks
-        if layer.grid not in self._labels or (blocks is not None and layer.block not in blocks):
+        if layer.grid not in self._labels or (blocks is not None and not any(layer.block in each for each in blocks)):
             return None
         key = (layer.grid, layer.before, layer.after)
         if key not in self._subjects:

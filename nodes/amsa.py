@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..core.attention_layout import attention_layout
 from ..core.automask import normalised
+from ..core.frame_numbers import number_ranges
 from ..core.frame_sharing import LAYERS, Sharing
 from ..core.latent_cache import NoisyLatentCache
 from ..core.sheet import draw_layout, draw_maps
@@ -97,6 +98,23 @@ class AMSANode(io.ComfyNode):
                     advanced=True,
                     tooltip="The weight of the maps of earlier steps relative to the last step's.",
                 ),
+                io.String.Input(
+                    "blocks",
+                    default="all",
+                    optional=True,
+                    advanced=True,
+                    tooltip='Which transformer blocks share, counted from 0: "all", or numbers and ranges such as '
+                    '"0-9, 14". For diffusion transformers; a UNet has layers.',
+                ),
+                io.Combo.Input(
+                    "positions",
+                    options=["own", "matched"],
+                    default="own",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where, for this frame, other frames' people are: where they are in their own frame, or "
+                    "moved onto where this frame shows the same person. For transformers with rotary positions.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -119,11 +137,17 @@ class AMSANode(io.ComfyNode):
         anchors: int,
         threshold: float,
         decay: float,
+        blocks: str = "all",
+        positions: str = "own",
     ) -> io.NodeOutput:
         require_parts("AMSA Model Patch", model=model)
+        written = number_ranges(blocks, "blocks")
+        ranges = None if written is None else tuple(range(first, last + 1) for _, first, last in written)
         sharing = SharedAttention(
             story=story,
-            sharing=Sharing(strength, threshold or "otsu", decay, same_character, layers),
+            sharing=Sharing(
+                strength, threshold or "otsu", decay, same_character, layers, ranges, positions == "matched"
+            ),
             start=start_percent,
             end=end_percent,
             anchors=anchors,
