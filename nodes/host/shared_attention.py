@@ -94,7 +94,7 @@ class SharedAttention:
         guider = executor.class_obj
         family = refuse_unknown(guider.model_patcher, "AMSA")
         self._check(guider, noise, sampler, family)
-        self._warn(len(sigmas) - 1)
+        self._warn(len(sigmas) - 1, family)
         warn_if_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
         if family and (have_own_lengths(guider.conds) or 0 < self.anchors < len(noise)):
             with self._frame_calls(guider, noise, family).in_force():
@@ -195,15 +195,16 @@ class SharedAttention:
                 "the anchor frames. Use any other sampler, or set anchors to 0."
             )
 
-    def _warn(self, steps: int) -> None:
+    def _warn(self, steps: int, family: Family | None) -> None:
         if steps == 1:
             logging.warning("AMSA: the first step is plain, and there is no other, so nothing is shared.")
         frames = self.story.frames
         early = {person for frame in frames[: self.anchors or None] for person in frame.cast}
         late = dict.fromkeys(person.name for frame in frames for person in frame.cast if person not in early)
         if late:
-            message = "AMSA: the first %s frames do not show %s, who will be alike only within each group of frames."
-            logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, quote_all(late))
+            alike = "whom no other frame will see" if family else "who will be alike only within each group of frames"
+            message = f"AMSA: the first %s frames do not show %s, {alike}. Raise anchors, or show them earlier."
+            logging.warning(message, self.anchors, quote_all(late))
 
     def _check_prompts(self, named: Named) -> None:
         frames = self.story.frames
