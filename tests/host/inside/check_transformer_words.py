@@ -1,0 +1,165 @@
+"""Where identifying words are among the tokens of the text encoders of diffusion transformers.
+
+The tokenizers and what encoders do with the sequence are the host's own; only the networks are replaced, by ones whose
+answer at every token is the token's number.
+"""
+
+import contextlib
+import importlib
+import io
+
+import comfy.text_encoders.flux
+import torch
+from comfy import sd1_clip
+from setting import refused
+from story_identity.core.story import Story
+from story_identity.nodes.host.story_prompts import NAMED, OWN_SHAPES, encode_frames
+from story_identity.nodes.host.word_tokens import TOKENIZERS
+
+PEOPLE = [
+    {"name": "Mira", "word": "woman", "description": "a young woman with short red hair"},
+    {"name": "Ben", "word": "man", "description": "an old man"},
+]
+FRAMES = ["Mira waits at a bus stop", "Mira meets Ben, smiling, under the very old and very tall trees", "Ben runs"]
+STACKED = {"Flux2Tokenizer": 3, "KleinTokenizer": 3, "Krea2Tokenizer": 12}
+"""How many layers' states the encoder takes."""
+
+ENCODERS = {
+    "FluxTokenizer": ("flux", None),
+    "Flux2Tokenizer": ("flux", "Flux2TEModel"),
+    "KleinTokenizer": ("flux", "Flux2TEModel"),
+    "PixArtTokenizer": ("pixart_t5", None),
+    "QwenImageTokenizer": ("qwen_image", "QwenImageTEModel"),
+    "Krea2Tokenizer": ("krea2", "Krea2TEModel"),
+    "ZImageTokenizer": ("z_image", "ZImageTEModel"),
+    "LuminaTokenizer": ("lumina2", "LuminaModel"),
+    "SD3Tokenizer": ("sd3_clip", None),
+}
+"""Module and class of each encoder; None: T5 alone, or CLIP's tokens before T5's."""
+
+
+SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
+
+
+def small_mistral(_data):
+    """In place of the vocabulary that comes with Mistral's weights: bytes, and a few that are merged."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("\u0120", "w"), ("o", "m"), ("a", "n"), ("\u0120", "h"), ("a", "i"), ("ai", "r")]
+    vocabulary = {token: rank for rank, token in enumerate([*SPECIAL, *letters, *map("".join, merges)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    return {"tokenizer_object": tokenizer, "legacy": False}
+
+
+comfy.text_encoders.flux.load_mistral_tokenizer = small_mistral
+
+
+class Encoder:
+    """A CLIP with the host's tokenizer, and with an encoder whose answers are the numbers of the tokens."""
+
+    def __init__(self, name):
+        module, model = ENCODERS[name]
+        self.name = name
+        self.module = importlib.import_module(f"comfy.text_encoders.{module}")
+        self.tokenizer = getattr(self.module, name)(tokenizer_data=data_of(name))
+        self.model = None if model is None else getattr(self.module, model)
+
+    def tokenize(self, text, return_word_ids=False):
+        return self.tokenizer.tokenize_with_weights(text, return_word_ids)
+
+    def encode_from_tokens_scheduled(self, tokens):
+        counts = {key: sum(map(len, windows)) for key, windows in tokens.items()}
+        if self.model is None:
+            numbers = torch.arange(counts["t5xxl"])
+            if "g" in counts:
+                numbers = torch.cat([1000 + torch.arange(counts["l"]), numbers])
+            return [[numbers[None, :, None].float(), {}]]
+        made = self.model.__new__(self.model)
+        torch.nn.Module.__init__(made)
+        with numbered(counts.popitem()[1], STACKED.get(self.name)):
+            out, _, extra = self.model.encode_token_weights(made, tokens)
+        return [[out[..., :1], extra]]
+
+    def spelled(self, text, numbers):
+        """What the tokens of the given numbers say."""
+        tokens = self.tokenize(text)
+        inner = [getattr(self.tokenizer, key, None) for key in ("t5xxl", getattr(self.tokenizer, "clip", ""))]
+        tokenizer = next(each for each in inner if each is not None).tokenizer
+        key = next(key for key in tokens if key not in ("l", "g"))
+        stream = [token for window in tokens[key] for token, _ in window]
+        return tokenizer.decode([stream[number] for number in numbers]).strip()
+
+
+@contextlib.contextmanager
+def numbered(count, layers):
+    """The network under the host's encoder gives every token's number."""
+    encode = sd1_clip.SD1ClipModel.encode_token_weights
+
+    def answer(self, tokens):
+        out = torch.arange(count, dtype=torch.float32)[None, :, None]
+        out = out if layers is None else out[:, None].repeat(1, layers, 1, 1)
+        return out, torch.zeros(1, 4), {"attention_mask": torch.ones(1, count, dtype=torch.long)}
+
+    sd1_clip.SD1ClipModel.encode_token_weights = answer
+    try:
+        yield
+    finally:
+        sd1_clip.SD1ClipModel.encode_token_weights = encode
+
+
+def data_of(name):
+    """The vocabularies that come with the weights, small ones."""
+    if name == "LuminaTokenizer":
+        import sentencepiece
+
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text for frame in told().frames for text in [frame.prompt]] * 4),
+            model_writer=model,
+            vocab_size=60,
+            hard_vocab_limit=False,
+            bos_id=2,
+            eos_id=1,
+            pad_id=0,
+            unk_id=3,
+            minloglevel=2,
+        )
+        return {"spiece_model": torch.frombuffer(bytearray(model.getvalue()), dtype=torch.uint8)}
+    return {}
+
+
+def told():
+    return Story.parse({"characters": PEOPLE, "frames": FRAMES})
+
+
+def check_words_are_found_in_every_encoder_in_templates_and_after_trimming():
+    assert set(ENCODERS) == set(TOKENIZERS)
+    for name in ENCODERS:
+        clip, story = Encoder(name), told()
+        positive, negative = encode_frames(clip, story.frames, ["Mira", "Ben"])
+        rows, extras = positive[0]
+        named = extras[NAMED]
+        assert NAMED not in negative[0][1]
+        for number, frame in enumerate(story.frames):
+            for person, places in zip(named["names"], named["positions"], strict=True):
+                appearance = frame.appearance_of(person)
+                numbers = [int(rows[number, place, 0]) for place in places[number]]
+                spans = () if appearance is None else appearance.identifying_words
+                wanted = [frame.prompt[slice(*span)] for span in spans]
+                late = [each for each in numbers if each < 1000]
+                said = clip.spelled(frame.prompt, late).replace(" ", "")
+                assert said == "".join(wanted).replace(" ", ""), (name, frame.label, person, said, wanted)
+                assert (name == "SD3Tokenizer" and bool(wanted)) == (len(late) < len(numbers)), name
+        assert (OWN_SHAPES in extras) == (name not in ("FluxTokenizer", "KleinTokenizer", "SD3Tokenizer")), name
+
+
+def check_encoders_that_are_not_known_are_refused():
+    clip = Encoder("QwenImageTokenizer")
+    clip.tokenizer = type(
+        "LongCatImageTokenizer", (), {"tokenize_with_weights": clip.tokenizer.tokenize_with_weights}
+    )()
+    refused(lambda: encode_frames(clip, told().frames, ["Mira"]), "Encode Story", '"qwen25_7b"', "Z-Image")
