@@ -81,6 +81,7 @@ class FrameSharing:
         self.move = move if settings.matched else None
         self._report, self._reported = report, False
         self._device: torch.device | str | None = None
+        self._shown = False
         self._grids: set[tuple[int, int]] = set()
         self._labels: dict[tuple[int, int], Tensor] = {}
         self._subjects: dict[tuple[tuple[int, int], int, int], SubjectPositions] = {}
@@ -92,6 +93,7 @@ class FrameSharing:
 
         With a new step, masks are made of what was read so far, for every grid that shares.
         """
+        self._shown = False
         if not self.reader.begin_call(prompts, level):
             return
         self._labels, self._subjects, self._device = {}, {}, device
@@ -108,6 +110,8 @@ class FrameSharing:
 
     def end_call(self) -> None:
         """The call is over."""
+        if not self._shown and isinstance(self.record, CallBank):
+            self.record.skipped = True
         self.reader.end_call()
 
     def share(
@@ -122,6 +126,7 @@ class FrameSharing:
     ) -> Tensor:
         """The self-attention hook; where the host masks keys, with what it adds to their scores."""
         self._grids.add(layer.grid)
+        self._shown = True
         subjects, prompts = self._at(layer), self.reader.prompts
         if subjects is None:
             return attend(q, k, v, heads)
@@ -161,8 +166,12 @@ class FrameSharing:
         return seen
 
     def _seen(self, call: Hashable, layer_key: Hashable, found: SubjectTokens) -> SubjectTokens | None:
-        if self.see is None or isinstance(self.see, CallBank):
-            return None if self.see is None else self.see.find(call, layer_key)
+        if self.see is None:
+            return None
+        if isinstance(self.see, CallBank):
+            if self.see.skipped:
+                self.report(SKIPPED)
+            return self.see.find(call, layer_key)
         if (call, layer_key) not in self.see:
             self.report(SKIPPED)
             return None

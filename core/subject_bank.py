@@ -75,6 +75,8 @@ class CallBank:
 
     def __init__(self) -> None:
         self._entries: dict[Hashable, SubjectTokens] = {}
+        self.skipped = False
+        """Whether a frame that should have put something was not evaluated."""
 
     @property
     def nbytes(self) -> int:
@@ -84,6 +86,7 @@ class CallBank:
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self.skipped = False
 
     def put(self, call: Hashable, layer: Hashable, tokens: SubjectTokens) -> None:
         """Keep what a layer gathered of a further frame."""

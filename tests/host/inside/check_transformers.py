@@ -2,13 +2,18 @@
 
 import contextlib
 
+import comfy.controlnet
 import comfy.model_management
+import setting
 import torch
+from comfy.ldm.flux.math import apply_rope1
 from families import FAMILIES
-from frames import amsa, masks_noted, story, warnings
+from frames import PerFrame, amsa, masks_noted, story, warnings, with_control
 from setting import counted, refused
 from story_identity.core.frame_sharing import FrameSharing
-from transformer_frames import GRID, JOINT, latents, nobody, prompts, sample, written_out
+from story_identity.nodes.amsa import AMSANode
+from story_identity.nodes.host.transformer_hooks import family_of, mover
+from transformer_frames import GRID, JOINT, latents, nobody, overridden, prompts, sample, written_out
 
 from tests.closeness import assert_close, largest_difference
 
@@ -193,6 +198,129 @@ def check_blocks_and_steps_are_those_asked_for():
     assert started == sorted(started)
     assert 0 < sum(started) < 5
     refused(lambda: amsa(model, told, blocks=(range(7, 8),)), "block 7", "Flux.1", "0 to 1")
+
+
+def check_moved_keys_are_what_embedding_them_there_gives():
+    for name in JOINT:
+        family = FAMILIES[name]
+        model = family.make()
+        kind = family_of(model)
+        if kind.rotary is None:
+            refused(lambda m=model: amsa(m, story(), matched=True), "SD3", "rotary", '"own"')
+            continue
+        embed = getattr(model.model.diffusion_model, kind.rotary)
+        width, tokens, axes = sum(embed.axes_dim), 7, len(embed.axes_dim)
+        k = torch.randn(1, 2, tokens, width, generator=torch.Generator().manual_seed(0))
+        places = torch.randint(0, 40, (1, tokens, axes), generator=torch.Generator().manual_seed(1)).float()
+        by = torch.tensor([[3.0, -2.0]] * tokens)
+        onto = places.clone()
+        onto[..., 1:3] += by
+        embedded, there = (apply_rope1(k, embed(each))[0].transpose(0, 1).flatten(1) for each in (places, onto))
+        assert_close(mover(model, kind, {})(embedded, by, 2), there, 1e-6)
+
+
+def check_matched_positions_bring_everybody_to_where_this_frame_shows_them():
+    for name, axes, base, frame_by_frame in (
+        ("Flux.1", (8, 12, 12), 10000, False),
+        ("Z-Image", (8, 12, 12), 256, True),
+    ):
+        family, told = FAMILIES[name], story()
+        model = family.make()
+        patched = amsa(model, told, matched=True, anchors=2 if frame_by_frame else 0)
+        with (noted_by_frame if frame_by_frame else masks_noted)() as noted:
+            ours = sample(family, patched, told)
+
+        def sees(viewer, seen, anchors=2 if frame_by_frame else None):
+            return viewer != seen if anchors is None else seen < min(viewer, anchors)
+
+        oracle = written_out(name, model, noted, sees, rotary=(axes, base))
+        assert_close(ours, sample(family, oracle, told), 1e-5)
+        own = amsa(model, told, anchors=2 if frame_by_frame else 0)
+        assert largest_difference(ours, sample(family, own, told)) > 1e-5, name
+
+
+def check_beside_loras_and_the_attention_of_others():
+    family, told = FAMILIES["Flux.1"], story()
+    model = family.make()
+    key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    weight = model.model.state_dict()[key]
+    lora = model.clone()
+    lora.add_patches({key: ("diff", (0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)),))})
+    with masks_noted() as noted:
+        ours = sample(family, amsa(lora, told), told)
+    assert_close(ours, sample(family, written_out("Flux.1", lora, noted), told), 5e-6)
+    assert largest_difference(ours, sample(family, amsa(model, told), told)) > 1e-3
+    theirs = overridden(model, lambda q, k, v, mask, sigma, options, plain: 0.5 * plain())
+    for lengths in (12, LENGTHS):
+        conds = prompts(family, told, lengths)
+        ours = sample(family, amsa(theirs, told), told, conds)
+        assert largest_difference(ours, sample(family, theirs, told, conds)) > 1e-4
+        assert largest_difference(ours, sample(family, amsa(model, told), told, conds)) > 1e-3
+
+
+def check_every_frame_has_its_own_controlnet_hint_and_its_own_easycache():
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    family, told = FAMILIES["Qwen-Image"], story()
+    model = family.make()
+    (cached,) = EasyCacheNode.execute(model, 0.9, 0.1, 0.95, False).result
+    hints = torch.tensor([1.0, 3.0, -2.0])[:, None, None, None].expand(3, 3, 64, 64)
+    for theirs, controlled in ((cached, False), (model, True)):
+        positive, negative = prompts(family, told, LENGTHS)
+        if controlled:
+            control = TokenControl().set_cond_hint(hints)
+            positive, negative = (with_control(each, control) for each in (positive, negative))
+        apart = sample(family, amsa(theirs, told, strength=0.0), told, (positive, negative), steps=8)
+        without = sample(family, amsa(model, told, strength=0.0), told, prompts(family, told, LENGTHS), steps=8)
+        assert largest_difference(apart, without) > 1e-4, controlled
+        for frame, length in enumerate(LENGTHS):
+            alone = prompts(family, told, length)
+            alone = [[[rows[frame : frame + 1], single(extras, frame)] for rows, extras in each] for each in alone]
+            if controlled:
+                control = TokenControl().set_cond_hint(hints[frame : frame + 1])
+                alone = [with_control(each, control) for each in alone]
+            single_frame = sample(family, theirs, told, alone, frame=frame, steps=8)
+            assert torch.equal(apart[frame : frame + 1], single_frame), (controlled, frame)
+        with warnings() as said:
+            shared = sample(family, amsa(theirs, told), told, (positive, negative), steps=8)
+        assert shared.isfinite().all()
+        assert largest_difference(shared, apart) > 1e-4
+        assert len(said) <= 1, said  # a frame whose anchors were skipped
+        assert all("EasyCache" in each for each in said)
+
+
+class TokenControl(PerFrame):
+    """A control that pushes the picture's tokens of every frame by its own hint."""
+
+    def copy(self):
+        other = TokenControl()
+        self.copy_to(other)
+        return other
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        hint = self.cond_hint_original[:, 0, :1, :1]
+        rows = comfy.controlnet.broadcast_image_to(hint, x_noisy.shape[0], batched_number)
+        return {"middle": [], "output": [], "input": [0.3 * rows.expand(-1, 64, 64)]}
+
+
+def check_bad_input_is_refused_before_any_model_call():
+    family, told = FAMILIES["Z-Image"], story()
+    model = family.make()
+    patched = amsa(model, told)
+    positive, negative = prompts(family, told, LENGTHS)
+    with counted(model) as count:
+        refused(lambda: amsa(patched, told), "already")
+        refused(lambda: sample(family, patched, story(4), prompts(family, story(4))), "4 pictures", "3 frames")
+        refused(lambda: sample(family, patched, told, ([[positive[0][0], {}]], negative)), "Encode Story")
+        longer = [[torch.cat([positive[0][0]] * 2, dim=1), positive[0][1]]]
+        refused(lambda: sample(family, patched, told, (longer, negative)), "different lengths", "Conditioning Concat")
+    assert count.calls == 0
+    refused(lambda: amsa(FAMILIES["Ernie-Image"].make(), told), "AMSA", "Ernie-Image", "hook", "Z-Image")
+    refused(lambda: amsa(setting.tiny_sd15(), told, blocks=(range(1),)), "blocks", "UNet", "layers")
+    refused(lambda: amsa(setting.tiny_sd15(), told, matched=True), "positions", "UNet")
+    refused(lambda: AMSANode.execute(model, told, 1.0, "all", 0.0, 1.0, True, 0, 0.0, 0.5, "1-x"), 'blocks: "1-x"')
+    node = AMSANode.execute(model, told, 1.0, "all", 0.0, 1.0, True, 0, 0.0, 0.5, "0", "own").result[0]
+    assert largest_difference(sample(family, node, told), sample(family, model, told)) > 1e-4
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def overridden(model, override):
     return patched
 
 
-def written_out(name, model, noted, sees=lambda viewer, seen: viewer != seen, references=0, blocks=None):
+def written_out(name, model, noted, sees=lambda viewer, seen: viewer != seen, references=0, blocks=None, rotary=None):
     """A clone that does what AMSA does by one dense, masked attention over all frames, with masks already known.
 
     Args:
@@ -88,6 +88,7 @@ def written_out(name, model, noted, sees=lambda viewer, seen: viewer != seen, re
         sees: Whether a frame sees another one's people.
         references: Tokens of the reference pictures.
         blocks: The joint layers that share, counted through a call; None: all.
+        rotary: The network's rotary axes and base, where keys are moved to where the viewer has the person.
     """
     picture = GRID[0] * GRID[1]
     lengths = {
@@ -126,8 +127,42 @@ def written_out(name, model, noted, sees=lambda viewer, seen: viewer != seen, re
         if added is not None:
             bias += torch.where(own, added.flatten()[None, :], 0)
         bias.masked_fill_(~(own | foreign), -torch.inf)
+        if rotary is not None:
+            moved = [moved_to(viewer, k, labels.view(frames, total), first) for viewer in range(frames)]
+            viewers = [
+                dense(q[row : row + 1], keys, v, bias.view(frames, total, -1)[row]) for row, keys in enumerate(moved)
+            ]
+            return torch.cat(viewers)
+        return dense(q, k, v, bias)
+
+    def moved_to(viewer, k, labels, first):
+        """All keys, those of the people whom the viewer shows moved upon them, middle upon middle."""
+        keys = k.clone()
+        for label in labels[viewer].unique():
+            for frame in range(len(k)):
+                here, there = ((labels[each] == label).nonzero().flatten() for each in (viewer, frame))
+                if label >= 0 and frame != viewer and len(there):
+                    middles = [
+                        torch.stack([(at - first) // GRID[1], (at - first) % GRID[1]]).float().mean(1)
+                        for at in (here, there)
+                    ]
+                    keys[frame, there] = rotated(k[frame, there], (middles[0] - middles[1]).round(), *rotary)
+        return keys
+
+    def dense(q, k, v, bias):
+        frames, total = q.shape[:2]
         q, k, v = (each.flatten(0, 1).transpose(0, 1) for each in (q, k, v))
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return out.transpose(0, 1).flatten(1).unflatten(0, (frames, total))
 
     return overridden(model, override)
+
+
+def rotated(k, by, axes, base):
+    """Keys `(tokens, heads, width)`, rotary ones, `by` cells farther down and right, in double precision."""
+    angles = []
+    for dim, distance in zip(axes, (0.0, *by.tolist(), 0.0), strict=False):
+        angles += [distance * base ** (-2 * i / dim) for i in range(dim // 2)]
+    turn = torch.polar(torch.ones(len(angles), dtype=torch.double), torch.tensor(angles, dtype=torch.double))
+    turned = torch.view_as_complex(k.double().unflatten(-1, (-1, 2)).contiguous()) * turn
+    return torch.view_as_real(turned).flatten(-2)
