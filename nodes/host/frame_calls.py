@@ -19,15 +19,15 @@ from torch import Tensor
 
 from .frame_groups import ROWS, Conds, of_group
 from .guiders import WRAPPER_STATE
-from .story_prompts import OWN_SHAPES
+from .story_prompts import OWN_ROWS, OWN_SHAPES
 from .unet_hooks import Options, Participant, with_participant
 
 _KEY = "story_identity_frame_calls"
 
 
-def have_own_lengths(conds: Conds) -> bool:
-    """Whether a guider's prompts are rows of different lengths."""
-    return any(OWN_SHAPES in cond for entries in conds.values() for cond in entries)
+def need_own_calls(conds: Conds) -> bool:
+    """Whether a guider's prompts cannot share a call: rows of different lengths, or what has no rows."""
+    return any(OWN_SHAPES in cond or OWN_ROWS in cond for entries in conds.values() for cond in entries)
 
 
 class FrameCalls:

@@ -10,7 +10,7 @@ from comfy.utils import repeat_to_batch_size, resize_to_batch_size
 from torch import Tensor
 
 from ..types import Conditioning
-from .story_prompts import NAMED, OWN_SHAPES, own_row
+from .story_prompts import NAMED, OWN_ROWS, OWN_SHAPES, own_row
 
 Conds = dict[str, list[dict[str, Any]]]
 """A guider's prompts, as the host keeps them while it samples."""
@@ -73,12 +73,14 @@ class _Cut:
         self.controls: dict[int, Any] = {}
 
     def entry(self, cond: dict[str, Any]) -> dict[str, Any]:
-        shapes = cond.get(OWN_SHAPES, {})
-        if not shapes or self.rows.stop - self.rows.start != 1:
+        shapes, rows = cond.get(OWN_SHAPES, {}), cond.get(OWN_ROWS, {})
+        if not (shapes or rows) or self.rows.stop - self.rows.start != 1:
             return {key: self.value(key, value) for key, value in cond.items()}
         frame = self.rows.start
         own = {key: own_row(cond[key], key, each, frame) for key, each in shapes.items() if key in cond}
-        return {key: self.value(key, value) for key, value in cond.items() if key not in (OWN_SHAPES, *own)} | own
+        own |= {key: each[frame] for key, each in rows.items() if key in cond}
+        gone = (OWN_SHAPES, OWN_ROWS, *own)
+        return {key: self.value(key, value) for key, value in cond.items() if key not in gone} | own
 
     def value(self, key: str, value: Any) -> Any:
         if key == NAMED:

@@ -21,7 +21,7 @@ from ...core.frame_sharing import FrameSharing, Sharing
 from ...core.quoting import quote, quote_all
 from ...core.story import Story
 from ...core.subject_bank import CallBank, SubjectBank
-from .frame_calls import FrameCalls, have_own_lengths
+from .frame_calls import FrameCalls, need_own_calls
 from .frame_groups import ROWS, Conds, WholeBatch, groups_of, of_group
 from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
@@ -96,7 +96,7 @@ class SharedAttention:
         self._check(guider, noise, sampler, family)
         self._warn(len(sigmas) - 1, family)
         warn_if_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
-        if family and (have_own_lengths(guider.conds) or 0 < self.anchors < len(noise)):
+        if family and (need_own_calls(guider.conds) or 0 < self.anchors < len(noise)):
             with self._frame_calls(guider, noise, family).in_force():
                 return executor(
                     noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **more
@@ -161,8 +161,8 @@ class SharedAttention:
             return
         if self.sharing.matched and family.rotary is None:
             raise ValueError(
-                f'AMSA: positions is "matched", but models such as {family.name} have no rotary positions in their '
-                'keys. Choose "own".'
+                f'AMSA: positions is "matched", but keys of a model such as this ({family.name}) cannot be moved by '
+                'rotary positions. Choose "own".'
             )
         count = block_count(model, family)
         last = -1 if blocks is None else max(each.stop for each in blocks) - 1

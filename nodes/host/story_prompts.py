@@ -19,7 +19,7 @@ from ...core.story import Frame
 from ..types import Conditioning
 from .checkpoint_parts import require_parts
 from .prompt import span_positions
-from .word_tokens import encoder_of, word_places
+from .word_tokens import Encoder, encoder_of, word_places
 
 MOST_TOKENS = 30 * 77
 """The longest text that rows are repeated to: 30 windows, a common multiple of 1, 2, 3, 5 and 6.
@@ -33,6 +33,10 @@ OWN_SHAPES = "story_identity_own_shapes"
 """Where an entry says, per tensor, the shape that each row had by itself, before rows were padded to a batch."""
 
 
+OWN_ROWS = "story_identity_own_rows"
+"""Where an entry has, for what a prompt carries without a batch axis (Anima's T5 tokens), the value of every row."""
+
+
 @dataclass(frozen=True)
 class Named:
     """Where one CONDITIONING entry names each character.
@@ -42,16 +46,18 @@ class Named:
         prompts: The text of every frame, to tell stories apart.
         positions: Per character and frame, places on the token axis; none where the character is not in the frame.
         tokens: Length of that axis.
+        as_given: The positions are those in the text that the network is given, whatever is behind it.
     """
 
     names: list[str]
     prompts: list[str]
     positions: list[list[list[int]]]
     tokens: int
+    as_given: bool = False
 
     def padded_to(self, length: int) -> list[list[list[int]]] | None:
         """The positions in a text that a transformer's host padded to a length, which it does in front."""
-        before = length - self.tokens
+        before = 0 if self.as_given else length - self.tokens
         if before < 0:
             return None
         return [[[before + place for place in places] for places in frames] for frames in self.positions]
@@ -92,7 +98,7 @@ def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> t
             [_places_in(clip, encoder, frame, name, length) for frame, length in zip(frames, lengths, strict=True)]
             for name in names
         ]
-        return _with_names(padded_batch(encoded), names, frames, places), padded_batch(negatives)
+        return _with_names(padded_batch(encoded), names, frames, places, encoder), padded_batch(negatives)
     _warn_of_uneven_rows(frames, lengths, "prompt")
     _warn_of_uneven_rows(frames, [entries[0][0].shape[1] for entries in negatives], "negative prompt")
     whole = common_length(lengths)
@@ -104,10 +110,16 @@ def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> t
 
 
 def _with_names(
-    batch: Conditioning, names: Sequence[str], frames: Sequence[Frame], positions: list[list[list[int]]]
+    batch: Conditioning,
+    names: Sequence[str],
+    frames: Sequence[Frame],
+    positions: list[list[list[int]]],
+    encoder: Encoder | None = None,
 ) -> Conditioning:
     """A CONDITIONING that says where it names whom."""
     named = {"names": list(names), "prompts": [frame.prompt for frame in frames], "positions": positions}
+    if encoder is not None and not encoder.ends_text:
+        named["as_given"] = True
     return [[tensor, {**extras, NAMED: named}] for tensor, extras in batch]
 
 
@@ -115,16 +127,19 @@ def padded_batch(encoded: Sequence[Conditioning]) -> Conditioning:
     """One CONDITIONING of several, for transformers: the rows as they are, with zeros behind the shorter ones."""
     batch: Conditioning = []
     for entries in zip(*encoded, strict=True):
-        extras, shapes = dict(entries[0][1]), {}
+        extras, shapes, own_rows = dict(entries[0][1]), {}, {}
         rows, own = _padded([tensor for tensor, _ in entries])
         if own:
             shapes["cross_attn"] = own
         for key, value in extras.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.ndim == 1 and len(entries) > 1:
+                own_rows[key] = [each[key] for _, each in entries]
+            elif isinstance(value, Tensor):
                 extras[key], own = _padded([each[key] for _, each in entries])
                 if own:
                     shapes[key] = own
-        batch.append([rows, {**extras, OWN_SHAPES: shapes} if shapes else extras])
+        further = {key: value for key, value in ((OWN_SHAPES, shapes), (OWN_ROWS, own_rows)) if value}
+        batch.append([rows, {**extras, **further}])
     return batch
 
 
@@ -237,7 +252,7 @@ def _places(clip: Any, frame: Frame, name: str) -> list[int]:
     return sorted({place for span in spans for place in span_positions(clip, frame.prompt, span, frame.label)})
 
 
-def _places_in(clip: Any, encoder: str, frame: Frame, name: str, tokens: int) -> list[int]:
+def _places_in(clip: Any, encoder: Encoder, frame: Frame, name: str, tokens: int) -> list[int]:
     """The same for a transformer's text encoder."""
     appearance = frame.appearance_of(name)
     spans = () if appearance is None else appearance.identifying_words

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.map_reader import STEADY, MapReader, PositionsInText
 from ..types import Conditioning
-from .frame_calls import have_own_lengths
+from .frame_calls import need_own_calls
 from .frame_groups import one_frame
 from .story_prompts import Named, named_in
 from .transformer_hooks import Family, apply_transformer, refuse_unknown
@@ -31,7 +31,7 @@ _KEY = "story_identity_token_maps"
 def new_reader(named: Mapping[UUID, Named], frames: int, decay: float, family: Family | None = None) -> MapReader:
     """A reader of the prompts that name characters, for one sampling of n frames; prompts are known by their uuids."""
     naming: dict[Hashable, PositionsInText] = {
-        uuid: each.padded_to if family else each.in_text_of
+        uuid: each.in_text_of if family is None else each.padded_to
         for uuid, each in named.items()
         if any(map(any, each.positions))
     }
@@ -137,7 +137,7 @@ def look_at_latents(
         percent: The noise level: how far into sampling, 0 (noise alone) to just under 1.
         seed: The seed of the noise.
     """
-    if have_own_lengths({"positive": [extras for _, extras in positive]}):
+    if need_own_calls({"positive": [extras for _, extras in positive]}):
         rows = range(len(samples))
         seen = [_look(model, one_frame(positive, row, len(samples)), samples, row, percent, seed) for row in rows]
         return seen[0][0], torch.cat([maps for _, maps in seen])

@@ -37,16 +37,20 @@ class Family:
         patch: The network's attribute that says how many latent cells, along each side, are one token.
         rotary: The network's attribute that embeds positions in keys, (moment, down, right, ...); None: it adds
             positions to the picture beforehand, so that keys cannot be moved.
+        registers: The network's attribute of learned tokens that lie before the text.
         references_first: Reference pictures lie before the picture, not after it.
         picture_alone: Some blocks also let the picture's tokens attend to themselves alone.
+        apart: Text and picture are no one sequence: every block lets the picture attend to itself, then to the text.
     """
 
     name: str
     blocks: tuple[str, ...]
     patch: str = "patch_size"
     rotary: str | None = "pe_embedder"
+    registers: str | None = None
     references_first: bool = False
     picture_alone: bool = False
+    apart: bool = False
 
 
 FAMILIES = {
@@ -62,6 +66,10 @@ FAMILIES = {
     "comfy.ldm.modules.diffusionmodules.mmdit.MMDiT": Family(
         "SD3, SD3.5", ("joint_blocks",), rotary=None, picture_alone=True
     ),
+    "comfy.ldm.aura.mmdit.MMDiT": Family(
+        "AuraFlow", ("double_layers", "single_layers"), rotary=None, registers="register_tokens"
+    ),
+    "comfy.ldm.anima.model.Anima": Family("Anima", ("blocks",), patch="patch_spatial", rotary=None, apart=True),
 }
 """What is known, by the full name of the network's class or of one it is derived from."""
 
@@ -169,7 +177,7 @@ class _Shape:
         multiple: Text and pictures are padded to a multiple of so many tokens.
         references: Tokens of the reference pictures, where they lie before the picture.
         first_blocks: How many blocks there are of the first kind.
-        text_start: Where the text is among all texts; those of reference pictures may come first.
+        text_start: Where the text is among all texts; registers and texts of reference pictures may come first.
     """
 
     family: Family
@@ -188,12 +196,13 @@ class _Shape:
         family = _known(network)
         patch, multiple = getattr(network, family.patch), getattr(network, "pad_tokens_multiple", None) or 1
         text = 0 if context is None else context.shape[1]
-        first, last, references = 0, 0, 0
+        first, last, references = 0 if family.registers is None else getattr(network, family.registers).shape[1], 0, 0
         if family.references_first:
             pictures, texts = more.get("ref_latents") or [], more.get("ref_contexts") or []
             lengths = [_padded(each.shape[1], multiple) for each in texts]
-            lengths += [multiple] * (len(pictures) - len(texts))  # padding stands for a text that is not there
-            first, last = sum(lengths[: len(pictures)]), sum(lengths[len(pictures) :])
+            if multiple > 1:
+                lengths += [multiple] * (len(pictures) - len(texts))  # padding stands for a text that is not there
+            first, last = first + sum(lengths[: len(pictures)]), sum(lengths[len(pictures) :])
             references = sum(_padded(_tokens(each.shape, patch), multiple) for each in pictures)
         padded = first + _padded(text, multiple) + last
         grid = (ceil(x.shape[-2] / patch), ceil(x.shape[-1] / patch))
@@ -224,7 +233,7 @@ def _known(network: Any) -> Family:
 
 
 def _tokens(shape: torch.Size, patch: int) -> int:
-    return (shape[-2] // patch) * (shape[-1] // patch)
+    return ceil(shape[-2] / patch) * ceil(shape[-1] / patch)
 
 
 def _padded(tokens: int, multiple: int) -> int:
@@ -237,7 +246,7 @@ class _HookedCall:
     def __init__(self, shape: _Shape, options: Options, self_attention: Hook | None, reader: MapReader | None) -> None:
         self.shape, self.self_attention, self.reader = shape, self_attention, reader
         self.others = options.get("optimized_attention_override")
-        self.attentions, self.layers, self.masked = 0, 0, False
+        self.attentions, self.layers, self.masked, self.text_is_next = 0, 0, False, False
 
     def unhooked(self) -> str | None:
         """Why layers of the call were not hooked; None: they were."""
@@ -246,6 +255,13 @@ class _HookedCall:
         if self.attentions and not self.layers:
             return "another patch changes the number of tokens of the text or the picture"
         return None
+
+    def _cross(self, call: "_Attention") -> Tensor:
+        """An attention of the picture to a text apart from it."""
+        layer = Layer(self.layers, self.shape.grid)
+        if self.reader is not None:
+            self.reader.look(call.q, call.k, call.heads, layer.grid, self.shape.text, call.mask)
+        return call.plain()
 
     def override(self, attention: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kw: Any) -> Tensor:
         """What the host calls for every attention."""
@@ -260,13 +276,20 @@ class _HookedCall:
             return attend(q, k, v, heads, *args, **kw)
         call = _Attention(attend, q, k, v, heads, args, kw, _added(mask, q))
         layer, text = place
+        if layer is None:
+            return self._cross(call)
         if self.reader is not None and text.stop:
             self._look(self.reader, call, layer, text)
         return call.plain() if self.self_attention is None else call.hooked(self.self_attention, layer)
 
-    def _place(self, q: Tensor, k: Tensor, kw: Options) -> tuple[Layer, slice] | None:
+    def _place(self, q: Tensor, k: Tensor, kw: Options) -> tuple[Layer | None, slice] | None:
+        """The layer that runs and where its text is; without a layer: the picture's attention to a text apart."""
         axis = 2 if kw.get("skip_reshape") else 1
-        if len(q) != self.shape.rows or q.shape[axis] != k.shape[axis]:
+        if len(q) != self.shape.rows:
+            return None
+        if self.shape.family.apart:
+            return self._place_apart(q.shape[axis], k.shape[axis], kw.get("transformer_options") or {})
+        if q.shape[axis] != k.shape[axis]:
             return None
         options = kw.get("transformer_options") or {}
         references = 0
@@ -276,6 +299,19 @@ class _HookedCall:
         if place is not None and place[1].stop:
             self.layers += 1
         return place
+
+    def _place_apart(self, queries: int, keys: int, options: Options) -> tuple[Layer | None, slice] | None:
+        """As text may have as many tokens as the picture, the order within a block decides."""
+        picture = self.shape.grid[0] * self.shape.grid[1]
+        if queries != picture:
+            return None
+        if not self.text_is_next and keys == picture:
+            self.layers, self.text_is_next, number = self.layers + 1, True, self._number(options)
+            return Layer(number, self.shape.grid, 0, 0, number), slice(0, 0)
+        if self.text_is_next and keys == self.shape.text:
+            self.text_is_next = False
+            return None, slice(0, keys)
+        return None
 
     def _number(self, options: Options) -> int:
         """The number of the block that runs; where the host does not say it, that of the layers so far."""

@@ -8,7 +8,7 @@ from story_identity.nodes.amsa import LayoutFromAttentionNode, PreviewAttentionM
 from story_identity.nodes.host.story_prompts import NAMED
 from story_identity.nodes.host.token_maps import look_at_latents
 from story_identity.nodes.sampling import NoisyLatentCacheNode
-from transformer_frames import GRID, JOINT, SIDE, TOKENS, latents, overridden, prompts, text_tokens
+from transformer_frames import ALL, GRID, SIDE, TOKENS, latents, overridden, prompts, text_tokens
 
 from tests.closeness import assert_close
 
@@ -30,8 +30,11 @@ def direct(name, model, lengths):
 
     def override(q, k, v, mask, sigma, options, plain):
         text = {text_tokens(name, given) + picture: text_tokens(name, given) for given in lengths}.get(q.shape[1])
+        first = text
+        if name == "Anima" and k.shape[1] != q.shape[1] == picture:
+            text, first = k.shape[1], 0
         if text:
-            scores = torch.einsum("nqhe,nthe->nhqt", q[:, text : text + picture].double(), k[:, :text].double())
+            scores = torch.einsum("nqhe,nthe->nhqt", q[:, first : first + picture].double(), k[:, :text].double())
             scores /= q.shape[-1] ** 0.5
             if mask is not None:
                 scores += mask[:, None, :, :text].double()
@@ -46,14 +49,14 @@ def mean_over(noted, row, places, before):
 
 
 def check_maps_are_the_direct_softmax_over_the_text():
-    for name in JOINT:
+    for name in ALL:
         family, told = FAMILIES[name], story()
         watched, noted = direct(name, family.make(), [TOKENS])
         positive, _ = prompts(family, told)
         names, maps = look_at_latents(watched, positive, latents_of(family, watched, 3), 0.5, 1)
         assert names == list(WORDS)
         assert noted, name
-        before = 512 - TOKENS if name == "Flux.2" else 0
+        before = {"Flux.2": 512 - TOKENS, "AuraFlow": 8}.get(name, 0)
         for number, places in enumerate(positive[0][1][NAMED]["positions"]):
             for row in range(3):
                 wanted = mean_over(noted, row, places[row], before) if places[row] else torch.zeros(GRID).flatten()

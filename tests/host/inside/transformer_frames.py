@@ -6,8 +6,22 @@ from frames import PEOPLE, WORDS
 from story_identity.core.story import Story
 from story_identity.nodes.host.story_prompts import NAMED, padded_batch
 
-JOINT = ("Flux.1", "Flux.2", "Qwen-Image", "Z-Image", "Krea 2", "SD3.5", "Lumina2", "Chroma", "LongCat-Image")
-"""The families in which AMSA and attention maps work, by their names in `FAMILIES`."""
+JOINT = (
+    "Flux.1",
+    "Flux.2",
+    "Qwen-Image",
+    "Z-Image",
+    "Krea 2",
+    "SD3.5",
+    "Lumina2",
+    "Chroma",
+    "LongCat-Image",
+    "AuraFlow",
+)
+"""The families whose text and picture are one sequence, by their names in `FAMILIES`."""
+
+ALL = (*JOINT, "Anima")
+"""All families of transformers in which AMSA and attention maps work."""
 
 SIDE = 128
 GRID = (8, 8)
@@ -17,7 +31,7 @@ NEGATIVE_TOKENS = 10
 
 def text_tokens(name, given):
     """How many tokens of a sequence are text, by family."""
-    return {"Flux.2": 512, "Z-Image": -(-given // 32) * 32}.get(name, given)
+    return {"Flux.2": 512, "Z-Image": -(-given // 32) * 32, "AuraFlow": 8 + given}.get(name, given)
 
 
 def nobody(count=3):
@@ -99,8 +113,8 @@ def written_out(name, model, noted, sees=lambda viewer, seen: viewer != seen, re
     def override(q, k, v, mask, sigma, options, plain):
         known = noted.get(sigma, {}).get(GRID)
         prompts, total = len(options["uuids"]), q.shape[1]
-        text = lengths.get(total, 0 if name == "SD3.5" and total == picture else None)
-        if text is None:
+        text = lengths.get(total, 0 if name in ("SD3.5", "Anima") and total == picture else None)
+        if text is None or k.shape[1] != total:
             return plain()
         layer = (sigma, prompts, options["uuids"][0])
         seen["count"] = seen["count"] + 1 if seen["sigma"] == layer else 0
