@@ -30,7 +30,7 @@ class AMSANode(io.ComfyNode):
             node_id="StoryIdentityAMSA",
             display_name="AMSA Model Patch",
             category="StoryIdentity/sampling",
-            description="Lets the frames of a batch see each other's people while they are sampled, and nothing else: "
+            description="Lets the frames of a story see each other's people while they are sampled, and nothing else: "
             "auto-mask self-attention (Storynizor, section 3.1).",
             search_aliases=[
                 "consistent self attention",
@@ -40,7 +40,11 @@ class AMSANode(io.ComfyNode):
                 "Storynizor",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5, SDXL or the toy world; LoRAs and other patches welcome."),
+                io.Model.Input(
+                    "model",
+                    tooltip="SD1.5, SDXL, the toy world, or a diffusion transformer of the list below; LoRAs and other "
+                    "patches welcome.",
+                ),
                 StorySocket.Input("story", tooltip="The story that Encode Story encodes."),
                 io.Float.Input(
                     "strength",
@@ -48,13 +52,13 @@ class AMSANode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0 gives the MODEL as it is, 1 shares in full; in between the two results are mixed.",
+                    tooltip="0 shares nothing, 1 shares in full; in between the two results are mixed.",
                 ),
                 io.Combo.Input(
                     "layers",
                     options=list(LAYERS),
                     default="all",
-                    tooltip="Which resolutions of the UNet share. Without the largest it is quicker; with anchors it "
+                    tooltip="Which resolutions of a UNet share. Without the largest it is quicker; with anchors it "
                     "needs less than half the main memory in SD1.5, three quarters in SDXL.",
                 ),
                 io.Float.Input(
@@ -78,7 +82,8 @@ class AMSANode(io.ComfyNode):
                     min=0,
                     max=64,
                     tooltip="For long stories: sample so many frames at a time. The first ones are the anchors, which "
-                    "all later frames see too. 0: all frames at once.",
+                    "all later frames see too. 0: all frames at once. With a transformer every frame is evaluated by "
+                    "itself and sees the anchors before it.",
                 ),
                 io.Float.Input(
                     "threshold",

@@ -27,7 +27,8 @@ from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
 from .story_prompts import Named, named_in
 from .token_maps import level_of, new_reader
-from .transformer_hooks import Family, apply_transformer, block_count, mover, refuse_unknown
+from .transformer_families import Family, block_count, refuse_unknown
+from .transformer_hooks import apply_transformer, mover
 from .unet_hooks import (
     Attach,
     HookingParticipant,

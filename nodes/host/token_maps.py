@@ -14,7 +14,8 @@ from ..types import Conditioning
 from .frame_calls import need_own_calls
 from .frame_groups import one_frame
 from .story_prompts import Named, named_in
-from .transformer_hooks import Family, apply_transformer, refuse_unknown
+from .transformer_families import Family, refuse_unknown
+from .transformer_hooks import apply_transformer
 from .unet_hooks import (
     Attach,
     HookingParticipant,

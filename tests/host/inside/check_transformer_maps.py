@@ -56,7 +56,7 @@ def check_maps_are_the_direct_softmax_over_the_text():
         names, maps = look_at_latents(watched, positive, latents_of(family, watched, 3), 0.5, 1)
         assert names == list(WORDS)
         assert noted, name
-        before = {"Flux.2": 512 - TOKENS, "AuraFlow": 8}.get(name, 0)
+        before = {"Flux.2": 512 - TOKENS, "Flux.2 klein": 512 - TOKENS, "AuraFlow": 8}.get(name, 0)
         for number, places in enumerate(positive[0][1][NAMED]["positions"]):
             for row in range(3):
                 wanted = mean_over(noted, row, places[row], before) if places[row] else torch.zeros(GRID).flatten()
@@ -145,11 +145,15 @@ def check_the_preview_draws_every_frame():
     assert drawn.shape == (3, 64, 64, 3)
 
 
-def check_families_that_cannot_be_read_are_refused():
-    for name, words in (
-        ("Ernie-Image", ("Ernie-Image", "without the host's hook")),
-        ("Stable Cascade", ("Stable_Cascade_C", "not known")),
-    ):
-        family = FAMILIES[name]
-        model = family.make()
-        refused(lambda m=model: look_at_latents(m, [], torch.zeros(1, 4, 8, 8), 0.5, 1), "Reading", "Z-Image", *words)
+def check_all_other_transformers_are_refused_by_name():
+    unets = {"SD1.5", "SD2.1", "SDXL", "SDXL v-prediction", "SSD-1B"}
+    kinds = {"Stable Cascade": "Stable_Cascade_C", "HiDream": "HiDream", "OmniGen2": "Omnigen2", "Wan 2.1": "WAN21"}
+    reasons = {"Ernie-Image": "without the host's hook"}
+    other = FAMILIES["SD3.5"].make().clone()
+    other.model = torch.nn.Module()
+    other.model.diffusion_model, other.model.model_config = torch.nn.Linear(1, 1), type("PixArtSigma", (), {})()
+    refused(lambda: look_at_latents(other, [], torch.zeros(1, 4, 8, 8), 0.5, 1), "PixArt computes", "the host's hook")
+    for name in set(FAMILIES) - unets - set(ALL):
+        words = ("Reading attention maps", kinds.get(name, ""), reasons.get(name, "is not known"), "Z-Image")
+        model = FAMILIES[name].make()
+        refused(lambda m=model, w=words: look_at_latents(m, [], torch.zeros(1, 4, 8, 8), 0.5, 1), *words)

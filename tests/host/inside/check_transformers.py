@@ -12,7 +12,8 @@ from frames import PerFrame, amsa, masks_noted, story, warnings, with_control
 from setting import counted, refused
 from story_identity.core.frame_sharing import FrameSharing
 from story_identity.nodes.amsa import AMSANode
-from story_identity.nodes.host.transformer_hooks import family_of, mover
+from story_identity.nodes.host.transformer_families import family_of
+from story_identity.nodes.host.transformer_hooks import mover
 from transformer_frames import ALL, GRID, JOINT, latents, nobody, overridden, prompts, sample, written_out
 
 from tests.closeness import assert_close, largest_difference

@@ -8,8 +8,11 @@ from story_identity.nodes.host.story_prompts import NAMED, padded_batch
 
 JOINT = (
     "Flux.1",
+    "Flux.1 schnell",
     "Flux.2",
+    "Flux.2 klein",
     "Qwen-Image",
+    "Qwen-Image-Edit",
     "Z-Image",
     "Krea 2",
     "SD3.5",
@@ -31,7 +34,7 @@ NEGATIVE_TOKENS = 10
 
 def text_tokens(name, given):
     """How many tokens of a sequence are text, by family."""
-    return {"Flux.2": 512, "Z-Image": -(-given // 32) * 32, "AuraFlow": 8 + given}.get(name, given)
+    return {"Flux.2": 512, "Flux.2 klein": 512, "Z-Image": -(-given // 32) * 32, "AuraFlow": 8 + given}.get(name, given)
 
 
 def nobody(count=3):
