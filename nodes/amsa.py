@@ -42,8 +42,8 @@ class AMSANode(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="SD1.5, SDXL, the toy world, or a diffusion transformer of the list below; LoRAs and other "
-                    "patches welcome.",
+                    tooltip="SD1.5, SDXL, the toy world, or a diffusion transformer that the help page lists; "
+                    "LoRAs and other patches welcome.",
                 ),
                 StorySocket.Input("story", tooltip="The story that Encode Story encodes."),
                 io.Float.Input(

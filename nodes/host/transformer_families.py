@@ -35,7 +35,7 @@ class Family:
 
 
 FAMILIES = {
-    "comfy.ldm.flux.model.Flux": Family("Flux.1, Flux.2, LongCat-Image", ("double_blocks", "single_blocks")),
+    "comfy.ldm.flux.model.Flux": Family("Flux.1, Flux.2", ("double_blocks", "single_blocks")),
     "comfy.ldm.chroma.model.Chroma": Family("Chroma", ("double_blocks", "single_blocks")),
     "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": Family(
         "Qwen-Image, Qwen-Image-Edit", ("transformer_blocks",)

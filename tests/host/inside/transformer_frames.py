@@ -18,13 +18,23 @@ JOINT = (
     "SD3.5",
     "Lumina2",
     "Chroma",
-    "LongCat-Image",
     "AuraFlow",
 )
 """The families whose text and picture are one sequence, by their names in `FAMILIES`."""
 
 ALL = (*JOINT, "Anima")
 """All families of transformers in which AMSA and attention maps work."""
+
+REFUSED = {
+    "Ernie-Image": "Ernie-Image computes its attention without the host's hook",
+    "HiDream": "HiDream",
+    "HunyuanImage 2.1": "HunyuanImage21",
+    "OmniGen2": "Omnigen2",
+    "Stable Cascade": "Stable_Cascade_C",
+    "Cosmos-Predict2": "CosmosT2IPredict2",
+    "Wan 2.1": "WAN21_T2V",
+}
+"""The families that are refused, and what the message says of them."""
 
 SIDE = 128
 GRID = (8, 8)
