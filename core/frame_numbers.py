@@ -29,10 +29,10 @@ def frame_numbers(text: str, count: int) -> list[int]:
 
 def frame_ranges(text: str) -> list[tuple[str, int, int]] | None:
     """`number_ranges` of frames."""
-    return number_ranges(text, "frames")
+    return number_ranges(text, "frames", "frame")
 
 
-def number_ranges(text: str, field: str) -> list[tuple[str, int, int]] | None:
+def number_ranges(text: str, field: str, thing: str) -> list[tuple[str, int, int]] | None:
     """The numbers and ranges of a list: each as it is written, and its first and last number; None for all.
 
     Full-width digits, commas and dashes count as the others.
@@ -54,7 +54,7 @@ def number_ranges(text: str, field: str) -> list[tuple[str, int, int]] | None:
             raise ValueError(f'{field}: "{_shown(part)}" counts down; write "{last}-{first}".')
         ranges.append((part, first, last))
     if not ranges:
-        raise ValueError(f'{field}: "{_shown(text)}" chooses nothing; write "all" or "1-3, 7".')
+        raise ValueError(f'{field}: "{_shown(text)}" chooses no {thing}; write "all" or "1-3, 7".')
     return ranges
 
 

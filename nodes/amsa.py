@@ -82,8 +82,7 @@ class AMSANode(io.ComfyNode):
                     min=0,
                     max=64,
                     tooltip="For long stories: sample so many frames at a time. The first ones are the anchors, which "
-                    "all later frames see too. 0: all frames at once. With a transformer every frame is evaluated by "
-                    "itself and sees the anchors before it.",
+                    "all later frames see too. 0: all frames at once.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -146,7 +145,7 @@ class AMSANode(io.ComfyNode):
         positions: str = "own",
     ) -> io.NodeOutput:
         require_parts("AMSA Model Patch", model=model)
-        written = number_ranges(blocks, "blocks")
+        written = number_ranges(blocks, "blocks", "block")
         ranges = None if written is None else tuple(range(first, last + 1) for _, first, last in written)
         sharing = SharedAttention(
             story=story,

@@ -203,9 +203,10 @@ class SharedAttention:
         early = {person for frame in frames[: self.anchors or None] for person in frame.cast}
         late = dict.fromkeys(person.name for frame in frames for person in frame.cast if person not in early)
         if late:
-            alike = "whom no other frame will see" if family else "who will be alike only within each group of frames"
-            message = f"AMSA: the first %s frames do not show %s, {alike}. Raise anchors, or show them earlier."
-            logging.warning(message, self.anchors, quote_all(late))
+            message = "AMSA: the first %s frames do not show %s, who will be alike only within each group of frames."
+            if family:
+                message = "AMSA: the first %s frames do not show %s, whom no other frame will see."
+            logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, quote_all(late))
 
     def _check_prompts(self, named: Named) -> None:
         frames = self.story.frames
