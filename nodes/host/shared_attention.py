@@ -202,7 +202,7 @@ class SharedAttention:
         frames = self.story.frames
         early = {person for frame in frames[: self.anchors or None] for person in frame.cast}
         late = dict.fromkeys(person.name for frame in frames for person in frame.cast if person not in early)
-        if late:
+        if late and self.sharing.strength:
             message = "AMSA: the first %s frames do not show %s, who will be alike only within each group of frames."
             if family:
                 message = "AMSA: the first %s frames do not show %s, whom no other frame will see."

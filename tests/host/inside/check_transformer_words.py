@@ -11,10 +11,17 @@ import io
 import comfy.text_encoders.flux
 import torch
 from comfy import sd1_clip
+from comfy_extras.nodes_sd3 import EmptySD3LatentImage
+from families import FAMILIES
 from setting import refused
 from story_identity.core.story import Story
+from story_identity.nodes.amsa import AMSANode, PreviewAttentionMasksNode
 from story_identity.nodes.host.story_prompts import NAMED, OWN_ROWS, OWN_SHAPES, encode_frames
 from story_identity.nodes.host.word_tokens import TOKENIZERS
+from story_identity.nodes.story import EncodeStoryNode
+
+import nodes
+from tests.closeness import largest_difference
 
 PEOPLE = [
     {"name": "Mira", "word": "woman", "description": "a young woman with short red hair"},
@@ -164,6 +171,34 @@ def check_words_are_found_in_every_encoder_in_templates_and_after_trimming():
         padded = ("FluxTokenizer", "KleinTokenizer", "KleinTokenizer8B", "SD3Tokenizer", "AuraT5Tokenizer")
         assert (OWN_SHAPES in extras) == (name not in padded), name
         assert (OWN_ROWS in extras) == (name == "AnimaTokenizer"), name
+
+
+class WideEncoder(Encoder):
+    """One whose answers are as wide as a family's prompts, and differ from token to token."""
+
+    def encode_from_tokens_scheduled(self, tokens):
+        ((numbers, extras),) = super().encode_from_tokens_scheduled(tokens)
+        return [[(numbers * torch.arange(1, 49)).cos(), extras]]
+
+
+def check_the_whole_graph_draws_a_story():
+    """Encode Story, AMSA Model Patch, the stock KSampler, Preview Attention Masks; the prompts differ in length."""
+    family, story = FAMILIES["Z-Image"], told()
+    model = family.make()
+    positive, negative, frames = EncodeStoryNode.execute(WideEncoder("ZImageTokenizer"), story).result
+    (latent,) = EmptySD3LatentImage.execute(128, 128, frames).result
+
+    def draw(strength):
+        settings = (strength, "all", 0.0, 1.0, True, 0, 0.0, 0.5)
+        (patched,) = AMSANode.execute(model, story, *settings).result
+        return nodes.KSampler().sample(patched, 1, 3, 3.0, "euler", "simple", positive, negative, latent)[0]
+
+    shared, apart = draw(1.0), draw(0.0)
+    assert torch.equal(shared["samples"][0], apart["samples"][0])
+    assert largest_difference(shared["samples"], apart["samples"]) > 1e-4
+    pictures = torch.rand(frames, 64, 64, 3)
+    drawn = PreviewAttentionMasksNode.execute(model, positive, shared, pictures, 0.5, 1).result[0]
+    assert drawn.shape == pictures.shape
 
 
 def check_encoders_that_are_not_known_are_refused():

@@ -305,6 +305,24 @@ class TokenControl(PerFrame):
         return {"middle": [], "output": [], "input": [0.3 * push * rows[..., None]]}
 
 
+def check_a_compiled_transformer_gives_what_it_gives_uncompiled():
+    """Compiled as in `check_compiled_models`: traced, run as it is, and counted."""
+    from check_compiled_models import Traced, compiled
+
+    torch._dynamo.reset()
+    family, told, backend = FAMILIES["Flux.1"], story(2), Traced()
+    model = family.make()
+    ready = compiled(model, backend)
+    assert torch.equal(sample(family, ready, told, cfg=1.0), sample(family, model, told, cfg=1.0))
+    before = backend.runs
+    assert before > 0
+    for lengths in (12, LENGTHS[:2]):
+        conds = prompts(family, told, lengths)
+        found = sample(family, amsa(ready, told), told, conds, cfg=1.0)
+        assert backend.runs == before
+        assert torch.equal(found, sample(family, amsa(model, told), told, conds, cfg=1.0))
+
+
 def check_bad_input_is_refused_before_any_model_call():
     family, told = FAMILIES["Z-Image"], story()
     model = family.make()
