@@ -9,7 +9,7 @@ of the anchors whatever the number of frames.
 Axes: n frame, l token of a frame, m subject token of all frames together, e heads * width of a head.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -18,18 +18,29 @@ from torch import Tensor
 
 from .shapes import Bool, Float, Int
 
-Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(q, k, v, heads) -> out on `b l e` tensors, where k and v may be longer than q: `plain_attention`, or the host's."""
+Attend = Callable[..., Tensor]
+"""(q, k, v, heads) -> out on `b l e` tensors, where k and v may be longer than q: `plain_attention`, or the host's.
+
+Where the host masks keys, it is called with a fifth argument: what is added to the scores of each key, `(b, tokens)`.
+"""
+
+Move = Callable[[Tensor, Tensor, int], Tensor]
+"""(k, by, heads) -> k: keys `(m, e)` as they would be at places that lie `by` (m, 2: down, right) grid cells away."""
 
 _Label = int | None
 
 
 def plain_attention(
-    q: Float[Tensor, "b l e"], k: Float[Tensor, "b m e"], v: Float[Tensor, "b m e"], heads: int
+    q: Float[Tensor, "b l e"],
+    k: Float[Tensor, "b m e"],
+    v: Float[Tensor, "b m e"],
+    heads: int,
+    mask: Float[Tensor, "b m"] | None = None,
 ) -> Float[Tensor, "b l e"]:
-    """Softmax attention of every head, by torch's scaled_dot_product_attention."""
+    """Softmax attention of every head, by torch's scaled_dot_product_attention; `mask` is added to the scores."""
     q, k, v = (tensor.unflatten(2, (heads, -1)).transpose(1, 2) for tensor in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    added = None if mask is None else mask[:, None, None].to(q.dtype)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=added).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -41,25 +52,49 @@ class SubjectTokens:
         v: Values.
         bounds: For each character label, where the tokens of frame 0, 1, ... begin, and last where the final frame's
             end. The one label of tokens without characters is None.
+        centers: Where the middle of each token's own character is in its frame (down, right, in grid cells); None
+            where the grid is not known.
     """
 
     k: Float[Tensor, "m e"]
     v: Float[Tensor, "m e"]
     bounds: Mapping[_Label, tuple[int, ...]]
+    centers: Float[Tensor, "m two"] | None = None
 
-    def of(self, label: _Label, but_frame: int | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of one label, as views, in all frames or in all but one; no empty ones."""
+    def of(self, label: _Label, but_frame: int | None = None) -> list[slice]:
+        """Where the tokens of one label are, in all frames or in all but one; no empty parts."""
         if label not in self.bounds:
             return []
         bounds = self.bounds[label]
         spans = [(bounds[0], bounds[-1])]
         if but_frame is not None:
             spans = [(bounds[0], bounds[but_frame]), (bounds[but_frame + 1], bounds[-1])]
-        return [(self.k[start:stop], self.v[start:stop]) for start, stop in spans if start < stop]
+        return [slice(start, stop) for start, stop in spans if start < stop]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "SubjectTokens":
         """The same tokens elsewhere; moved first, converted there."""
-        return SubjectTokens(self.k.to(device).to(dtype), self.v.to(device).to(dtype), self.bounds)
+        centers = None if self.centers is None else self.centers.to(device)
+        return SubjectTokens(self.k.to(device).to(dtype), self.v.to(device).to(dtype), self.bounds, centers)
+
+    def joined(self, other: "SubjectTokens") -> "SubjectTokens":
+        """These tokens and those of further frames, of which nobody asks any more which frame each is from."""
+        parts: list[tuple[SubjectTokens, slice]] = []
+        bounds: dict[_Label, tuple[int, ...]] = {}
+        start = 0
+        for label in dict.fromkeys([*self.bounds, *other.bounds]):
+            found = [(tokens, where) for tokens in (self, other) for where in tokens.of(label)]
+            stop = start + sum(where.stop - where.start for _, where in found)
+            bounds[label] = (start, stop)
+            parts, start = [*parts, *found], stop
+        centers = [tokens.centers[where] for tokens, where in parts if tokens.centers is not None]
+        if not parts:
+            return SubjectTokens(self.k, self.v, bounds, self.centers)
+        return SubjectTokens(
+            torch.cat([tokens.k[where] for tokens, where in parts]),
+            torch.cat([tokens.v[where] for tokens, where in parts]),
+            bounds,
+            torch.cat(centers) if len(centers) == len(parts) else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +107,8 @@ class SubjectPositions:
         subject: Subject tokens, counted through all frames (frame * l + token), one label after the other.
         bounds: As in `SubjectTokens`.
         queries: For each frame, which of its tokens bear which label.
+        centers: As in `SubjectTokens`.
+        middles: For each frame, where the middle of each label's subject is; only of those that are there.
     """
 
     frames: int
@@ -79,6 +116,8 @@ class SubjectPositions:
     subject: Int[Tensor, " m"]
     bounds: Mapping[_Label, tuple[int, ...]]
     queries: tuple[Mapping[_Label, Tensor | slice], ...]
+    centers: Float[Tensor, "m two"] | None = None
+    middles: tuple[Mapping[_Label, Float[Tensor, " two"]], ...] = ()
 
     @classmethod
     def of(
@@ -86,6 +125,7 @@ class SubjectPositions:
         subject: Bool[Tensor, "n l"],
         characters: Int[Tensor, "..."] | None = None,
         device: torch.device | str | None = None,
+        places: Float[Tensor, "l two"] | None = None,
     ) -> "SubjectPositions":
         """Find the subject tokens. This is the one place that waits for the device the masks are on.
 
@@ -95,6 +135,7 @@ class SubjectPositions:
                 subject tokens of their own label; a label that no subject token bears (-1, say, for the background)
                 sees nothing elsewhere. None: all tokens see all subject tokens.
             device: Where the keys will be; None: where `subject` is.
+            places: Where each token of a frame is (down, right, in grid cells), for `Move`.
 
         Raises:
             ValueError: If `characters` has another shape.
@@ -115,12 +156,20 @@ class SubjectPositions:
         found = [mask.flatten().nonzero().squeeze(1) for mask in wanted.values()]
         positions = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
         frames, tokens = subject.shape
-        return cls(frames, tokens, positions.to(device), bounds, _queries(frames, labels, device))
+        queries = _queries(frames, labels, device)
+        if places is None:
+            return cls(frames, tokens, positions.to(device), bounds, queries)
+        middles, centers = _middles(wanted, bounds, places.cpu())
+        there = tuple({label: middle.to(device) for label, middle in known.items()} for known in middles)
+        return cls(frames, tokens, positions.to(device), bounds, queries, centers.to(device), there)
 
     def gather(self, k: Float[Tensor, "n l e"], v: Float[Tensor, "n l e"]) -> SubjectTokens:
         """The subjects' keys and values, copied once for all frames."""
         return SubjectTokens(
-            k.flatten(0, 1).index_select(0, self.subject), v.flatten(0, 1).index_select(0, self.subject), self.bounds
+            k.flatten(0, 1).index_select(0, self.subject),
+            v.flatten(0, 1).index_select(0, self.subject),
+            self.bounds,
+            self.centers,
         )
 
 
@@ -173,8 +222,14 @@ def attend_across_frames(
     strength: float | int = 1.0,
     further: SubjectTokens | None = None,
     attend: Attend = plain_attention,
+    mask: Float[Tensor, "n l"] | None = None,
+    move: Move | None = None,
 ) -> Float[Tensor, "n l e"]:
-    """`shared_subject_attention` for positions already found; `subjects` is what they gather from k and v."""
+    """`shared_subject_attention` for positions already found; `subjects` is what they gather from k and v.
+
+    `mask` is added to the scores of each frame's own keys; other frames' keys are never masked. With `move`, their
+    keys are those that they would have where this frame shows the same character, middle upon middle.
+    """
     _refuse_shapes(q, k, v, (positions.frames, positions.tokens))
     if heads < 1 or q.shape[2] % heads:
         raise ValueError(f"{heads} heads do not divide a width of {q.shape[2]}.")
@@ -185,17 +240,67 @@ def attend_across_frames(
             "The subject tokens of other frames were gathered with character labels and these without, or the other "
             "way round; use the same setting for both."
         )
-    seen = [
-        [(own, subjects.of(label, frame) + (further.of(label) if further else [])) for label, own in labels.items()]
+    seen: list[_Seen] = [
+        [(label, own, _spans(subjects, label, frame) + _spans(further, label)) for label, own in labels.items()]
         for frame, labels in enumerate(positions.queries)
     ]
-    if strength == 0 or not any(tokens for groups in seen for _, tokens in groups):
-        return attend(q, k, v, heads)
+    if strength == 0 or not any(tokens for groups in seen for _, _, tokens in groups):
+        return attend(q, k, v, heads, *(() if mask is None else (mask,)))
     shared = torch.empty_like(q)
     for frame, groups in enumerate(seen):
         here = slice(frame, frame + 1)
-        _attend_frame(shared[here], q[here], k[here], v[here], groups, heads, attend)
-    return shared if strength == 1 else torch.lerp(attend(q, k, v, heads), shared, strength)
+        known = _known_here(positions, frame, groups, heads, move)
+        _attend_frame(
+            shared[here], q[here], k[here], v[here], known, heads, attend, None if mask is None else mask[here]
+        )
+    if strength == 1:
+        return shared
+    return torch.lerp(attend(q, k, v, heads, *(() if mask is None else (mask,))), shared, strength)
+
+
+_Seen = list[tuple[_Label, Tensor | slice, list[tuple[SubjectTokens, slice]]]]
+"""Some of a frame's queries, by label, and what they see of other frames."""
+
+_Known = list[tuple[Tensor | slice, list[tuple[Tensor, Tensor]]]]
+"""Some of a frame's queries, and the foreign keys and values that they see."""
+
+
+def _spans(
+    tokens: SubjectTokens | None, label: _Label, but_frame: int | None = None
+) -> list[tuple[SubjectTokens, slice]]:
+    return [] if tokens is None else [(tokens, where) for where in tokens.of(label, but_frame)]
+
+
+def _known_here(positions: SubjectPositions, frame: int, groups: _Seen, heads: int, move: Move | None) -> _Known:
+    """What a frame's queries see of other frames; with `move`, keys as where this frame has the same character."""
+    middles = positions.middles[frame] if positions.middles else {}
+
+    def key(tokens: SubjectTokens, where: slice, label: _Label) -> Tensor:
+        if move is None or tokens.centers is None or label not in middles:
+            return tokens.k[where]
+        by = (middles[label] - tokens.centers[where]).round()
+        return move(tokens.k[where], by, heads)
+
+    return [
+        (own, [(key(tokens, where, label), tokens.v[where]) for tokens, where in seen]) for label, own, seen in groups
+    ]
+
+
+def _middles(
+    wanted: Mapping[_Label, Bool[Tensor, "n l"]],
+    bounds: Mapping[_Label, tuple[int, ...]],
+    places: Float[Tensor, "l two"],
+) -> tuple[tuple[Mapping[_Label, Tensor], ...], Float[Tensor, "m two"]]:
+    """Per frame the middle of each label's subject, and for every subject token the middle of its own."""
+    frames = len(next(iter(wanted.values()))) if wanted else 0
+    middles: tuple[dict[_Label, Tensor], ...] = tuple({} for _ in range(frames))
+    centers = torch.zeros(max((ends[-1] for ends in bounds.values()), default=0), 2)
+    for label, mask in wanted.items():
+        for frame, row in enumerate(mask):
+            if row.any():
+                middles[frame][label] = places[row].mean(dim=0)
+                centers[bounds[label][frame] : bounds[label][frame + 1]] = middles[frame][label]
+    return middles, centers
 
 
 def _by_label(subject: Bool[Tensor, "n l"], labels: Int[Tensor, "n l"] | None) -> dict[_Label, Tensor]:
@@ -222,9 +327,10 @@ def _attend_frame(
     q: Float[Tensor, "1 l e"],
     k: Float[Tensor, "1 l e"],
     v: Float[Tensor, "1 l e"],
-    groups: list[tuple[Tensor | slice, list[tuple[Tensor, Tensor]]]],
+    groups: _Known,
     heads: int,
     attend: Attend,
+    mask: Float[Tensor, "1 l"] | None = None,
 ) -> None:
     """One frame, into `out`; each group is some of its queries with the foreign keys and values that they see."""
     if not any(seen for _, seen in groups):
@@ -232,7 +338,11 @@ def _attend_frame(
     for own, seen in groups:
         keys = torch.cat([k, *(key[None] for key, _ in seen)], dim=1) if seen else k
         values = torch.cat([v, *(value[None] for _, value in seen)], dim=1) if seen else v
-        out[:, own] = attend(q[:, own], keys, values, heads)
+        if mask is None:
+            out[:, own] = attend(q[:, own], keys, values, heads)
+        else:
+            further = torch.nn.functional.pad(mask, (0, keys.shape[1] - mask.shape[1]))
+            out[:, own] = attend(q[:, own], keys, values, heads, further)
 
 
 def _refuse_shapes(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, ...]) -> None:
@@ -246,61 +356,3 @@ def _refuse_shapes(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, ...]) -> No
             f"The masks are for (frames, tokens) = {grid}, but q has {tuple(q.shape[:2])}: give the rows of one batch "
             "of frames (conditional or unconditional) and the masks of this layer's grid."
         )
-
-
-class SubjectBank:
-    """Subject tokens of the anchor frames, per step and layer, for frames that are run later.
-
-    The pass over the anchors puts what each layer gathered; the bank is then read only. It holds the anchors' subject
-    tokens and nothing else: 2 * m * e numbers per step and layer. Steps and layers are named by whatever hashable
-    values the host likes; conditional and unconditional rows are different layers.
-
-    Args:
-        dtype: How tokens are stored, on the CPU. float16 keeps 11 bits; float32 and bfloat16 have a wider range.
-    """
-
-    def __init__(self, dtype: torch.dtype = torch.float16) -> None:
-        self.dtype = dtype
-        self._entries: dict[tuple[Hashable, Hashable], SubjectTokens] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors held."""
-        return sum(tokens.k.nbytes + tokens.v.nbytes for tokens in self._entries.values())
-
-    def __contains__(self, step_and_layer: tuple[Hashable, Hashable]) -> bool:
-        """Whether the anchors' pass put anything there."""
-        return step_and_layer in self._entries
-
-    def put(self, step: Hashable, layer: Hashable, tokens: SubjectTokens) -> None:
-        """Keep a copy of what a layer gathered at a step.
-
-        Raises:
-            ValueError: If this step and layer are in the bank already, or a number is too large for its dtype.
-        """
-        if (step, layer) in self._entries:
-            raise ValueError(
-                f"The bank already holds step {step}, layer {layer}. Name every call of the model apart (a sampler may "
-                "call it twice in a step), and conditional and unconditional rows too."
-            )
-        stored = SubjectTokens(
-            tokens.k.detach().to("cpu", self.dtype, copy=True),
-            tokens.v.detach().to("cpu", self.dtype, copy=True),
-            tokens.bounds,
-        )
-        if not (stored.k.isfinite().all() and stored.v.isfinite().all()):
-            raise ValueError(f"Step {step}, layer {layer}: a key or value is not finite in {self.dtype}.")
-        self._entries[step, layer] = stored
-
-    def get(self, step: Hashable, layer: Hashable, device: torch.device | str, dtype: torch.dtype) -> SubjectTokens:
-        """The anchors' tokens of a step and layer, to be passed as `further`.
-
-        Raises:
-            ValueError: If the anchors' pass did not put them.
-        """
-        if (step, layer) not in self._entries:
-            raise ValueError(
-                f"The bank holds nothing for step {step}, layer {layer}. Run the anchor frames with the same schedule, "
-                "guidance and layers as the frames that read them."
-            )
-        return self._entries[step, layer].to(device, dtype)

@@ -18,10 +18,21 @@ class Layer:
     Args:
         name: How the host tells its layers apart: ("input", 4, 0) in ComfyUI, a number in diffusers.
         grid: Height and width of the layer's picture tokens.
+        before: Tokens of the sequence before the picture's, where text and picture are one sequence.
+        after: Tokens after the picture's: text, reference pictures, padding.
+        block: The number of the transformer block, from 0, where the host counts them.
     """
 
     name: Hashable
     grid: tuple[int, int]
+    before: int = 0
+    after: int = 0
+    block: int | None = None
+
+    @property
+    def picture(self) -> slice:
+        """Where the picture's tokens are in the sequence."""
+        return slice(self.before, self.before + self.grid[0] * self.grid[1])
 
 
 Hook = Callable[[Tensor, Tensor, Tensor, int, Layer, Attend], Tensor]

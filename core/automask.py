@@ -32,7 +32,11 @@ def token_map(
 
 
 def token_maps(
-    q: Float[Tensor, "n l e"], k: Float[Tensor, "n t e"], token_indices: Sequence[TokenIndices], heads: int
+    q: Float[Tensor, "n l e"],
+    k: Float[Tensor, "n t e"],
+    token_indices: Sequence[TokenIndices],
+    heads: int,
+    mask: Float[Tensor, "n t"] | None = None,
 ) -> Float[Tensor, "n s l"]:
     """How much of its attention each picture token gives to each character's words, in one cross-attention layer.
 
@@ -45,6 +49,7 @@ def token_maps(
         token_indices: Per character, where the text names it. A frame in which it is not named has an empty sequence
             and gets a map of zeros.
         heads: Heads in the last axis.
+        mask: What is added to the scores of each text token, such as minus infinity on padding.
 
     Returns:
         Maps in [0, 1].
@@ -57,6 +62,8 @@ def token_maps(
     chosen = torch.stack([_token_shares(each, *k.shape[:2]) for each in token_indices], dim=2).to(q.device)
     q, k = (tensor.float().unflatten(2, (heads, -1)).transpose(1, 2) for tensor in (q, k))
     weights = q @ (k * k.shape[-1] ** -0.5).transpose(2, 3)
+    if mask is not None:
+        weights += mask.float()[:, None, None]
     weights -= weights.detach().amax(dim=3, keepdim=True)
     weights.exp_()
     shares = (weights @ chosen.unsqueeze(1)) / weights.sum(dim=3, keepdim=True)

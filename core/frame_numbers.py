@@ -28,14 +28,19 @@ def frame_numbers(text: str, count: int) -> list[int]:
 
 
 def frame_ranges(text: str) -> list[tuple[str, int, int]] | None:
-    """The numbers and ranges of a list: each as it is written, and its first and last number; None for all frames.
+    """`number_ranges` of frames."""
+    return number_ranges(text, "frames", "frame")
+
+
+def number_ranges(text: str, field: str, thing: str) -> list[tuple[str, int, int]] | None:
+    """The numbers and ranges of a list: each as it is written, and its first and last number; None for all.
 
     Full-width digits, commas and dashes count as the others.
 
     Raises:
         ValueError: If the text is no such list.
     """
-    check_text(text, "frames")
+    check_text(text, field)
     plain = unicodedata.normalize("NFKC", text)
     if plain.strip().lower() in ("", "all"):
         return None
@@ -43,13 +48,13 @@ def frame_ranges(text: str) -> list[tuple[str, int, int]] | None:
     for part in filter(str.strip, _BETWEEN.split(plain)):
         match = _RANGE.fullmatch(part)
         if match is None:
-            raise ValueError(f'frames: "{_shown(part)}" is not a number or a range; write "all" or "1-3, 7".')
+            raise ValueError(f'{field}: "{_shown(part)}" is not a number or a range; write "all" or "1-3, 7".')
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
-            raise ValueError(f'frames: "{_shown(part)}" counts down; write "{last}-{first}".')
+            raise ValueError(f'{field}: "{_shown(part)}" counts down; write "{last}-{first}".')
         ranges.append((part, first, last))
     if not ranges:
-        raise ValueError(f'frames: "{_shown(text)}" chooses no frame; write "all" or "1-3, 7".')
+        raise ValueError(f'{field}: "{_shown(text)}" chooses no {thing}; write "all" or "1-3, 7".')
     return ranges
 
 

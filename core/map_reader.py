@@ -72,16 +72,32 @@ class MapReader:
 
     def read(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layer: Layer, attend: Attend) -> Tensor:
         """The cross-attention hook; it changes nothing."""
-        if len(q) == self.frames * len(self.prompts) and q.shape[1] == layer.grid[0] * layer.grid[1]:
-            for place, prompt in enumerate(self.prompts):
-                if prompt in self.positions and not self._calls[prompt]:
-                    rows = slice(place * self.frames, (place + 1) * self.frames)
-                    self._add(self.positions[prompt](k.shape[1]), q[rows], k[rows], heads, layer.grid)
+        self.look(q, k, heads, layer.grid, k.shape[1])
         return attend(q, k, v, heads)
 
-    def _add(self, positions: Positions | None, q: Tensor, k: Tensor, heads: int, grid: tuple[int, int]) -> None:
-        if not positions:
-            return  # nobody is named, or the text was changed on the way
-        if self.maps is None:
-            self.maps = TokenMaps(grid, self.decay)  # a UNet's first layers are its finest
-        self.maps.add(token_maps(q, k, positions, heads), grid)
+    def look(
+        self, q: Tensor, k: Tensor, heads: int, grid: tuple[int, int], text: int, mask: Tensor | None = None
+    ) -> None:
+        """Read one layer.
+
+        Args:
+            q: The queries of the picture's tokens.
+            k: The keys of the text's.
+            heads: Heads in the last axis of both.
+            grid: The picture's height and width in tokens.
+            text: How many tokens the model was given as text; further keys are its own padding.
+            mask: What the layer adds to the scores of the text's keys, `(rows, keys)`.
+        """
+        if len(q) != self.frames * len(self.prompts) or q.shape[1] != grid[0] * grid[1]:
+            return
+        for place, prompt in enumerate(self.prompts):
+            if prompt in self.positions and not self._calls[prompt]:
+                rows = slice(place * self.frames, (place + 1) * self.frames)
+                positions = self.positions[prompt](text)
+                if not positions:
+                    continue  # nobody is named, or the text was changed on the way
+                if self.maps is None:
+                    self.maps = TokenMaps(grid, self.decay)  # a UNet's first layers are its finest
+                self.maps.add(
+                    token_maps(q[rows], k[rows], positions, heads, None if mask is None else mask[rows]), grid
+                )

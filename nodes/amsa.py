@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 
 from ..core.attention_layout import attention_layout
 from ..core.automask import normalised
+from ..core.frame_numbers import number_ranges
 from ..core.frame_sharing import LAYERS, Sharing
 from ..core.latent_cache import NoisyLatentCache
 from ..core.sheet import draw_layout, draw_maps
@@ -29,7 +30,7 @@ class AMSANode(io.ComfyNode):
             node_id="StoryIdentityAMSA",
             display_name="AMSA Model Patch",
             category="StoryIdentity/sampling",
-            description="Lets the frames of a batch see each other's people while they are sampled, and nothing else: "
+            description="Lets the frames of a story see each other's people while they are sampled, and nothing else: "
             "auto-mask self-attention (Storynizor, section 3.1).",
             search_aliases=[
                 "consistent self attention",
@@ -39,7 +40,11 @@ class AMSANode(io.ComfyNode):
                 "Storynizor",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5, SDXL or the toy world; LoRAs and other patches welcome."),
+                io.Model.Input(
+                    "model",
+                    tooltip="SD1.5, SDXL, the toy world, or a diffusion transformer that the help page lists; "
+                    "LoRAs and other patches welcome.",
+                ),
                 StorySocket.Input("story", tooltip="The story that Encode Story encodes."),
                 io.Float.Input(
                     "strength",
@@ -47,13 +52,13 @@ class AMSANode(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0 gives the MODEL as it is, 1 shares in full; in between the two results are mixed.",
+                    tooltip="0 shares nothing, 1 shares in full; in between the two results are mixed.",
                 ),
                 io.Combo.Input(
                     "layers",
                     options=list(LAYERS),
                     default="all",
-                    tooltip="Which resolutions of the UNet share. Without the largest it is quicker; with anchors it "
+                    tooltip="Which resolutions of a UNet share. Without the largest it is quicker; with anchors it "
                     "needs less than half the main memory in SD1.5, three quarters in SDXL.",
                 ),
                 io.Float.Input(
@@ -97,6 +102,23 @@ class AMSANode(io.ComfyNode):
                     advanced=True,
                     tooltip="The weight of the maps of earlier steps relative to the last step's.",
                 ),
+                io.String.Input(
+                    "blocks",
+                    default="all",
+                    optional=True,
+                    advanced=True,
+                    tooltip='Which transformer blocks share, counted from 0: "all", or numbers and ranges such as '
+                    '"0-9, 14". For diffusion transformers; a UNet has layers.',
+                ),
+                io.Combo.Input(
+                    "positions",
+                    options=["own", "matched"],
+                    default="own",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where, for this frame, other frames' people are: where they are in their own frame, or "
+                    "moved onto where this frame shows the same person. For transformers with rotary positions.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -119,11 +141,17 @@ class AMSANode(io.ComfyNode):
         anchors: int,
         threshold: float,
         decay: float,
+        blocks: str = "all",
+        positions: str = "own",
     ) -> io.NodeOutput:
         require_parts("AMSA Model Patch", model=model)
+        written = number_ranges(blocks, "blocks", "block")
+        ranges = None if written is None else tuple(range(first, last + 1) for _, first, last in written)
         sharing = SharedAttention(
             story=story,
-            sharing=Sharing(strength, threshold or "otsu", decay, same_character, layers),
+            sharing=Sharing(
+                strength, threshold or "otsu", decay, same_character, layers, ranges, positions == "matched"
+            ),
             start=start_percent,
             end=end_percent,
             anchors=anchors,

@@ -193,7 +193,10 @@ class EncodeStoryNode(io.ComfyNode):
             "with AMSA. It also records where each prompt names each character.",
             search_aliases=["clip text encode", "batch prompts", "prompt", "Storynizor"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of an SD1.5 or SDXL checkpoint, or of the toy world."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The text encoder of the checkpoint: of SD1.5, SDXL, the toy world or a transformer.",
+                ),
                 StorySocket.Input("story", tooltip="From the Story node; connect the same one to AMSA Model Patch."),
             ],
             outputs=[
@@ -227,7 +230,10 @@ class EncodeFrameNode(io.ComfyNode):
             "where it names each character, so that Noisy Latent Cache can keep attention maps.",
             search_aliases=["clip text encode", "prompt", "IdentityStory"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of an SD1.5 or SDXL checkpoint, or of the toy world."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The text encoder of the checkpoint: of SD1.5, SDXL, the toy world or a transformer.",
+                ),
                 StoryFrameSocket.Input("frame", tooltip="From Story Frames; the node runs once per frame."),
             ],
             outputs=[

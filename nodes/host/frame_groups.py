@@ -9,7 +9,8 @@ from comfy.conds import CONDConstant, CONDRegular
 from comfy.utils import repeat_to_batch_size, resize_to_batch_size
 from torch import Tensor
 
-from .story_prompts import NAMED
+from ..types import Conditioning
+from .story_prompts import NAMED, OWN_ROWS, OWN_SHAPES, own_row
 
 Conds = dict[str, list[dict[str, Any]]]
 """A guider's prompts, as the host keeps them while it samples."""
@@ -19,6 +20,7 @@ ROWS = "story_identity_rows"
 """Where the transformer options of a group's sampling say which frames of the batch it has: a slice."""
 
 _REPEATED = frozenset({"cross_attn", "cross_attn_controlnet", "pooled_output", "mask", "noise_concat"})
+_LISTED = frozenset({"reference_latents"})
 _RESIZED = frozenset({"concat_latent_image", "concat_mask"})
 """What differs from frame to frame in a prompt for a UNet, by the host's two ways to bring it to the number of frames:
 the rows over and over, in order, or each row for so many frames that follow each other."""
@@ -46,6 +48,13 @@ def of_group(conds: Conds, rows: slice, frames: int, size: torch.Size) -> Conds:
     return {kind: [cut.entry(_with_area(cond, size)) for cond in entries] for kind, entries in conds.items()}
 
 
+def one_frame(conditioning: Conditioning, frame: int, frames: int) -> Conditioning:
+    """The CONDITIONING of one of n frames, by itself."""
+    cut = _Cut(slice(frame, frame + 1), frames)
+    entries = [cut.entry({**extras, "cross_attn": tensor}) for tensor, extras in conditioning]
+    return [[entry.pop("cross_attn"), entry] for entry in entries]
+
+
 def _with_area(cond: dict[str, Any], size: torch.Size) -> dict[str, Any]:
     """The entry with the area that the host takes from the bounds of its masks, while it still has all of them."""
     if "mask" not in cond or not cond.get("set_area_to_bounds"):
@@ -64,7 +73,14 @@ class _Cut:
         self.controls: dict[int, Any] = {}
 
     def entry(self, cond: dict[str, Any]) -> dict[str, Any]:
-        return {key: self.value(key, value) for key, value in cond.items()}
+        shapes, rows = cond.get(OWN_SHAPES, {}), cond.get(OWN_ROWS, {})
+        if not (shapes or rows) or self.rows.stop - self.rows.start != 1:
+            return {key: self.value(key, value) for key, value in cond.items()}
+        frame = self.rows.start
+        own = {key: own_row(cond[key], key, each, frame) for key, each in shapes.items() if key in cond}
+        own |= {key: each[frame] for key, each in rows.items() if key in cond}
+        gone = (OWN_SHAPES, OWN_ROWS, *own)
+        return {key: self.value(key, value) for key, value in cond.items() if key not in gone} | own
 
     def value(self, key: str, value: Any) -> Any:
         if key == NAMED:
@@ -76,6 +92,8 @@ class _Cut:
             return {name: self.model_cond(each) for name, each in value.items()}
         if key in ("mask", "concat_mask") and value.ndim < 3:
             return value  # one mask, without a batch
+        if key in _LISTED:
+            return [each[self.places(len(each))] for each in value]
         if isinstance(value, Tensor) and value.ndim and (key in _REPEATED | _RESIZED or len(value) == self.frames):
             return value[self.places(len(value), resized=key in _RESIZED)]
         return value

@@ -1,5 +1,6 @@
 """Where words of a prompt land in the text encoder's output, found by the host's own tokenizer."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from comfy_api.latest import io
@@ -43,7 +44,9 @@ def word_end_position(clip: Any, text: str, span: tuple[int, int], label: str) -
     return span_positions(clip, text, span, label)[-1]
 
 
-def span_positions(clip: Any, text: str, span: tuple[int, int], label: str) -> tuple[int, ...]:
+def span_positions(
+    clip: Any, text: str, span: tuple[int, int], label: str, encoders: Iterable[str] | None = None
+) -> tuple[int, ...]:
     """Positions, on the CONDITIONING's token axis, of all tokens of the words at `span`.
 
     The prompt is tokenized twice, as it is and with another word at the span: the tokens between the first and the last
@@ -55,6 +58,7 @@ def span_positions(clip: Any, text: str, span: tuple[int, int], label: str) -> t
         text: The prompt.
         span: Start and end of the words in `text`.
         label: What messages call the frame.
+        encoders: Those of CLIP's text encoders that are asked; None: all.
 
     Raises:
         ValueError: If the tokens do not show the words there, as where one is the name of an embedding file.
@@ -63,7 +67,8 @@ def span_positions(clip: Any, text: str, span: tuple[int, int], label: str) -> t
     words = text[start:end]
     alone, prompt = _tokens(clip, words), _tokens(clip, text)
     found = set()
-    for encoder, stream in prompt.items():
+    for encoder in prompt if encoders is None else encoders:
+        stream = prompt[encoder]
         wanted = [token for token, _ in alone[encoder]]
         other = next(o for o in _OTHER_WORDS if _tokens(clip, o)[encoder][0][0] not in (wanted[0], wanted[-1]))
         shown = [token for token, _ in stream]
@@ -83,16 +88,25 @@ def span_positions(clip: Any, text: str, span: tuple[int, int], label: str) -> t
     return found.pop()
 
 
-def _tokens(clip: Any, text: str) -> dict[str, list[tuple[int, int]]]:
-    """Per text encoder: (token, position) of everything that is text; -1 stands for a token of an embedding file."""
-    return {
-        encoder: [
+def text_tokens(clip: Any, text: str) -> dict[str, tuple[list[tuple[int, int]], int]]:
+    """Per text encoder: (token, position) of everything that is text, and how many tokens there are in all.
+
+    -1 stands for a token of an embedding file.
+    """
+    found = {}
+    for encoder, windows in clip.tokenize(text, return_word_ids=True).items():
+        entries = [entry for window in windows for entry in window]
+        shown = [
             (token if isinstance(token, int) else -1, position)
-            for position, (token, _, word_id) in enumerate(entry for window in windows for entry in window)
+            for position, (token, _, word_id) in enumerate(entries)
             if word_id
         ]
-        for encoder, windows in clip.tokenize(text, return_word_ids=True).items()
-    }
+        found[encoder] = (shown, len(entries))
+    return found
+
+
+def _tokens(clip: Any, text: str) -> dict[str, list[tuple[int, int]]]:
+    return {encoder: shown for encoder, (shown, _) in text_tokens(clip, text).items()}
 
 
 def _first_difference(one: list[int], other: list[int]) -> int:

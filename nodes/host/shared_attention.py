@@ -7,7 +7,7 @@ on the MODEL.
 
 import copy
 import logging
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +16,25 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...core.attention import SubjectBank, SubjectTokens
+from ...core.attention import SubjectTokens
 from ...core.frame_sharing import FrameSharing, Sharing
 from ...core.quoting import quote, quote_all
 from ...core.story import Story
-from .frame_groups import ROWS, WholeBatch, groups_of, of_group
+from ...core.subject_bank import CallBank, SubjectBank
+from .frame_calls import FrameCalls, need_own_calls
+from .frame_groups import ROWS, Conds, WholeBatch, groups_of, of_group
 from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
 from .story_prompts import Named, named_in
 from .token_maps import level_of, new_reader
+from .transformer_families import Family, block_count, refuse_unknown
+from .transformer_hooks import apply_transformer, mover
 from .unet_hooks import (
+    Attach,
+    HookingParticipant,
     Options,
-    Participant,
-    refuse_other_than_unet,
     refuse_several_gpus,
     warn_if_compiled,
-    with_hooks,
     with_participant,
 )
 
@@ -61,16 +64,17 @@ class SharedAttention:
             raise ValueError(f"AMSA: it starts at {self.start} and ends at {self.end}; the end must be greater.")
 
     def added_to(self, model: Any) -> Any:
-        """A clone of the MODEL with the wrappers; a plain clone at strength 0.
+        """A clone of the MODEL with the wrappers; a plain clone of a UNet at strength 0.
 
         Raises:
-            ValueError: If the MODEL is no UNet as SD1.5 and SDXL are, or has the patch already.
+            ValueError: If the MODEL's attention cannot be hooked, a setting is not for it, or it has the patch already.
         """
-        refuse_other_than_unet(model, "AMSA")
+        family = refuse_unknown(model, "AMSA")
+        self._check_settings(model, family)
         if model.get_wrappers(WrappersMP.OUTER_SAMPLE, _KEY):
             raise ValueError("This MODEL has the AMSA patch already; remove one of the two AMSA Model Patch nodes.")
         patched = model.clone()
-        if self.sharing.strength > 0:
+        if self.sharing.strength > 0 or family:  # a transformer's frames may need a call each all the same
             patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, self.sample)
         return patched
 
@@ -89,19 +93,27 @@ class SharedAttention:
     ) -> Tensor:
         """The OUTER_SAMPLE wrapper: check, then sample the frames in one group or in several."""
         guider = executor.class_obj
-        self._check(guider, noise, sampler)
-        self._warn(len(sigmas) - 1)
+        family = refuse_unknown(guider.model_patcher, "AMSA")
+        self._check(guider, noise, sampler, family)
+        self._warn(len(sigmas) - 1, family)
         warn_if_compiled(guider.model_patcher, "AMSA", "the steps until end_percent")
+        if family and (need_own_calls(guider.conds) or 0 < self.anchors < len(noise)):
+            with self._frame_calls(guider, noise, family).in_force():
+                return executor(
+                    noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **more
+                )
         frames, conds, bank, results = len(noise), guider.conds, _AnchorBank(), []
-        groups = groups_of(frames, self.anchors)
+        groups = groups_of(frames, 0 if family else self.anchors)
         shown = WholeBatch(callback, groups, noise) if callback is not None and len(groups) > 1 else None
         for number, rows in enumerate(groups):
             guider.conds = of_group(conds, rows, frames, noise.shape[2:]) if len(groups) > 1 else conds
             record, see = (bank, None) if number == 0 else (None, bank)
-            run = self._run(guider, noise[rows].shape, *(record, see) if len(groups) > 1 else ())
+            run = self._run(guider, guider.conds, noise[rows].shape, family)
+            if len(groups) > 1:
+                run.sharing.record, run.sharing.see = record, see
             if "latent_shapes" in more:
                 more["latent_shapes"] = [latent_image[rows].shape]
-            with _known_to(guider, run, rows):
+            with _known_to(guider, run, rows, apply_transformer if family else None):
                 result = executor(
                     noise[rows],
                     latent_image[rows],
@@ -117,18 +129,54 @@ class SharedAttention:
             results.append(result)
         return torch.cat(results)
 
-    def _run(
-        self, guider: Any, shape: torch.Size, record: SubjectBank | None = None, see: SubjectBank | None = None
-    ) -> "_Run":
-        sampling = guider.model_patcher.get_model_object("model_sampling")
+    def _run(self, guider: Any, conds: Conds, shape: torch.Size, family: Family | None) -> "_Run":
+        model = guider.model_patcher
+        sampling = model.get_model_object("model_sampling")
         first, last = (float(sampling.percent_to_sigma(each)) for each in (self.start, self.end))
-        reader = new_reader(named_in(guider.conds), shape[0], self.sharing.decay)
-        return _Run(FrameSharing(self.sharing, reader, (first, last), _log_plain, record, see), shape)
+        reader = new_reader(named_in(conds), shape[0], self.sharing.decay, family)
+        options = guider.model_options.get("transformer_options", {})
+        move = mover(model, family, options) if family and self.sharing.matched else None
+        return _Run(FrameSharing(self.sharing, reader, (first, last), _log_plain, move=move), shape)
 
-    def _check(self, guider: Any, noise: Tensor, sampler: Any) -> None:
-        """Everything that can be seen before the first UNet call."""
+    def _frame_calls(self, guider: Any, noise: Tensor, family: Family) -> FrameCalls:
+        """Every frame by itself, with the people of the anchor frames before it."""
+        frames, anchors = len(noise), self.anchors or len(noise)
+        bank, runs = CallBank(), []
+        for frame in range(frames):
+            conds = of_group(guider.conds, slice(frame, frame + 1), frames, noise.shape[2:])
+            run = self._run(guider, conds, noise[:1].shape, family)
+            run.sharing.record, run.sharing.see = bank if frame < anchors else None, bank if frame else None
+            runs.append(run)
+        if not self.sharing.strength:
+            runs = [None] * frames
+        return FrameCalls(guider, runs, _KEY, apply_transformer, bank.clear, 1 + min(anchors, frames - 1))
+
+    def _check_settings(self, model: Any, family: Family | None) -> None:
+        blocks = self.sharing.blocks
+        if family is None and (blocks is not None or self.sharing.matched):
+            raise ValueError(
+                "AMSA: blocks and positions are for diffusion transformers; for a UNet such as this, choose layers and "
+                'leave blocks at "all" and positions at "own".'
+            )
+        if family is None:
+            return
+        if self.sharing.matched and family.rotary is None:
+            raise ValueError(
+                f'AMSA: positions is "matched", but keys of a model such as this ({family.name}) cannot be moved by '
+                'rotary positions. Choose "own".'
+            )
+        count = block_count(model, family)
+        last = -1 if blocks is None else max(each.stop for each in blocks) - 1
+        if last >= count:
+            raise ValueError(
+                f"AMSA: blocks names block {last}, but this MODEL ({family.name}) has blocks 0 to {count - 1}."
+            )
+
+    def _check(self, guider: Any, noise: Tensor, sampler: Any, family: Family | None) -> None:
+        """Everything that can be seen before the model's first call."""
         count = len(self.story.frames)
-        if noise.ndim != 4 or len(noise) != count:
+        of_pictures = noise.ndim == 4 or (family is not None and noise.ndim == 5 and noise.shape[2] == 1)
+        if not of_pictures or len(noise) != count:
             raise ValueError(
                 f"AMSA: the LATENT holds {len(noise)} pictures, the story has {count} frames, which must be sampled as "
                 "one batch. Connect the frames output of Encode Story to the batch_size of Empty Latent Image."
@@ -142,20 +190,22 @@ class SharedAttention:
         for each in named.values():
             self._check_prompts(each)
         refuse_several_gpus(guider.model_patcher, "AMSA")
-        if 0 < self.anchors < count and sampler_name_of(sampler) == "dpm_adaptive":
+        if family is None and 0 < self.anchors < count and sampler_name_of(sampler) == "dpm_adaptive":
             raise ValueError(
                 'AMSA: the sampler "dpm_adaptive" chooses its steps from the picture, so later frames cannot follow '
                 "the anchor frames. Use any other sampler, or set anchors to 0."
             )
 
-    def _warn(self, steps: int) -> None:
+    def _warn(self, steps: int, family: Family | None) -> None:
         if steps == 1:
             logging.warning("AMSA: the first step is plain, and there is no other, so nothing is shared.")
         frames = self.story.frames
         early = {person for frame in frames[: self.anchors or None] for person in frame.cast}
         late = dict.fromkeys(person.name for frame in frames for person in frame.cast if person not in early)
-        if late:
+        if late and self.sharing.strength:
             message = "AMSA: the first %s frames do not show %s, who will be alike only within each group of frames."
+            if family:
+                message = "AMSA: the first %s frames do not show %s, whom no other frame will see."
             logging.warning(f"{message} Raise anchors, or show them earlier.", self.anchors, quote_all(late))
 
     def _check_prompts(self, named: Named) -> None:
@@ -176,7 +226,7 @@ class SharedAttention:
 
 
 @contextmanager
-def _known_to(guider: Any, run: "_Run", rows: slice) -> Iterator[None]:
+def _known_to(guider: Any, run: "_Run", rows: slice, around: Callable[..., Tensor] | None = None) -> Iterator[None]:
     """Keep the run, and which frames it has, in the guider's options, which are this sampling's own, while it lasts.
 
     Wrappers outside ours that remember calls (EasyCache) begin anew with every group.
@@ -184,7 +234,7 @@ def _known_to(guider: Any, run: "_Run", rows: slice) -> Iterator[None]:
     own = guider.model_options
     options = own.get("transformer_options", {})
     fresh = copy.deepcopy({key: options[key] for key in WRAPPER_STATE if key in options})
-    own["transformer_options"] = with_participant({**options, ROWS: rows, **fresh}, _KEY, run)
+    own["transformer_options"] = with_participant({**options, ROWS: rows, **fresh}, _KEY, run, around)
     try:
         yield
     finally:
@@ -202,7 +252,7 @@ class _AnchorBank(SubjectBank):
 
 
 @dataclass(frozen=True)
-class _Run(Participant):
+class _Run(HookingParticipant):
     """One group of frames while it is sampled.
 
     Args:
@@ -217,32 +267,25 @@ class _Run(Participant):
         """Whether a call is not past the end; before the start it is read."""
         return level_of(options) >= self.sharing.levels[1]
 
-    def evaluate(
-        self,
-        executor: Any,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor | None,
-        control: Any,
-        transformer_options: Options,
-        **more: Any,
-    ) -> Tensor:
-        """The DIFFUSION_MODEL wrapper."""
+    def hook_call(self, x: Tensor, options: Options, attach: Attach, call: Callable[[Options], Tensor]) -> Tensor:
+        """Let the frames of the call see each other."""
         sharing = self.sharing
-        if not self._has_all_frames(x, transformer_options):
-            return executor(x, timesteps, context, y, control, transformer_options, **more)
-        sharing.begin_call(transformer_options["uuids"], level_of(transformer_options), x.device)
-        hooked = with_hooks(transformer_options, self_attention=sharing.share, cross_attention=sharing.reader.read)
-        result = executor(x, timesteps, context, y, control, hooked, **more)
+        if not self._has_all_frames(x, options):
+            return call(options)
+        sharing.begin_call(options["uuids"], level_of(options), x.device)
+        result = call(attach(options, self_attention=sharing.share, reader=sharing.reader))
         sharing.end_call()
         return result
+
+    def report(self, reason: str) -> None:
+        """Say why a call could not be hooked."""
+        self.sharing.report(reason)
 
     def _has_all_frames(self, x: Tensor, options: Options) -> bool:
         """Whether a call has all frames, whole; reports why not."""
         rows = len(options["uuids"]) * self.shape[0]
         if tuple(x.shape[2:]) != tuple(self.shape[2:]):
-            self.sharing.report(f"a prompt has an area of its own ({x.shape[3]}x{x.shape[2]} latent cells)")
+            self.sharing.report(f"a prompt has an area of its own ({x.shape[-1]}x{x.shape[-2]} latent cells)")
         elif len(x) != rows or len(set(options["uuids"])) * self.shape[0] != rows:
             self.sharing.report(f"the model is called with {len(x)} pictures of {rows} (context windows, areas)")
         else:

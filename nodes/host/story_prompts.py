@@ -14,10 +14,12 @@ from uuid import UUID
 import torch
 from torch import Tensor
 
+from ...core.quoting import quote
 from ...core.story import Frame
 from ..types import Conditioning
 from .checkpoint_parts import require_parts
 from .prompt import span_positions
+from .word_tokens import Encoder, encoder_of, word_places
 
 MOST_TOKENS = 30 * 77
 """The longest text that rows are repeated to: 30 windows, a common multiple of 1, 2, 3, 5 and 6.
@@ -27,8 +29,12 @@ An SDXL prompt of that length has 18 MiB, an SD1.5 prompt 7 MiB. Longer prompts 
 
 NAMED = "story_identity_named"
 
-_ENCODERS = {"l", "g", "h"}
-"""What the host calls the text encoders of UNets with cross-attention."""
+OWN_SHAPES = "story_identity_own_shapes"
+"""Where an entry says, per tensor, the shape that each row had by itself, before rows were padded to a batch."""
+
+
+OWN_ROWS = "story_identity_own_rows"
+"""Where an entry has, for what a prompt carries without a batch axis (Anima's T5 tokens), the value of every row."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,21 @@ class Named:
         prompts: The text of every frame, to tell stories apart.
         positions: Per character and frame, places on the token axis; none where the character is not in the frame.
         tokens: Length of that axis.
+        as_given: The positions are those in the text that the network is given, whatever is behind it.
     """
 
     names: list[str]
     prompts: list[str]
     positions: list[list[list[int]]]
     tokens: int
+    as_given: bool = False
+
+    def padded_to(self, length: int) -> list[list[list[int]]] | None:
+        """The positions in a text that a transformer's host padded to a length, which it does in front."""
+        before = 0 if self.as_given else length - self.tokens
+        if before < 0:
+            return None
+        return [[[before + place for place in places] for places in frames] for frames in self.positions]
 
     def in_text_of(self, length: int) -> list[list[list[int]]] | None:
         """The positions in a text of another length, or None if it is not this one, repeated.
@@ -62,40 +77,102 @@ class Named:
 def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> tuple[Conditioning, Conditioning]:
     """The prompts and the negative prompts of frames, a row per frame in each; the positive says where it names whom.
 
-    Every row is what the stock CLIP Text Encode makes of that prompt, repeated to a common length, as the host does
-    when it joins prompts: what is drawn does not change. Where that would take more than `MOST_TOKENS`, some rows are
-    repeated unevenly, which changes what is drawn a little, and a warning says so.
+    For UNets, every row is what the stock CLIP Text Encode makes of that prompt, repeated to a common length, as the
+    host does when it joins prompts: what is drawn does not change. Where that would take more than `MOST_TOKENS`, some
+    rows are repeated unevenly, which changes what is drawn a little, and a warning says so.
+
+    For diffusion transformers, in which a repeated text is another text, rows of different lengths are padded with
+    zeros, and the entry says what each was: AMSA Model Patch and Preview Attention Masks take the padding off.
 
     Raises:
-        ValueError: If there is no CLIP, or it is of a model without cross-attention to CLIP's tokens, such as Flux.
+        ValueError: If there is no CLIP, or it is of a model in which the places of words are not known.
     """
     require_parts("Encode Story or Encode Frame", clip=clip)
-    others = set(clip.tokenize("")) - _ENCODERS
-    if others:
-        raise ValueError(
-            "Encode Story and Encode Frame need the CLIP of an SD1.5 or SDXL checkpoint; this one has the text encoder "
-            f"{' and '.join(sorted(others))}."
-        )
+    encoder = encoder_of(clip, "Encode Story and Encode Frame")
     texts = dict.fromkeys(text for frame in frames for text in (frame.prompt, frame.negative))
     made = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts}
     encoded, negatives = [made[frame.prompt] for frame in frames], [made[frame.negative] for frame in frames]
     lengths = [entries[0][0].shape[1] for entries in encoded]
+    if encoder is not None:
+        places = [
+            [_places_in(clip, encoder, frame, name, length) for frame, length in zip(frames, lengths, strict=True)]
+            for name in names
+        ]
+        return _with_names(padded_batch(encoded), names, frames, places, encoder), padded_batch(negatives)
     _warn_of_uneven_rows(frames, lengths, "prompt")
     _warn_of_uneven_rows(frames, [entries[0][0].shape[1] for entries in negatives], "negative prompt")
     whole = common_length(lengths)
-    named = {
-        "names": list(names),
-        "prompts": [frame.prompt for frame in frames],
-        "positions": [
-            [
-                _repeated(_places(clip, frame, name), length, whole)
-                for frame, length in zip(frames, lengths, strict=True)
-            ]
-            for name in names
-        ],
-    }
-    positive = [[tensor, {**extras, NAMED: named}] for tensor, extras in _one_batch(encoded)]
-    return positive, _one_batch(negatives)
+    places = [
+        [_repeated(_places(clip, frame, name), length, whole) for frame, length in zip(frames, lengths, strict=True)]
+        for name in names
+    ]
+    return _with_names(_one_batch(encoded), names, frames, places), _one_batch(negatives)
+
+
+def _with_names(
+    batch: Conditioning,
+    names: Sequence[str],
+    frames: Sequence[Frame],
+    positions: list[list[list[int]]],
+    encoder: Encoder | None = None,
+) -> Conditioning:
+    """A CONDITIONING that says where it names whom."""
+    named = {"names": list(names), "prompts": [frame.prompt for frame in frames], "positions": positions}
+    if encoder is not None and not encoder.ends_text:
+        named["as_given"] = True
+    return [[tensor, {**extras, NAMED: named}] for tensor, extras in batch]
+
+
+def padded_batch(encoded: Sequence[Conditioning]) -> Conditioning:
+    """One CONDITIONING of several, for transformers: the rows as they are, with zeros behind the shorter ones."""
+    batch: Conditioning = []
+    for entries in zip(*encoded, strict=True):
+        extras, shapes, own_rows = dict(entries[0][1]), {}, {}
+        rows, own = _padded([tensor for tensor, _ in entries])
+        if own:
+            shapes["cross_attn"] = own
+        for key, value in extras.items():
+            if isinstance(value, Tensor) and value.ndim == 1 and len(entries) > 1:
+                own_rows[key] = [each[key] for _, each in entries]
+            elif isinstance(value, Tensor):
+                extras[key], own = _padded([each[key] for _, each in entries])
+                if own:
+                    shapes[key] = own
+        further = {key: value for key, value in ((OWN_SHAPES, shapes), (OWN_ROWS, own_rows)) if value}
+        batch.append([rows, {**extras, **further}])
+    return batch
+
+
+def _padded(tensors: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, ...]]]:
+    """Rows of different shapes as one batch, zeros behind; and the shape of each row, where they differ."""
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+    if len(set(shapes)) == 1:
+        return torch.cat(list(tensors)), []
+    whole = tensors[0].new_zeros(sum(map(len, tensors)), *map(max, zip(*shapes, strict=True)))
+    for row, tensor in enumerate(tensors):
+        whole[(row, *map(slice, tensor.shape[1:]))] = tensor[0]
+    return whole, shapes
+
+
+def own_row(value: Tensor, key: str, shapes: Sequence[tuple[int, ...]], frame: int) -> Tensor:
+    """A frame's row without its padding.
+
+    Args:
+        value: The padded rows, of all frames or of this one.
+        key: What the entry calls them.
+        shapes: What `OWN_SHAPES` says of them.
+        frame: The frame's number.
+
+    Raises:
+        ValueError: If another node changed the length of the rows.
+    """
+    if tuple(value.shape[1:]) != tuple(map(max, zip(*shapes, strict=True))):
+        raise ValueError(
+            f"The prompts of Encode Story have different lengths, and another node changed {quote(key)} to the shape "
+            f"{tuple(value.shape)}. Take that node (Conditioning Concat, for example) out of their way."
+        )
+    row = value[frame : frame + 1] if len(value) > 1 else value
+    return row[(slice(None), *map(slice, shapes[frame]))]
 
 
 def common_length(lengths: Sequence[int]) -> int:
@@ -173,6 +250,14 @@ def _places(clip: Any, frame: Frame, name: str) -> list[int]:
     appearance = frame.appearance_of(name)
     spans = () if appearance is None else appearance.identifying_words
     return sorted({place for span in spans for place in span_positions(clip, frame.prompt, span, frame.label)})
+
+
+def _places_in(clip: Any, encoder: Encoder, frame: Frame, name: str, tokens: int) -> list[int]:
+    """The same for a transformer's text encoder."""
+    appearance = frame.appearance_of(name)
+    spans = () if appearance is None else appearance.identifying_words
+    found = (word_places(clip, encoder, frame.prompt, span, frame.label, tokens) for span in spans)
+    return sorted({place for places in found for place in places})
 
 
 def _repeated(places: Sequence[int], length: int, whole: int) -> list[int]:

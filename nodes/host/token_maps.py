@@ -1,6 +1,6 @@
 """Reading, while the host samples, where in the picture the prompt's people are."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -11,14 +11,17 @@ from torch import Tensor
 
 from ...core.map_reader import STEADY, MapReader, PositionsInText
 from ..types import Conditioning
+from .frame_calls import need_own_calls
+from .frame_groups import one_frame
 from .story_prompts import Named, named_in
+from .transformer_families import Family, refuse_unknown
+from .transformer_hooks import apply_transformer
 from .unet_hooks import (
+    Attach,
+    HookingParticipant,
     Options,
-    Participant,
-    refuse_other_than_unet,
     refuse_several_gpus,
     warn_if_compiled,
-    with_hooks,
     with_participant,
 )
 
@@ -26,10 +29,12 @@ _WHO = "Reading attention maps"
 _KEY = "story_identity_token_maps"
 
 
-def new_reader(named: Mapping[UUID, Named], frames: int, decay: float) -> MapReader:
+def new_reader(named: Mapping[UUID, Named], frames: int, decay: float, family: Family | None = None) -> MapReader:
     """A reader of the prompts that name characters, for one sampling of n frames; prompts are known by their uuids."""
     naming: dict[Hashable, PositionsInText] = {
-        uuid: each.in_text_of for uuid, each in named.items() if any(map(any, each.positions))
+        uuid: each.in_text_of if family is None else each.padded_to
+        for uuid, each in named.items()
+        if any(map(any, each.positions))
     }
     return MapReader(frames, naming, decay)
 
@@ -39,40 +44,33 @@ def level_of(options: Options) -> float:
     return float(options["sigmas"].max())
 
 
-class SamplingReader(Participant):
+class SamplingReader(HookingParticipant):
     """Reads the token maps of a whole sampling and changes nothing (Storynizor, equation 5).
 
     Args:
         named: Where each prompt names whom, by its uuid.
         frames: How many rows every prompt has.
         decay: Weight of the maps of earlier steps.
+        family: Of the MODEL, if it is a transformer.
     """
 
-    def __init__(self, named: Mapping[UUID, Named], frames: int, decay: float) -> None:
+    def __init__(self, named: Mapping[UUID, Named], frames: int, decay: float, family: Family | None = None) -> None:
         self.named = named
-        self.reader = new_reader(named, frames, decay)
+        self.reader = new_reader(named, frames, decay, family)
 
     def wants(self, options: Options) -> bool:
         """Every call is read."""
         return True
 
-    def evaluate(
-        self,
-        executor: Any,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor | None,
-        control: Any,
-        transformer_options: Options,
-        **more: Any,
-    ) -> Tensor:
-        """The DIFFUSION_MODEL wrapper."""
-        self.reader.begin_call(transformer_options["uuids"], level_of(transformer_options))
-        hooked = with_hooks(transformer_options, cross_attention=self.reader.read)
-        result = executor(x, timesteps, context, y, control, hooked, **more)
+    def hook_call(self, x: Tensor, options: Options, attach: Attach, call: Callable[[Options], Tensor]) -> Tensor:
+        """Read the call."""
+        self.reader.begin_call(options["uuids"], level_of(options))
+        result = call(attach(options, reader=self.reader))
         self.reader.end_call()
         return result
+
+    def report(self, reason: str) -> None:
+        """Maps that are missing are missed in `result`."""
 
     def result(self) -> tuple[list[str], Tensor]:
         """The names and their maps `(n, s, h, w)`, float32 on the CPU, after sampling; nobody named, nothing read.
@@ -102,9 +100,10 @@ def attach_reader(guider: Any, frames: int, decay: float = STEADY) -> SamplingRe
     """Let a guider whose prompts are set read maps when it samples; on its own options, not on the shared MODEL.
 
     Raises:
-        ValueError: If the MODEL is no UNet, no prompt names people, or a prompt is of another number of frames.
+        ValueError: If the MODEL's attention cannot be read, no prompt names people, or a prompt is of another number of
+            frames.
     """
-    refuse_other_than_unet(guider.model_patcher, _WHO)
+    family = refuse_unknown(guider.model_patcher, _WHO)
     refuse_several_gpus(guider.model_patcher, _WHO)
     named = named_in(guider.original_conds)
     if not named:
@@ -119,9 +118,11 @@ def attach_reader(guider: Any, frames: int, decay: float = STEADY) -> SamplingRe
                 "for a single picture, and Encode Story with a batch of all frames."
             )
     warn_if_compiled(guider.model_patcher, _WHO, "all steps")
-    reader = SamplingReader(named, frames, decay)
+    reader = SamplingReader(named, frames, decay, family)
     options = guider.model_options.get("transformer_options", {})
-    guider.model_options = {**guider.model_options, "transformer_options": with_participant(options, _KEY, reader)}
+    around = apply_transformer if family else None
+    options = with_participant(options, _KEY, reader, around)
+    guider.model_options = {**guider.model_options, "transformer_options": options}
     return reader
 
 
@@ -137,11 +138,23 @@ def look_at_latents(
         percent: The noise level: how far into sampling, 0 (noise alone) to just under 1.
         seed: The seed of the noise.
     """
+    if need_own_calls({"positive": [extras for _, extras in positive]}):
+        rows = range(len(samples))
+        seen = [_look(model, one_frame(positive, row, len(samples)), samples, row, percent, seed) for row in rows]
+        return seen[0][0], torch.cat([maps for _, maps in seen])
+    return _look(model, positive, samples, None, percent, seed)
+
+
+def _look(
+    model: Any, positive: Conditioning, samples: Tensor, row: int | None, percent: float, seed: int
+) -> tuple[list[str], Tensor]:
+    """The maps of all latents, or of one, with the noise that it has among all."""
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive})
-    reader = attach_reader(guider, len(samples))
+    rows = slice(None) if row is None else slice(row, row + 1)
+    reader = attach_reader(guider, len(samples[rows]))
     sampling = model.get_model_object("model_sampling")
     sigma = min(float(sampling.percent_to_sigma(percent)), float(sampling.sigma_max))
     noise, euler = comfy.sample.prepare_noise(samples, seed), comfy.samplers.sampler_object("euler")
-    guider.sample(noise, samples, euler, torch.tensor([sigma, 0.0]), disable_pbar=True, seed=seed)
+    guider.sample(noise[rows], samples[rows], euler, torch.tensor([sigma, 0.0]), disable_pbar=True, seed=seed)
     return reader.result()

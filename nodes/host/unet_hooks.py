@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +29,7 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from ...core.attention_hooks import Hook, Layer
+from ...core.map_reader import MapReader
 
 OUR_OPTIONS = "story_identity_"
 """How the names of all transformer options of this pack begin."""
@@ -77,17 +78,67 @@ class Participant(ABC):
         """The DIFFUSION_MODEL wrapper of the calls that it wants."""
 
 
-def with_participant(options: Options, key: str, participant: Participant) -> Options:
+class Attach(Protocol):
+    """How the attention of one call is hooked, whatever the network."""
+
+    def __call__(
+        self, options: Options, self_attention: Hook | None = None, reader: MapReader | None = None
+    ) -> Options:
+        """A copy of the call's options in which self-attention calls the hook, and the reader looks at the text's."""
+        ...
+
+
+class HookingParticipant(Participant):
+    """One that needs nothing of a call but its pictures, its options and its attention; for UNets and transformers."""
+
+    @abstractmethod
+    def hook_call(self, x: Tensor, options: Options, attach: Attach, call: Callable[[Options], Tensor]) -> Tensor:
+        """Evaluate `call`, with the options as they are or hooked by `attach`.
+
+        Args:
+            x: The pictures of the call's rows.
+            options: Its transformer options.
+            attach: Hooks a copy of them.
+            call: The model's call, with any transformer options.
+        """
+
+    @abstractmethod
+    def report(self, reason: str) -> None:
+        """Hear why a call could not be hooked."""
+
+    def evaluate(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: Any,
+        transformer_options: Options,
+        **more: Any,
+    ) -> Tensor:
+        """The DIFFUSION_MODEL wrapper of a UNet's calls."""
+
+        def call(options: Options) -> Tensor:
+            return executor(x, timesteps, context, y, control, options, **more)
+
+        return self.hook_call(x, transformer_options, _attach, call)
+
+
+def with_participant(
+    options: Options, key: str, participant: Participant, around: Callable[..., Tensor] | None = None
+) -> Options:
     """A copy of a sampling's transformer options in which somebody takes part.
 
     Args:
         options: The transformer options of a guider, before or while it samples.
         key: The participant's name in them; it begins with `OUR_OPTIONS`.
         participant: Lives in the options as long as they do.
+        around: The APPLY_MODEL wrapper by which it takes part; None: that of UNets.
     """
     wrappers = options.get("wrappers", {})
-    around = {**wrappers.get(WrappersMP.APPLY_MODEL, {}), _KEY: [_apply_model]}
-    return {**options, key: participant, "wrappers": {**wrappers, WrappersMP.APPLY_MODEL: around}}
+    inside = {**wrappers.get(WrappersMP.APPLY_MODEL, {}), _KEY: [around or _apply_model]}
+    return {**options, key: participant, "wrappers": {**wrappers, WrappersMP.APPLY_MODEL: inside}}
 
 
 def _apply_model(
@@ -111,11 +162,11 @@ def _apply_model(
         options["wrappers"] = {**wrappers, WrappersMP.DIFFUSION_MODEL: inside}
     else:
         options = {key: value for key, value in given.items() if not key.startswith(OUR_OPTIONS)}
-    with _uncompiled() if wanted else nullcontext():
+    with uncompiled() if wanted else nullcontext():
         return executor(x, t, c_concat, c_crossattn, control, options, **more)
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
+def uncompiled() -> AbstractContextManager[Any]:
     """A context in which whatever torch.compile made runs as it was before; before PyTorch 2.6 there is none."""
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
         return nullcontext()  # nothing was ever compiled, and that import takes seconds
@@ -171,6 +222,11 @@ def with_hooks(options: Options, self_attention: Hook | None = None, cross_atten
         watched = {key: partial(call.watch, patch) for key, patch in replaced["attn2"].items()}
         hooked["patches_replace"] = {**replaced, "attn2": watched}
     return hooked
+
+
+def _attach(options: Options, self_attention: Hook | None = None, reader: MapReader | None = None) -> Options:
+    """How a UNet's calls are hooked."""
+    return with_hooks(options, self_attention, None if reader is None else reader.read)
 
 
 class _HookedCall:

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from story_identity.core.attention import (
-    SubjectBank,
     SubjectPositions,
     attend_across_frames,
     plain_attention,
     shared_subject_attention,
 )
+from story_identity.core.subject_bank import SubjectBank
 
 from tests.closeness import assert_close, largest_difference
 

@@ -50,10 +50,10 @@ def check_a_later_frame_sees_the_anchors_in_every_layer_of_every_step_but_the_fi
     noted = []
     gather = frame_sharing.attend_across_frames
 
-    def noting(q, k, v, heads, positions, found, strength, further, attend):
+    def noting(q, k, v, heads, positions, found, strength, further, *more):
         if further is not None:
             noted.append((len(q), len(further.k), len(found.k)))
-        return gather(q, k, v, heads, positions, found, strength, further, attend)
+        return gather(q, k, v, heads, positions, found, strength, further, *more)
 
     frame_sharing.attend_across_frames = noting
     try:

@@ -402,4 +402,4 @@ def check_models_of_other_kinds_are_refused():
         torch.nn.Linear(1, 1),
         type("Flux", (), {"unet_config": {}})(),
     )
-    refused(lambda: amsa(other, told), "UNet", "Flux")
+    refused(lambda: amsa(other, told), "AMSA", "kind Flux", "SDXL", "Z-Image")

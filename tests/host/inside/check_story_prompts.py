@@ -244,4 +244,4 @@ def check_a_clip_with_another_text_encoder_is_refused_before_anything_is_encoded
             return {"l": [], "t5xxl": []}
 
     for node, told in ((EncodeStoryNode, story("Mira waits")), (EncodeFrameNode, story("Mira waits").frames[0])):
-        setting.refused(lambda node=node, told=told: node.execute(Flux(), told), "SD1.5 or SDXL", "t5xxl")
+        setting.refused(lambda node=node, told=told: node.execute(Flux(), told), "SD1.5, SDXL", '"t5xxl"', "Z-Image")

@@ -8,7 +8,7 @@ import comfy.model_patcher
 import comfy.sample
 import setting
 import torch
-from story_identity.core.frame_sharing import FrameSharing, Sharing
+from story_identity.core.frame_sharing import FrameSharing, Sharing, subject_positions
 from story_identity.core.story import Story
 from story_identity.nodes.host.shared_attention import SharedAttention
 from story_identity.nodes.host.story_prompts import NAMED
@@ -104,7 +104,8 @@ def masks_noted():
 
     def noting(sharing, prompts, level, device):
         begin(sharing, prompts, level, device)
-        noted[level] = {grid: _dense(positions) for grid, positions in sharing._subjects.items()}
+        same = sharing.settings.same_character
+        noted[level] = {grid: _dense(subject_positions(labels, same)) for grid, labels in sharing._labels.items()}
 
     FrameSharing.begin_call = noting
     try:
