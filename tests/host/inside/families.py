@@ -19,13 +19,31 @@ import comfy.supported_models as host
 import setting
 import torch
 from comfy.model_patcher import ModelPatcher
+from family_shapes import (
+    ANIMA,
+    AURA,
+    CASCADE,
+    CHROMA,
+    COSMOS,
+    ERNIE,
+    FLUX,
+    FLUX2,
+    HIDREAM,
+    HUNYUAN_IMAGE,
+    KREA2,
+    LUMINA,
+    OMNIGEN2,
+    QWEN,
+    QWEN_EDIT,
+    SD3,
+    TEXT,
+    WAN,
+    Z_IMAGE,
+)
 from torch import Tensor
 
 Conditioning = list[list]
 Latent = dict[str, Any]
-
-TEXT = 48
-"""How wide the prompts of the transformers are, where the class does not fix it."""
 
 
 @dataclass(frozen=True)
@@ -176,241 +194,6 @@ class SD21V(host.SD20):
 SD21 = replace(setting.SD15, context=1024, linear=True)
 SSD1B = replace(setting.SDXL, depths=(0, 2, 4), output_depths=(0, 1, 2), middle_depth=-1)
 
-FLUX = {
-    "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
-    "vec_in_dim": 32,
-    "context_in_dim": TEXT,
-    "hidden_size": 64,
-    "mlp_ratio": 2.0,
-    "num_heads": 2,
-    "depth": 1,
-    "depth_single_blocks": 1,
-    "axes_dim": [8, 12, 12],
-    "theta": 10000,
-    "patch_size": 2,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "txt_ids_dims": [],
-    "yak_mlp": False,
-    "txt_norm": False,
-}
-FLUX2 = {
-    **FLUX,
-    "image_model": "flux2",
-    "in_channels": 128,
-    "out_channels": 128,
-    "vec_in_dim": None,
-    "mlp_ratio": 3.0,
-    "axes_dim": [8, 8, 8, 8],
-    "theta": 2000,
-    "patch_size": 1,
-    "qkv_bias": False,
-    "ops_bias": False,
-    "global_modulation": True,
-    "mlp_silu_act": True,
-    "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-    "txt_ids_dims": [3],
-}
-CHROMA = {
-    **{key: FLUX[key] for key in ("context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth", "qkv_bias")},
-    **{key: FLUX[key] for key in ("depth_single_blocks", "axes_dim", "theta", "patch_size", "txt_ids_dims")},
-    "image_model": "chroma",
-    "in_channels": 64,
-    "out_channels": 64,
-    "in_dim": 64,
-    "out_dim": 64,
-    "hidden_dim": 64,
-    "n_layers": 1,
-    "vec_in_dim": None,
-}
-QWEN = {
-    "image_model": "qwen_image",
-    "in_channels": 64,
-    "num_layers": 1,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "joint_attention_dim": TEXT,
-    "axes_dims_rope": (8, 12, 12),
-}
-LUMINA = {
-    "image_model": "lumina2",
-    "patch_size": 2,
-    "in_channels": 16,
-    "dim": 96,
-    "cap_feat_dim": TEXT,
-    "n_layers": 1,
-    "n_refiner_layers": 1,
-    "qk_norm": True,
-    "n_heads": 3,
-    "n_kv_heads": 1,
-    "axes_dims": [8, 12, 12],
-    "axes_lens": [256, 64, 64],
-    "rope_theta": 10000.0,
-    "ffn_dim_multiplier": 1.0,
-}
-Z_IMAGE = {
-    **LUMINA,
-    "dim": 256,
-    "n_heads": 8,
-    "n_kv_heads": 8,
-    "rope_theta": 256.0,
-    "z_image_modulation": True,
-    "time_scale": 1000.0,
-    "pad_tokens_multiple": 32,
-}
-HIDREAM = {
-    "image_model": "hidream",
-    "attention_head_dim": 32,
-    "axes_dims_rope": [16, 8, 8],
-    "caption_channels": [TEXT, 40],
-    "max_resolution": [128, 128],
-    "in_channels": 16,
-    "out_channels": 16,
-    "llama_layers": [0, 1],
-    "num_attention_heads": 2,
-    "num_routed_experts": 2,
-    "num_activated_experts": 1,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "patch_size": 2,
-    "text_emb_dim": 32,
-}
-KREA2 = {
-    "image_model": "krea2",
-    "features": 64,
-    "channels": 16,
-    "patch": 2,
-    "layers": 2,
-    "heads": 2,
-    "kvheads": 1,
-    "txtlayers": 3,
-    "txtdim": 40,
-    "txtheads": 2,
-    "txtkvheads": 2,
-    "tdim": 64,
-}
-COSMOS = {
-    "max_img_h": 240,
-    "max_img_w": 240,
-    "max_frames": 128,
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_spatial": 2,
-    "patch_temporal": 1,
-    "model_channels": 64,
-    "concat_padding_mask": True,
-    "crossattn_emb_channels": TEXT,
-    "pos_emb_cls": "rope3d",
-    "pos_emb_learnable": True,
-    "pos_emb_interpolation": "crop",
-    "min_fps": 1,
-    "max_fps": 30,
-    "use_adaln_lora": True,
-    "adaln_lora_dim": 32,
-    "num_blocks": 1,
-    "num_heads": 2,
-    "extra_per_block_abs_pos_emb": False,
-    **{f"rope_{axis}_extrapolation_ratio": ratio for axis, ratio in zip("hwt", (4.0, 4.0, 1.0), strict=True)},
-    **{f"extra_{axis}_extrapolation_ratio": 1.0 for axis in "hwt"},
-    "rope_enable_fps_modulation": False,
-}
-WAN = {
-    "image_model": "wan2.1",
-    "model_type": "t2v",
-    "dim": 48,
-    "in_dim": 16,
-    "out_dim": 16,
-    "num_heads": 2,
-    "ffn_dim": 96,
-    "num_layers": 1,
-    "patch_size": (1, 2, 2),
-    "freq_dim": 256,
-    "window_size": (-1, -1),
-    "qk_norm": True,
-    "cross_attn_norm": True,
-    "eps": 1e-6,
-    "text_dim": TEXT,
-    "text_len": 12,
-}
-HUNYUAN_IMAGE = {
-    **{key: FLUX[key] for key in ("context_in_dim", "hidden_size", "mlp_ratio", "num_heads", "depth", "qkv_bias")},
-    "image_model": "hunyuan_video",
-    "in_channels": 64,
-    "out_channels": 64,
-    "patch_size": [1, 1],
-    "vec_in_dim": None,
-    "axes_dim": [16, 16],
-    "depth_single_blocks": 1,
-    "theta": 256,
-    "vision_in_dim": None,
-    **dict.fromkeys(("meanflow", "byt5", "guidance_embed", "use_cond_type_embedding", "meanflow_sum"), False),
-}
-OMNIGEN2 = {
-    "image_model": "omnigen2",
-    "axes_dim_rope": [8, 12, 12],
-    "axes_lens": [256, 128, 128],
-    "ffn_dim_multiplier": None,
-    "hidden_size": 96,
-    "in_channels": 16,
-    "out_channels": None,
-    "multiple_of": 32,
-    "norm_eps": 1e-5,
-    "num_attention_heads": 3,
-    "num_kv_heads": 1,
-    "num_layers": 1,
-    "num_refiner_layers": 1,
-    "patch_size": 2,
-    "text_feat_dim": TEXT,
-    "timestep_scale": 1000.0,
-}
-CASCADE = {
-    "stable_cascade_stage": "c",
-    "c_cond": 64,
-    "c_hidden": [64, 64],
-    "nhead": [2, 2],
-    "blocks": [[1, 1], [1, 1]],
-    "c_clip_text": 1280,
-    "c_clip_text_pooled": 1280,
-}
-SD3 = {
-    "input_size": None,
-    "patch_size": 2,
-    "in_channels": 16,
-    "out_channels": 16,
-    "depth": 2,
-    "adm_in_channels": 32,
-    "qk_norm": "rms",
-    "context_embedder_config": {
-        "target": "torch.nn.Linear",
-        "params": {"in_features": TEXT, "out_features": 128},  # 64 for each layer
-    },
-    "num_patches": 1024,
-    "pos_embed_max_size": 32,
-    "pos_embed_scaling_factor": None,
-    "x_block_self_attn_layers": [0],
-}
-AURA = {
-    "max_seq": 64 * 64,
-    "cond_seq_dim": TEXT,
-    "n_double_layers": 1,
-    "n_layers": 2,
-    "n_heads": 2,
-    "dim": 128,
-    "global_conddim": 128,
-}
-ERNIE = {
-    "image_model": "ernie",
-    "hidden_size": 64,
-    "num_attention_heads": 2,
-    "num_layers": 1,
-    "ffn_hidden_size": 96,
-    "text_in_dim": TEXT,
-    "rope_axes_dim": (8, 12, 12),
-}
-
 
 # Empty latents of the stock nodes
 
@@ -495,13 +278,11 @@ def _of_five_dimensions() -> Iterator[Family]:
     def family(name: str, build: Callable[[int], ModelPatcher], **more: Any) -> Family:
         return Family(name, build, **{"width": TEXT, "empty": sixteen_channels, "moments": True, **more})
 
-    edit = {**QWEN, "default_ref_method": "index_timestep_zero"}
-    predict2 = {"image_model": "cosmos_predict2", **COSMOS}
     yield family("Qwen-Image", transformer(host.QwenImage, QWEN))
-    yield family("Qwen-Image-Edit", transformer(host.QwenImage, edit))
+    yield family("Qwen-Image-Edit", transformer(host.QwenImage, QWEN_EDIT))
     yield family("Krea 2", transformer(host.Krea2, KREA2), width=120)
-    yield family("Anima", anima({"image_model": "anima", **COSMOS}))
-    yield family("Cosmos-Predict2", transformer(host.CosmosT2IPredict2, predict2), flow=False)
+    yield family("Anima", anima(ANIMA))
+    yield family("Cosmos-Predict2", transformer(host.CosmosT2IPredict2, COSMOS), flow=False)
     yield family("Wan 2.1", transformer(host.WAN21_T2V, WAN), empty=one_moment)
 
 
