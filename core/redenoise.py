@@ -17,25 +17,28 @@ def scaled_kernel(max_kernel: int | float, height: int, width: int) -> float:
     return max_kernel * min(height, width) / REFERENCE_SIDE
 
 
-def first_step(start: int | float, steps: int) -> int:
+def first_step(start: int | float, steps: int, name: str = "start") -> int:
     """The step at which re-denoising begins, 0-based, counted up from the noisiest.
 
     Args:
         start: A share of the steps, 0 to below 1 (the paper's 10 of 50 is 0.2), rounded to a whole step of the
             schedule; or the step itself, a whole number.
         steps: Sampling steps of the whole schedule (the paper's T), 1 or more.
+        name: What messages call it.
 
     Raises:
-        ValueError: If `start` is neither a share nor a step of the schedule.
+        ValueError: If it is neither a share nor a step of the schedule.
     """
     if 0 <= start < 1:
         return min(math.floor(start * steps + 0.5), steps - 1)
     if not float(start).is_integer():
-        raise ValueError(f"start is {start}: use a share of the steps below 1, such as 0.2, or a whole step.")
+        raise ValueError(
+            f"{name} is {start}: use a share of the steps below 1, such as 0.2, or the number of a step, such as 10."
+        )
     if not 0 <= start < steps:
         fifth = first_step(0.2, steps)
         raise ValueError(
-            f"start is {int(start)}, but the schedule has {steps} steps: use 0 to {steps - 1}, or a share of the steps "
+            f"{name} is {int(start)}, but the schedule has {steps} steps: use 0 to {steps - 1}, or a share of the steps "
             f"such as 0.2 (the paper's 10 of 50, which would be {fifth})."
         )
     return int(start)
@@ -60,7 +63,9 @@ class ProgressiveMasks:
         ValueError: If `start` is outside the schedule or `max_kernel_px` is negative.
     """
 
-    def __init__(self, masks: Bool[Tensor, "s h w"], steps: int, start: int | float, max_kernel_px: int | float) -> None:
+    def __init__(
+        self, masks: Bool[Tensor, "s h w"], steps: int, start: int | float, max_kernel_px: int | float
+    ) -> None:
         if max_kernel_px < 0:
             raise ValueError(f"The largest mask kernel is {max_kernel_px}; it must be 0 or more.")
         self.steps = steps

@@ -10,12 +10,32 @@ from comfy_api.latest import io
 from ..core.identity import Identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
-from ..core.quoting import quote
+from ..core.quoting import printable, quote
+from ..core.redenoise import first_step
 from .host.checkpoint_parts import require_parts
-from .host.passes import as_latent, check_sampler, frame_latent, redenoise, sample_template, sampler_name_of, schedule
+from .host.latents import as_latent, frame_latent
+from .host.passes import check_sampler, redenoise, sample_template, sampler_name_of, schedule
 from .types import Cast, CastMember, CastSocket, Conditioning, IdentitySocket, LayoutSocket, NoisyLatentCacheSocket
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
+WIDEST = 1000
+"""Steps of the longest schedule that the widgets allow."""
+
+
+def step_or_share(name: str, tooltip: str) -> Any:
+    """A widget for a step, or for a share of the steps where it is below 1; a node that gives an INT fits as well."""
+    widget = io.Float.Input(name, default=0.2, min=0.0, max=999.0, step=0.05, round=0.001, tooltip=tooltip)
+    return io.MultiType.Input(widget, [io.Float, io.Int])
+
+
+def check_step_or_share(name: str, value: Any) -> bool | str:
+    """What the editor shows under the node, or True; a value that another node will give is not known yet."""
+    try:
+        if value is not None:
+            first_step(value, WIDEST, name)
+    except (TypeError, ValueError) as error:
+        return printable(str(error))
+    return True
 
 
 class NoisyLatentCacheNode(io.ComfyNode):
@@ -60,13 +80,10 @@ class NoisyLatentCacheNode(io.ComfyNode):
                 io.Float.Input(
                     "denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="Below 1 it starts from latent_image."
                 ),
-                io.Int.Input(
+                step_or_share(
                     "keep_from_step",
-                    default=10,
-                    min=0,
-                    max=999,
-                    tooltip="Noisy latents are kept from this step on, to check at the start of re-denoising that the "
-                    "replay arrived where the template was. Use that start, or less; predictions are always kept.",
+                    "Noisy latents are kept from this step on, to check at the start of re-denoising that the replay "
+                    "arrived where the template was. Use that start, or less; predictions are always kept.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -102,7 +119,9 @@ class NoisyLatentCacheNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sampler_name: str | None) -> bool | str:
+    def validate_inputs(cls, sampler_name: str | None, keep_from_step: int | float | None = None) -> bool | str:
+        if (problem := check_step_or_share("keep_from_step", keep_from_step)) is not True:
+            return problem
         if sampler_name is None:
             return True
         if sampler_name not in comfy.samplers.KSampler.SAMPLERS:
@@ -126,7 +145,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
-        keep_from_step: int,
+        keep_from_step: int | float,
         precision: str,
         keep_attention_maps: bool = False,
         noise: Any = None,
@@ -218,19 +237,23 @@ class RedenoiseNode(io.ComfyNode):
             "each character from the identity generator, inside a mask that grows (IdentityStory, section 3.2).",
             search_aliases=["re-denoise", "inject identity", "face consistency", "inpaint", "IdentityStory"],
             inputs=[
-                io.Model.Input("model", tooltip="The identity generator, from PhotoMaker Loader."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The identity generator, such as PhotoMaker Loader's. It needs the template's VAE and kind of "
+                    "noise.",
+                ),
                 CastSocket.Input("cast", tooltip="The characters of this frame."),
-                NoisyLatentCacheSocket.Input("cache", tooltip="From Noisy Latent Cache."),
+                NoisyLatentCacheSocket.Input(
+                    "cache", tooltip="From Noisy Latent Cache, or from another Progressive-Mask Re-denoise."
+                ),
                 LayoutSocket.Input(
                     "layout", tooltip="Where each character is in the template; of the same size as the cached picture."
                 ),
-                io.Int.Input(
+                step_or_share(
                     "start",
-                    default=10,
-                    min=0,
-                    max=999,
-                    tooltip="The step at which re-denoising begins, counted up from the noisiest (10 of 50 is the "
-                    "paper's t' = 40). Earlier: stronger identity; later: closer to the template.",
+                    "Where re-denoising begins. Below 1: the share of the steps that stay the template's (0.2 is the "
+                    "paper's 10 of 50, its t' = 40). 1 or more: the step, counted up from the noisiest. Earlier: "
+                    "stronger identity; later: closer to the template.",
                 ),
                 io.Int.Input(
                     "max_kernel",
@@ -249,8 +272,19 @@ class RedenoiseNode(io.ComfyNode):
                     tooltip="hard selects whole latent cells, as published; soft blends cells covered in part.",
                 ),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The finished frame, for VAE Decode.")],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The finished frame, for VAE Decode."),
+                NoisyLatentCacheSocket.Output(
+                    display_name="cache",
+                    tooltip="What this pass did, for another Progressive-Mask Re-denoise with another identity "
+                    "generator and other characters.",
+                ),
+            ],
         )
+
+    @classmethod
+    def validate_inputs(cls, start: int | float | None = None) -> bool | str:
+        return check_step_or_share("start", start)
 
     @classmethod
     def execute(
@@ -259,13 +293,13 @@ class RedenoiseNode(io.ComfyNode):
         cast: Cast,
         cache: NoisyLatentCache,
         layout: Layout,
-        start: int,
+        start: int | float,
         max_kernel: int,
         cfg: float,
         mask_edge: str,
     ) -> io.NodeOutput:
         require_parts("Progressive-Mask Re-denoise", model=model)
-        samples = redenoise(
+        done = redenoise(
             model,
             cast,
             cache,
@@ -275,4 +309,4 @@ class RedenoiseNode(io.ComfyNode):
             cfg=cfg,
             soft_edge=mask_edge == "soft",
         )
-        return io.NodeOutput(as_latent(samples))
+        return io.NodeOutput(as_latent(done.final), done)

@@ -29,6 +29,7 @@ class CastMember:
     identity: Identity
     positive: Conditioning
     negative: Conditioning
+    model: Any | None = None
 
     @property
     def name(self) -> str:
