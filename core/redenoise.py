@@ -38,8 +38,8 @@ def first_step(start: int | float, steps: int, name: str = "start") -> int:
     if not 0 <= start < steps:
         fifth = first_step(0.2, steps)
         raise ValueError(
-            f"{name} is {int(start)}, but the schedule has {steps} steps: use 0 to {steps - 1}, or a share of the steps "
-            f"such as 0.2 (the paper's 10 of 50, which would be {fifth})."
+            f"{name} is {int(start)}, but the schedule has {steps} steps: use 0 to {steps - 1}, or a share such as 0.2 "
+            f"(the paper's 10 of 50; here step {fifth})."
         )
     return int(start)
 

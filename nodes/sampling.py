@@ -239,8 +239,8 @@ class RedenoiseNode(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The identity generator, such as PhotoMaker Loader's. It needs the template's VAE and kind of "
-                    "noise.",
+                    tooltip="The identity generator, such as PhotoMaker Loader's. It needs the template's VAE and kind "
+                    "of noise.",
                 ),
                 CastSocket.Input("cast", tooltip="The characters of this frame."),
                 NoisyLatentCacheSocket.Input(

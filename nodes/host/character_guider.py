@@ -123,7 +123,8 @@ class CharacterGuider(comfy.samplers.CFGGuider):
         if torch.count_nonzero(latent_image) > 0:
             scaled = self.inner_model.process_latent_in(latent_image)
         pairs = [
-            {kind: all_conds[f"{kind} {i}"] for kind in ("positive", "negative")} for i in range(len(self.members))
+            {kind: all_conds[f"{kind} {i}"] for kind in ("positive", "negative") if f"{kind} {i}" in all_conds}
+            for i in range(len(self.members))
         ]
         self.characters = [
             Character(

@@ -58,7 +58,12 @@ def test_an_empty_mask_stays_empty_and_nobody_is_fine():
         (10, 10, 5, "start is 10, but the schedule has 10 steps: use 0 to 9"),
         (-1, 10, 5, "start is -1"),
         (-0.5, 10, 5, "start is -0.5: use a share"),
-        (2.5, 10, 5, "start is 2.5: use a share of the steps below 1, such as 0.2, or the number of a step, such as 10"),
+        (
+            2.5,
+            10,
+            5,
+            "start is 2.5: use a share of the steps below 1, such as 0.2, or the number of a step, such as 10",
+        ),
         (float("nan"), 10, 5, "start is nan"),
         (float("inf"), 10, 5, "start is inf"),
         (2, 10, -1, "largest mask kernel is -1"),
