@@ -10,32 +10,14 @@ from comfy_api.latest import io
 from ..core.identity import Identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
-from ..core.quoting import printable, quote
-from ..core.redenoise import first_step
+from ..core.quoting import quote
 from .host.checkpoint_parts import require_parts
 from .host.latents import as_latent, frame_latent
 from .host.passes import check_sampler, redenoise, sample_template, sampler_name_of, schedule
+from .step_widget import link_problem, step_or_share, step_problem
 from .types import Cast, CastMember, CastSocket, Conditioning, IdentitySocket, LayoutSocket, NoisyLatentCacheSocket
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
-WIDEST = 1000
-"""Steps of the longest schedule that the widgets allow."""
-
-
-def step_or_share(name: str, tooltip: str) -> Any:
-    """A widget for a step, or for a share of the steps where it is below 1; a node that gives an INT fits as well."""
-    widget = io.Float.Input(name, default=0.2, min=0.0, max=999.0, step=0.05, round=0.001, tooltip=tooltip)
-    return io.MultiType.Input(widget, [io.Float, io.Int])
-
-
-def check_step_or_share(name: str, value: Any) -> bool | str:
-    """What the editor shows under the node, or True; a value that another node will give is not known yet."""
-    try:
-        if value is not None:
-            first_step(value, WIDEST, name)
-    except (TypeError, ValueError) as error:
-        return printable(str(error))
-    return True
 
 
 class NoisyLatentCacheNode(io.ComfyNode):
@@ -119,8 +101,14 @@ class NoisyLatentCacheNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sampler_name: str | None, keep_from_step: int | float | None = None) -> bool | str:
-        if (problem := check_step_or_share("keep_from_step", keep_from_step)) is not True:
+    def validate_inputs(
+        cls,
+        sampler_name: str | None,
+        keep_from_step: int | float | None = None,
+        input_types: dict[str, str] | None = None,
+    ) -> bool | str:
+        name = "keep_from_step"
+        if problem := link_problem(cls, name, input_types) or step_problem(name, keep_from_step):
             return problem
         if sampler_name is None:
             return True
@@ -283,8 +271,8 @@ class RedenoiseNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start: int | float | None = None) -> bool | str:
-        return check_step_or_share("start", start)
+    def validate_inputs(cls, start: int | float | None = None, input_types: dict[str, str] | None = None) -> bool | str:
+        return link_problem(cls, "start", input_types) or step_problem("start", start) or True
 
     @classmethod
     def execute(

@@ -57,10 +57,10 @@ TOY = World(
             **{"batch_size": 32, "steps": 20, **GUIDED, "width": 64, "height": 64, "negative": ""},
         },
         "EmptyLatentImage": {"width": 64, "height": 64},
-        "NoisyLatentCache": {"steps": 25, **GUIDED, "keep_from_step": 5},
+        "NoisyLatentCache": {"steps": 25, **GUIDED},
         "IdentityDiscovery": {"rank": 3},
         "GroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
-        "Redenoise": {"start": 5, "cfg": 4.0},
+        "Redenoise": {"cfg": 4.0},
         "StorySheet": {"columns": 4, "cell_width": 256},
     },
 )

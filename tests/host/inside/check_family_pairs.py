@@ -157,4 +157,12 @@ def check_what_is_neither_a_step_nor_a_share_is_refused_under_the_node():
     assert "start is -1" in RedenoiseNode.validate_inputs(-1)
     assert NoisyLatentCacheNode.validate_inputs("euler", 10) is True
     assert "keep_from_step is 2.5" in NoisyLatentCacheNode.validate_inputs("euler", 2.5)
+    linked = {"cache": "NOISY_LATENT_CACHE", "model": "MODEL"}
+    for kind in ("INT", "FLOAT", "*"):  # it was INT in version 0.1
+        assert RedenoiseNode.validate_inputs(None, {**linked, "start": kind}) is True
+        assert NoisyLatentCacheNode.validate_inputs("euler", None, {"keep_from_step": kind, "seed": "INT"}) is True
+    assert "start takes FLOAT" in RedenoiseNode.validate_inputs(None, {"start": "STRING"})
+    assert "max_kernel takes INT" in RedenoiseNode.validate_inputs(None, {"max_kernel": "FLOAT"})
+    assert "cfg takes FLOAT" in RedenoiseNode.validate_inputs(None, {"cfg": "INT"})
+    assert "cache takes NOISY_LATENT_CACHE" in RedenoiseNode.validate_inputs(None, {"cache": "LATENT"})
     assert "dpm_adaptive" in NoisyLatentCacheNode.validate_inputs("dpm_adaptive", 0.2)
