@@ -64,8 +64,8 @@ class NoisyLatentCacheNode(io.ComfyNode):
                 ),
                 step_or_share(
                     "keep_from_step",
-                    "Noisy latents are kept from this step on, to check at the start of re-denoising that the replay "
-                    "arrived where the template was. Use that start, or less; predictions are always kept.",
+                    tooltip="Noisy latents are kept from this step on, to check at the start of re-denoising that the "
+                    "replay arrived where the template was. Use that start, or less; predictions are always kept.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -239,9 +239,9 @@ class RedenoiseNode(io.ComfyNode):
                 ),
                 step_or_share(
                     "start",
-                    "Where re-denoising begins. Below 1: the share of the steps that stay the template's (0.2 is the "
-                    "paper's 10 of 50, its t' = 40). 1 or more: the step, counted up from the noisiest. Earlier: "
-                    "stronger identity; later: closer to the template.",
+                    tooltip="Below 1: the share of the steps left to the template (0.2: the paper's 10 of 50). 1 or "
+                    "more: the step at which re-denoising begins. Earlier: stronger identity; later: closer to the "
+                    "template.",
                 ),
                 io.Int.Input(
                     "max_kernel",

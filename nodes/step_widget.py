@@ -1,6 +1,5 @@
 """A widget for a step of a schedule or a share of its steps, which takes whole numbers over a link as well."""
 
-
 from comfy_api.latest import io
 from comfy_execution.validation import validate_node_input
 

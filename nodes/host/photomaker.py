@@ -99,9 +99,13 @@ def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str, 
     width = model.model.model_config.unet_config.get("context_dim")
     if width != made_for:
         whose, load = (", as SDXL's are", "an SDXL checkpoint") if made_for == _SDXL_WIDTH else ("", "its own model")
-        reads = "does not read prompts as a UNet of Stable Diffusion does" if width is None else f"reads {width}"
+        if width is None:
+            raise ValueError(
+                f"{quote(name)} is made for a UNet that reads prompts {made_for} wide{whose}; this {family} model has "
+                f"no such UNet. Load {load}."
+            )
         raise ValueError(
-            f"{quote(name)} is made for prompts that are {made_for} wide{whose}; this {family} model {reads}. "
+            f"{quote(name)} is made for prompts that are {made_for} wide{whose}; this {family} model reads {width}. "
             f"Load {load}."
         )
     _check_layers(lora, _layers(model.model), name, family)

@@ -5,6 +5,7 @@ import comfy.sample
 import setting
 import torch
 from families import FAMILIES
+from story_identity.nodes.host.latents import latent_space, noise_kind
 from two_passes import (
     ALL_SAMPLERS,
     START,
@@ -48,6 +49,19 @@ def check_the_tiny_models_are_what_they_stand_for():
         assert samples.shape[-1] == family.side // family.ratio >= 8
 
     every_family(law)
+
+
+def check_the_table_in_the_documents_is_this_list():
+    rows = []
+    for family in FAMILIES.values():
+        model = family.make()
+        form = "a video of one moment" if family.moments else "a picture"
+        laws = "all" if family.name in MAIN else "the first three"
+        facts = latent_space(model), noise_kind(model), f"{form}, {family.ratio} pixels a cell", laws
+        rows.append(f"| {family.name} | {' | '.join(facts)} |")
+    text = (setting.REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+    table = text.split("<!-- families -->")[1].split("<!-- /families -->")[0].strip().splitlines()
+    assert table[2:] == rows, "\n".join(rows)
 
 
 def check_the_template_is_the_stock_ksamplers_picture():

@@ -126,9 +126,7 @@ def check_photomaker_says_which_models_it_is_not_made_for():
     assert len(apply_lora(sdxl, lora, 1.0, "photomaker-v1.bin", 2048).patches) == len(lora) // 2
     message = f"SSD1B has {len(lora) // 2 - 8} of the {len(lora) // 2} layers"
     refused(lambda: apply_lora(small, lora, 1.0, "photomaker-v1.bin", 2048), message, "load an SDXL checkpoint")
-    refused(
-        lambda: apply_lora(flux, lora, 1.0, "photomaker-v1.bin", 2048), "this Flux model does not read prompts", "SDXL"
-    )
+    refused(lambda: apply_lora(flux, lora, 1.0, "photomaker-v1.bin", 2048), "this Flux model has no such UNet", "SDXL")
 
 
 def check_the_defaults_of_newly_made_nodes_suit_every_number_of_steps():
