@@ -15,10 +15,13 @@ def step_or_share(name: str, tooltip: str) -> io.Float.Input:
     return io.Float.Input(name, default=0.2, min=0.0, max=_LONGEST - 1.0, step=0.05, round=0.001, tooltip=tooltip)
 
 
-def step_problem(name: str, value: int | float | None) -> str | None:
-    """What is wrong with a value, for the node to show; None is a value that another node will give."""
+def step_problem(name: str, value: object) -> str | None:
+    """What is wrong with a number, for the node to show; of what is no number the host says so itself.
+
+    A value that another node will give is None here.
+    """
     try:
-        if value is not None:
+        if isinstance(value, int | float):
             first_step(value, _LONGEST, name)
     except ValueError as error:
         return printable(str(error))
