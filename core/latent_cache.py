@@ -17,16 +17,16 @@ class ModelCall:
 
     Args:
         sigma: The noise level of the call.
-        prediction: The guided x0 prediction that the sampler continued with.
+        prediction: The guided x0 prediction that the sampler continued with; a picture, or a video of one moment.
         latent: The latent that entered the call, or None where it was not kept.
         unconditional: The unconditional x0 prediction, kept only for samplers that read it (CFG++).
         step: The step of the schedule that it belongs to, 0-based, counted up; None where the solver did not say.
     """
 
     sigma: float
-    prediction: Float[Tensor, "b c h w"]
-    latent: Float[Tensor, "b c h w"] | None = None
-    unconditional: Float[Tensor, "b c h w"] | None = None
+    prediction: Float[Tensor, "b c *moment h w"]
+    latent: Float[Tensor, "b c *moment h w"] | None = None
+    unconditional: Float[Tensor, "b c *moment h w"] | None = None
     step: int | None = None
 
 
@@ -35,8 +35,11 @@ class Recipe:
     """What made a cache: enough to run the same solver again and to refuse a model it does not fit.
 
     Args:
-        model_family: The host's name for the architecture, such as `SDXL`.
-        sigma_range: The smallest and largest noise level the model was trained on.
+        model_family: The host's name for the architecture, such as `SDXL`; for messages.
+        latent_space: The host's name for the latents, such as `SDXL` or `Flux`. Models with one VAE share it.
+        noise_kind: How noise is mixed into a latent, such as `diffusion` or `flow matching`.
+        sigma_range: The smallest and largest noise level the model was trained on, or None where a noise level means
+            the same in every model of this kind: x = (1 - sigma) x0 + sigma noise in flow matching.
         sampler_name: The sampler, for messages.
         seed: The seed of the starting noise and of the sampler's own noise.
         cfg: The guidance scale of the template.
@@ -44,7 +47,9 @@ class Recipe:
     """
 
     model_family: str
-    sigma_range: tuple[float, float]
+    latent_space: str
+    noise_kind: str
+    sigma_range: tuple[float, float] | None
     sampler_name: str
     seed: int
     cfg: int | float
@@ -57,16 +62,16 @@ class NoisyLatentCache:
 
     Tensors are on the CPU. `sigmas` is the schedule, from noisy to clean, one more than there are steps. A step may be
     several calls: Euler and DDIM call the model once, Heun and DPM-2 twice. Latents are in the model's own
-    (scaled, variance-exploding) space, except `initial` and `final`, which are in the host's LATENT space.
+    (scaled) space and with its kind of noise, except `initial` and `final`, which are in the host's LATENT space.
     Treat it as immutable: hosts keep it between runs. `maps`, where they were asked for, say how much each place of the
     picture attended to the words that name each character (see `core.automask`).
     """
 
     calls: tuple[ModelCall, ...]
     sigmas: Float[Tensor, " steps_plus_one"]
-    noise: Float[Tensor, "b c h w"]
-    initial: Float[Tensor, "b c h w"]
-    final: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b c *moment h w"]
+    initial: Float[Tensor, "b c *moment h w"]
+    final: Float[Tensor, "b c *moment h w"]
     noise_mask: Float[Tensor, "..."] | None
     recipe: Recipe
     maps: Mapping[str, Float[Tensor, "_ _"]] | None = None

@@ -17,6 +17,33 @@ def scaled_kernel(max_kernel: int | float, height: int, width: int) -> float:
     return max_kernel * min(height, width) / REFERENCE_SIDE
 
 
+def first_step(start: int | float, steps: int, name: str = "start") -> int:
+    """The step at which re-denoising begins, 0-based, counted up from the noisiest.
+
+    Args:
+        start: A share of the steps, 0 to below 1 (the paper's 10 of 50 is 0.2), rounded to a whole step of the
+            schedule; or the step itself, a whole number.
+        steps: Sampling steps of the whole schedule (the paper's T), 1 or more.
+        name: What messages call it.
+
+    Raises:
+        ValueError: If it is neither a share nor a step of the schedule.
+    """
+    if 0 <= start < 1:
+        return min(math.floor(start * steps + 0.5), steps - 1)
+    if not float(start).is_integer():
+        raise ValueError(
+            f"{name} is {start}: use a share of the steps below 1, such as 0.2, or the number of a step, such as 10."
+        )
+    if not 0 <= start < steps:
+        fifth = first_step(0.2, steps)
+        raise ValueError(
+            f"{name} is {int(start)}, but the schedule has {steps} steps: use 0 to {steps - 1}, or a share such as 0.2 "
+            f"(the paper's 10 of 50; here step {fifth})."
+        )
+    return int(start)
+
+
 class ProgressiveMasks:
     """The mask schedule of one frame: exact at first, grown at every step, always exclusive.
 
@@ -28,23 +55,21 @@ class ProgressiveMasks:
     Args:
         masks: Exclusive character masks, in pixels.
         steps: Sampling steps of the whole schedule (the paper's T).
-        start: The first step that re-denoises, 0-based, counted up, 0 to steps - 1 (10 of 50 is the paper's t' = 40).
+        start: The first step that re-denoises, 0-based, counted up, 0 to steps - 1 (10 of 50 is the paper's t' = 40);
+            or a share of the steps, see `first_step`.
         max_kernel_px: Half-width at the last step, in pixels; see `scaled_kernel`.
 
     Raises:
         ValueError: If `start` is outside the schedule or `max_kernel_px` is negative.
     """
 
-    def __init__(self, masks: Bool[Tensor, "s h w"], steps: int, start: int, max_kernel_px: int | float) -> None:
-        if not 0 <= start < steps:
-            raise ValueError(
-                f"start is {start}, but the schedule has {steps} steps: use 0 to {steps - 1} (the paper's 10 of 50 "
-                f"would be {round(steps / 5)})."
-            )
+    def __init__(
+        self, masks: Bool[Tensor, "s h w"], steps: int, start: int | float, max_kernel_px: int | float
+    ) -> None:
         if max_kernel_px < 0:
             raise ValueError(f"The largest mask kernel is {max_kernel_px}; it must be 0 or more.")
         self.steps = steps
-        self.start = start
+        self.start = first_step(start, steps)
         self.max_kernel_px = max_kernel_px
         self._distances = torch.stack([chessboard_distance(mask) for mask in masks]) if len(masks) else masks.cpu()
 
@@ -76,17 +101,17 @@ def to_latent_grid(
 
 
 def composite(
-    background: Float[Tensor, "b c h w"],
-    characters: Float[Tensor, "s b c h w"],
-    masks: Bool[Tensor, "s b 1 h w"] | Float[Tensor, "s b 1 h w"],
-) -> Float[Tensor, "b c h w"]:
+    background: Float[Tensor, "b c *moment h w"],
+    characters: Float[Tensor, "s b c *moment h w"],
+    masks: Bool[Tensor, "s b 1 *moment h w"] | Float[Tensor, "s b 1 *moment h w"],
+) -> Float[Tensor, "b c *moment h w"]:
     """Put the characters' predictions into the background's: D = (1 - sum M_j) D_bg + sum M_j D_j (equation 7).
 
     The paper composites latents. A sampler's update is linear in x, D and noise at every pixel, so compositing
     predictions gives exactly the same for DDIM and Euler, and works with every other sampler too.
 
     Args:
-        background: Prediction of the template.
+        background: Prediction of the template; a picture, or a video of one moment (b c 1 h w).
         characters: One prediction per character.
         masks: Exclusive. Bool selects: background pixels come through bit for bit. Float blends; where all masks are
             0 the background comes through bit for bit as well.

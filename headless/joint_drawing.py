@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.attention import Attend, SubjectBank
+from ..core.attention import Attend
 from ..core.attention_hooks import Hook, Layer, unchanged
 from ..core.frame_sharing import FrameSharing, Sharing
 from ..core.injector import Injector, ReferenceFeatures
@@ -17,6 +17,7 @@ from ..core.map_reader import Positions
 from ..core.quoting import quote
 from ..core.shapes import Float
 from ..core.story import Frame, Story
+from ..core.subject_bank import SubjectBank
 from ..core.toyworld.models import WEIGHTS
 from .checkpoint import Pipeline
 from .option_values import TOYWORLD

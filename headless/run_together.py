@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.attention import SubjectBank
 from ..core.layout import Layout
 from ..core.quoting import quote_all
 from ..core.shapes import Float
 from ..core.sheet import draw_layout
 from ..core.story import Frame, Story
+from ..core.subject_bank import SubjectBank
 from .detection import Detector, find_characters
 from .joint_drawing import JointDrawing
 from .run_files import frame_file, read_masks, write_masks, write_picture

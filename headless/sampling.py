@@ -174,6 +174,8 @@ def sample_template(
         noise_mask=None,
         recipe=Recipe(
             model_family=type(plan.pipe).__name__,
+            latent_space=type(plan.pipe).__name__,
+            noise_kind="diffusion",
             sigma_range=(float(levels[0]), float(levels[-1])),
             sampler_name=plan.sampler,
             seed=seed,

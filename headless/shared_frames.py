@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.attention import SubjectBank
 from ..core.attention_hooks import Hook, chained, unchanged
 from ..core.frame_sharing import FrameSharing, Sharing
 from ..core.map_reader import MapReader, Positions
 from ..core.shapes import Float
 from ..core.story import Frame, Story
+from ..core.subject_bank import SubjectBank
 from .prompts import Prompt, encode_prompt, word_positions
 from .sampling import CONDITIONAL, OnStep, SamplingPlan, from_model_scale, sample
 from .solvers import Solver

@@ -14,8 +14,10 @@ from ..core.layout import Layout
 from ..core.quoting import quote
 from ..core.story import Frame
 from .host.checkpoint_parts import require_parts
-from .host.passes import as_latent, check_sampler, frame_latent, redenoise, sample_template, sampler_name_of, schedule
+from .host.latents import as_latent, frame_latent
+from .host.passes import check_sampler, redenoise, sample_template, sampler_name_of, schedule
 from .host.references import warn_if_ignored
+from .step_widget import link_problem, step_or_share, step_problem
 from .types import (
     Cast,
     CastMember,
@@ -72,11 +74,8 @@ class NoisyLatentCacheNode(io.ComfyNode):
                 io.Float.Input(
                     "denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="Below 1 it starts from latent_image."
                 ),
-                io.Int.Input(
+                step_or_share(
                     "keep_from_step",
-                    default=10,
-                    min=0,
-                    max=999,
                     tooltip="Noisy latents are kept from this step on, to check at the start of re-denoising that the "
                     "replay arrived where the template was. Use that start, or less; predictions are always kept.",
                 ),
@@ -114,7 +113,15 @@ class NoisyLatentCacheNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sampler_name: str | None) -> bool | str:
+    def validate_inputs(
+        cls,
+        sampler_name: str | None,
+        keep_from_step: int | float | None = None,
+        input_types: dict[str, str] | None = None,
+    ) -> bool | str:
+        name = "keep_from_step"
+        if problem := link_problem(cls, name, input_types) or step_problem(name, keep_from_step):
+            return problem
         if sampler_name is None:
             return True
         if sampler_name not in comfy.samplers.KSampler.SAMPLERS:
@@ -138,7 +145,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
-        keep_from_step: int,
+        keep_from_step: int | float,
         precision: str,
         keep_attention_maps: bool = False,
         noise: Any = None,
@@ -282,19 +289,23 @@ class RedenoiseNode(io.ComfyNode):
             "each character from the identity generator, inside a mask that grows (IdentityStory, section 3.2).",
             search_aliases=["re-denoise", "inject identity", "face consistency", "inpaint", "IdentityStory"],
             inputs=[
-                io.Model.Input("model", tooltip="The identity generator, from PhotoMaker Loader."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The identity generator, such as PhotoMaker Loader's. It needs the template's VAE and kind "
+                    "of noise.",
+                ),
                 CastSocket.Input("cast", tooltip="The characters of this frame."),
-                NoisyLatentCacheSocket.Input("cache", tooltip="From Noisy Latent Cache."),
+                NoisyLatentCacheSocket.Input(
+                    "cache", tooltip="From Noisy Latent Cache, or from another Progressive-Mask Re-denoise."
+                ),
                 LayoutSocket.Input(
                     "layout", tooltip="Where each character is in the template; of the same size as the cached picture."
                 ),
-                io.Int.Input(
+                step_or_share(
                     "start",
-                    default=10,
-                    min=0,
-                    max=999,
-                    tooltip="The step at which re-denoising begins, counted up from the noisiest (10 of 50 is the "
-                    "paper's t' = 40). Earlier: stronger identity; later: closer to the template.",
+                    tooltip="Below 1: the share of the steps left to the template (0.2: the paper's 10 of 50). 1 or "
+                    "more: the step at which re-denoising begins. Earlier: stronger identity; later: closer to the "
+                    "template.",
                 ),
                 io.Int.Input(
                     "max_kernel",
@@ -313,8 +324,19 @@ class RedenoiseNode(io.ComfyNode):
                     tooltip="hard selects whole latent cells, as published; soft blends cells covered in part.",
                 ),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The finished frame, for VAE Decode.")],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The finished frame, for VAE Decode."),
+                NoisyLatentCacheSocket.Output(
+                    display_name="cache",
+                    tooltip="What this pass did, for another Progressive-Mask Re-denoise with another identity "
+                    "generator and other characters.",
+                ),
+            ],
         )
+
+    @classmethod
+    def validate_inputs(cls, start: int | float | None = None, input_types: dict[str, str] | None = None) -> bool | str:
+        return link_problem(cls, "start", input_types) or step_problem("start", start) or True
 
     @classmethod
     def execute(
@@ -323,14 +345,14 @@ class RedenoiseNode(io.ComfyNode):
         cast: Cast,
         cache: NoisyLatentCache,
         layout: Layout,
-        start: int,
+        start: int | float,
         max_kernel: int,
         cfg: float,
         mask_edge: str,
     ) -> io.NodeOutput:
         require_parts("Progressive-Mask Re-denoise", model=model)
         warn_if_ignored(model, cast)
-        samples = redenoise(
+        done = redenoise(
             model,
             cast,
             cache,
@@ -340,4 +362,4 @@ class RedenoiseNode(io.ComfyNode):
             cfg=cfg,
             soft_edge=mask_edge == "soft",
         )
-        return io.NodeOutput(as_latent(samples))
+        return io.NodeOutput(as_latent(done.final), done)

@@ -51,7 +51,8 @@ class StorySheetNode(io.ComfyNode):
         captions: list[bool],
         frames: list[Frame] | None = None,
     ) -> io.NodeOutput:
-        pictures = [picture[..., :3].cpu().float() for batch in images for picture in batch]
+        batches = [batch.flatten(0, -4) for batch in images]  # a video's pictures, one after the other
+        pictures = [picture[..., :3].cpu().float() for batch in batches for picture in batch]
         texts = [""] * len(pictures)
         if frames and captions[0]:
             if len(frames) != len(pictures):

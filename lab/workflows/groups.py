@@ -40,7 +40,11 @@ SDXL = World(
     generator="photomaker.model",
     detector="detector.detector",
     identity="saved",
-    values={"StorySheet": {"columns": 3}},
+    values={
+        "NoisyLatentCache": {"keep_from_step": 10.0},
+        "Redenoise": {"start": 10.0},
+        "StorySheet": {"columns": 3},
+    },
 )
 GUIDED = {"cfg": 4.0, "scheduler": "simple"}
 TOY = World(
@@ -57,10 +61,10 @@ TOY = World(
             **{"batch_size": 32, "steps": 20, **GUIDED, "width": 64, "height": 64, "negative": ""},
         },
         "EmptyLatentImage": {"width": 64, "height": 64},
-        "NoisyLatentCache": {"steps": 25, **GUIDED, "keep_from_step": 5},
+        "NoisyLatentCache": {"steps": 25, **GUIDED, "keep_from_step": 5.0},
         "IdentityDiscovery": {"rank": 3},
         "GroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
-        "Redenoise": {"start": 5, "cfg": 4.0},
+        "Redenoise": {"start": 5.0, "cfg": 4.0},
         "StorySheet": {"columns": 4, "cell_width": 256},
     },
 )

@@ -4,8 +4,8 @@ Both are real `CFGGuider`s, so ControlNet, noise masks, LoRA, FreeU and other pa
 under the stock KSampler. They act on what the sampler sees: the guided prediction after all wrappers and hooks.
 """
 
-import copy
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -16,54 +16,14 @@ from torch import Tensor
 from ...core.latent_cache import CacheReplay, LatentRecorder, ModelCall, NoisyLatentCache
 from ...core.quoting import quote
 from ...core.redenoise import ProgressiveMasks, composite, to_latent_grid
-from ..types import Cast
-
-PostCfgHook = Callable[[dict[str, Any]], Tensor]
-_HOOKS = "sampler_post_cfg_function"
-WRAPPER_STATE = ("easycache",)
-"""Transformer options in which core wrappers (EasyCache, LazyCache) remember the last call; not to be shared."""
-
-
-def sampler_hooks(model_options: dict[str, Any], own: dict[str, Any]) -> list[PostCfgHook]:
-    """The post-CFG hooks that the sampler added to the model's own: CFG++ samplers read the unconditional there.
-
-    The host appends, so what stands after the model's own is the sampler's.
-    """
-    return model_options.get(_HOOKS, [])[len(own.get(_HOOKS, [])) :]
-
-
-class _UnconditionalTap:
-    """A post-CFG hook that remembers the unconditional prediction of the call."""
-
-    def __init__(self) -> None:
-        self.value: Tensor | None = None
-
-    def __call__(self, args: dict[str, Any]) -> Tensor:
-        self.value = args["uncond_denoised"]
-        return args["denoised"]
-
-    def added_to(self, model_options: dict[str, Any]) -> dict[str, Any]:
-        return {**model_options, _HOOKS: [*model_options.get(_HOOKS, []), self]}
-
-
-class _Character:
-    """What one character keeps between calls: prepared prompts, the last unconditional, the wrappers' state."""
-
-    def __init__(self, conds: dict[str, Any]) -> None:
-        self.conds = conds
-        self.tap = _UnconditionalTap()
-        self._state: dict[str, Any] | None = None
-
-    def options(self, model_options: dict[str, Any], hook_count: int) -> dict[str, Any]:
-        """The call's options with this character's own wrapper state, and the tap in place of the sampler's hooks."""
-        transformer = model_options.get("transformer_options", {})
-        if self._state is None:
-            self._state = {key: copy.deepcopy(transformer[key]) for key in WRAPPER_STATE if key in transformer}
-        if self._state:
-            model_options = {**model_options, "transformer_options": {**transformer, **self._state}}
-        if hook_count:
-            model_options = self.tap.added_to({**model_options, _HOOKS: model_options[_HOOKS][:-hook_count]})
-        return model_options
+from ..types import Cast, CastMember
+from .character_guider import (
+    CharacterGuider,
+    OwnModelGuider,
+    UnconditionalTap,
+    sampler_hooks,
+    without_last_hooks,
+)
 
 
 class RecordingGuider(comfy.samplers.CFGGuider):
@@ -77,7 +37,7 @@ class RecordingGuider(comfy.samplers.CFGGuider):
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
         model_options = model_options or {}
-        tap = _UnconditionalTap()
+        tap = UnconditionalTap()
         if sampler_hooks(model_options, self.model_options):
             model_options = tap.added_to(model_options)
         prediction = super().outer_predict_noise(x, timestep, model_options, seed)
@@ -85,11 +45,12 @@ class RecordingGuider(comfy.samplers.CFGGuider):
         return prediction
 
 
-class RedenoiseGuider(comfy.samplers.CFGGuider):
+class RedenoiseGuider(CharacterGuider):
     """Answers the sampler from the cache and, from `masks.start` on, puts the characters' predictions into it.
 
     The base model is never evaluated. A call costs one guided evaluation per character from step `start` on and nothing
-    before. The background follows the cached trajectory bit for bit.
+    before. The background follows the cached trajectory bit for bit. Members with a MODEL of their own are predicted by
+    it, on the same latents. After sampling, `calls` has what the sampler was given: the calls of a cache of this pass.
 
     Args:
         model_patcher: The identity generator.
@@ -102,54 +63,42 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
     def __init__(
         self, model_patcher: Any, cache: NoisyLatentCache, masks: ProgressiveMasks, cast: Cast, soft_edge: bool = False
     ) -> None:
-        super().__init__(model_patcher)
+        by_model: dict[int, list[CastMember]] = {id(model_patcher): []}
+        places = []
+        for member in cast:
+            group = by_model.setdefault(id(model_patcher if member.model is None else member.model), [])
+            places.append((group, len(group)))
+            group.append(member)
+        drawn, *others = by_model.values()
+        super().__init__(model_patcher, tuple(drawn))
+        self.others = [OwnModelGuider(group[0].model, tuple(group)) for group in others]
+        guiders = {id(group): guider for group, guider in zip([drawn, *others], [self, *self.others], strict=True)}
+        self.places = [(guiders[id(group)], index) for group, index in places]
         self.cache = cache
         self.masks = masks
         self.soft_edge = soft_edge
-        self.count = len(cast)
         self.replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
         self.arrived = False
-        conds = {}
-        for index, member in enumerate(cast):
-            conds[f"positive {index}"] = member.positive
-            conds[f"negative {index}"] = member.negative
-        self.inner_set_conds(conds)
+        self.calls: list[ModelCall] = []
 
-    def inner_sample(
+    def sample(
         self,
         noise: Tensor,
         latent_image: Tensor,
-        device: torch.device,
         sampler: Any,
         sigmas: Tensor,
-        denoise_mask: Tensor | None,
-        callback: Any,
-        disable_pbar: bool,
-        seed: int | None,
-        latent_shapes: Any = None,
+        denoise_mask: Tensor | None = None,
+        callback: Any = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
     ) -> Tensor:
-        """Prepare each character's conditioning as if it were sampled alone, then sample."""
-        all_conds = self.conds
-        scaled = latent_image
-        if torch.count_nonzero(latent_image) > 0:
-            scaled = self.inner_model.process_latent_in(latent_image)
-        pairs = [{kind: all_conds[f"{kind} {i}"] for kind in ("positive", "negative")} for i in range(self.count)]
-        self.characters = [
-            _Character(
-                comfy.samplers.process_conds(
-                    self.inner_model, noise, pair, device, scaled, denoise_mask, seed, latent_shapes=latent_shapes
-                )
-            )
-            for pair in pairs
-        ]
-        self.conds = {}
-        try:
-            return super().inner_sample(
-                noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, latent_shapes
-            )
-        finally:
-            self.conds = all_conds
-            del self.characters
+        """Sample as the host does, while the other MODELs are ready to predict their characters."""
+        run = partial(super().sample, noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+        for other in reversed(self.others):
+            other.set_cfg(self.cfg)
+            levels = sigmas.clone()  # some solvers write into theirs
+            run = partial(other.while_ready, run, noise, latent_image, levels, denoise_mask=denoise_mask, seed=seed)
+        return run()
 
     def outer_predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
@@ -161,11 +110,13 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         hooks = sampler_hooks(model_options, self.model_options)
         prediction = _on_device(call.prediction, x)
         unconditional = None if call.unconditional is None else _on_device(call.unconditional, x)
-        if step >= self.masks.start and self.count:
+        if step >= self.masks.start and self.places:
             self._check_trajectory(call, x)
             prediction, unconditional = self._put_characters_in(
                 x, timestep, prediction, unconditional, step, model_options, len(hooks), seed
             )
+            call = _changed(call, x, prediction, unconditional)
+        self.calls.append(call)
         if unconditional is None:  # no hook was called here when the template was sampled either
             return prediction
         arguments = {"input": x, "sigma": timestep, "cond_scale": self.cfg, "model": self.inner_model}
@@ -209,19 +160,32 @@ class RedenoiseGuider(comfy.samplers.CFGGuider):
         seed: int | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Predict every character on the current latent and composite with the masks of a step (equation 7)."""
-        predictions = []
-        for character in self.characters:
-            self.conds = character.conds
-            options = character.options(model_options, hook_count)
-            predictions.append(super().outer_predict_noise(x, timestep, options, seed))
-        self.conds = {}
+        options = without_last_hooks(model_options, hook_count)
+        predictions, unconditionals = [], []
+        for guider, index in self.places:
+            if self.others:
+                guider.make_current(x)
+            prediction, unconditional = guider.predict(index, x, timestep, options, hook_count > 0, seed)
+            predictions.append(prediction)
+            if unconditional is not None:
+                unconditionals.append(unconditional)
         masks = to_latent_grid(self.masks.at(step), x.shape[-2], x.shape[-1], self.soft_edge)
-        masks = masks.unsqueeze(1).to(x.device)
+        masks = masks.view(len(masks), *[1] * (x.ndim - 2), *masks.shape[-2:]).to(x.device)
         prediction = composite(background, torch.stack(predictions), masks)
-        unconditionals = [character.tap.value for character in self.characters if character.tap.value is not None]
-        if background_unconditional is None or len(unconditionals) < self.count:
+        if background_unconditional is None or len(unconditionals) < len(self.places):
             return prediction, None
         return prediction, composite(background_unconditional, torch.stack(unconditionals), masks)
+
+
+def _changed(call: ModelCall, x: Tensor, prediction: Tensor, unconditional: Tensor | None) -> ModelCall:
+    """The call as this pass made it, kept as the template's was."""
+    stored = {"device": "cpu", "dtype": call.prediction.dtype, "copy": True}
+    return replace(
+        call,
+        prediction=prediction.detach().to(**stored),
+        latent=None if call.latent is None else x.detach().to(**stored),
+        unconditional=None if unconditional is None else unconditional.detach().to(**stored),
+    )
 
 
 def _on_device(stored: Tensor, like: Tensor) -> Tensor:

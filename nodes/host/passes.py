@@ -1,10 +1,10 @@
 """Running the two passes on the host: everything is checked before the first UNet call."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import comfy.model_management
-import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -14,23 +14,14 @@ from torch import Tensor
 from ...core.latent_cache import LatentRecorder, NoisyLatentCache, Recipe
 from ...core.layout import Layout
 from ...core.quoting import quote, quote_all
-from ...core.redenoise import ProgressiveMasks, scaled_kernel
+from ...core.redenoise import ProgressiveMasks, first_step, scaled_kernel
 from ..types import Cast, Conditioning
 from .guiders import RecordingGuider, RedenoiseGuider
+from .latents import check_latents, downscale_ratio, is_picture_of, latent_space, model_family, noise_kind, sigma_range
 from .token_maps import attach_reader
 
 UNREPLAYABLE_SAMPLERS = ("dpm_adaptive",)
 """Samplers whose steps depend on the picture, so that no cached trajectory fits them."""
-
-
-def model_family(model: Any) -> str:
-    """The host's name for a MODEL's architecture, such as SDXL or SD15."""
-    return type(model.model.model_config).__name__
-
-
-def sigma_range(model: Any) -> tuple[float, float]:
-    sampling = model.get_model_object("model_sampling")
-    return float(sampling.sigma_min), float(sampling.sigma_max)
 
 
 def sampler_name_of(sampler: Any) -> str:
@@ -63,24 +54,6 @@ def schedule(model: Any, sampler_name: str, scheduler: str, steps: int, denoise:
     return sampler.sigmas
 
 
-def frame_latent(model: Any, latent: dict[str, Any]) -> Tensor:
-    """The LATENT's tensor with the model's channels; refuses what is not one picture."""
-    samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or samples.ndim != 4:
-        raise ValueError(
-            "The LATENT is not a picture's (batch, channels, height, width); video models are not supported."
-        )
-    if samples.shape[0] != 1:
-        raise ValueError(
-            f"The LATENT holds a batch of {samples.shape[0]} pictures. A cache is one frame: set batch_size to 1; "
-            "the lists of Story Frames run this node once per frame."
-        )
-    samples = comfy.sample.fix_empty_latent_channels(model, samples, latent.get("downscale_ratio_spacial"))
-    if samples.ndim != 4:
-        raise ValueError(f"{model_family(model)} is not an image model of the kind this pack supports (SD1.5, SDXL).")
-    return samples
-
-
 def sample_template(
     model: Any,
     positive: Conditioning,
@@ -94,7 +67,7 @@ def sample_template(
     sampler: Any,
     sampler_name: str,
     sigmas: Tensor,
-    keep_from_step: int,
+    keep_from_step: int | float,
     dtype: torch.dtype,
     keep_maps: bool = False,
 ) -> NoisyLatentCache:
@@ -104,6 +77,7 @@ def sample_template(
     gets the characters' attention maps; the positive must say where it names them (Encode Frame).
     """
     check_sampler(sampler_name)
+    check_guidance("Noisy Latent Cache", negative, cfg, sampler_name)
     steps = len(sigmas) - 1
     if steps < 1:
         raise ValueError("The schedule has no steps: denoise is 0, or the SIGMAS are empty.")
@@ -114,9 +88,10 @@ def sample_template(
             f"The SIGMAS rise from {before:.4g} to {after:.4g} at step {rises[0]}; re-denoising needs a schedule that "
             "only falls."
         )
-    recorder = LatentRecorder(keep_from=float(sigmas[min(keep_from_step, steps - 1)]), dtype=dtype)
+    kept_from = steps - 1 if keep_from_step >= steps else first_step(keep_from_step, steps, "keep_from_step")
+    recorder = LatentRecorder(keep_from=float(sigmas[kept_from]), dtype=dtype)
     guider = RecordingGuider(model, recorder)
-    guider.set_conds(positive, negative)
+    guider.inner_set_conds({"positive": positive, "negative": negative} if negative else {"positive": positive})
     guider.set_cfg(cfg)
     reader = attach_reader(guider, len(samples)) if keep_maps else None
     kept_sigmas = _own(sigmas)  # before sampling: some solvers write into theirs
@@ -128,7 +103,16 @@ def sample_template(
         initial=_own(samples),
         final=final,
         noise_mask=None if noise_mask is None else _own(noise_mask),
-        recipe=Recipe(model_family(model), sigma_range(model), sampler_name, seed, cfg, sampler),
+        recipe=Recipe(
+            model_family(model),
+            latent_space(model),
+            noise_kind(model),
+            sigma_range(model),
+            sampler_name,
+            seed,
+            cfg,
+            sampler,
+        ),
         maps=None if reader is None else reader.of_one_frame(),
     )
 
@@ -139,46 +123,62 @@ def redenoise(
     cache: NoisyLatentCache,
     layout: Layout,
     *,
-    start: int,
+    start: int | float,
     max_kernel: float,
     cfg: float,
     soft_edge: bool,
-) -> Tensor:
-    """Run the schedule again with the characters' identities (equation 8)."""
-    check_fits(model, cache, layout)
+) -> NoisyLatentCache:
+    """Run the schedule again with the characters' identities (equation 8).
+
+    `start` is a step of the schedule or a share of its steps, see `core.redenoise.first_step`. Gives what happened as
+    a cache, whose `final` is the finished frame; another pass can go on from it with other characters.
+    """
     check_sampler(cache.recipe.sampler_name)
     members, rows = present_members(cast, layout)
+    check_fits(model, members, cache, layout)
+    for member in members:
+        check_guidance(f"{layout.label}: {quote(member.name)}", member.negative, cfg, cache.recipe.sampler_name)
     masks = ProgressiveMasks(layout.masks[rows], cache.steps, start, scaled_kernel(max_kernel, *layout.size))
     if not members:
-        return cache.final
-    guider = RedenoiseGuider(model, cache, masks, members, soft_edge)
+        return cache
+    models = drawing_models(model, members)
+    used = model if any(each is model for each in models) else models[0]  # one that draws nobody is not loaded
+    guider = RedenoiseGuider(used, cache, masks, members, soft_edge)
     guider.set_cfg(cfg)
     recipe = cache.recipe
-    return _sample(
-        guider, model, cache.noise, cache.initial, recipe.solver, cache.sigmas.clone(), cache.noise_mask, recipe.seed
+    final = _sample(
+        guider, used, cache.noise, cache.initial, recipe.solver, cache.sigmas.clone(), cache.noise_mask, recipe.seed
+    )
+    return replace(cache, calls=tuple(guider.calls), final=final)
+
+
+def check_guidance(where: str, negative: Conditioning, cfg: float, sampler_name: str) -> None:
+    """Refuse guidance without a negative prompt, which would push away from nothing at all."""
+    if negative or (math.isclose(cfg, 1.0) and not sampler_name.endswith("_cfg_pp")):
+        return
+    raise ValueError(
+        f"{where}: there is no negative prompt, and a guidance scale of {cfg:g} with the sampler {quote(sampler_name)} "
+        "needs one: connect one, or set cfg to 1 and use a sampler without cfg_pp in its name."
     )
 
 
-def check_fits(model: Any, cache: NoisyLatentCache, layout: Layout) -> None:
-    """The identity generator, the cache and the layout must belong together; says which two values differ."""
-    recipe = cache.recipe
-    if model_family(model) != recipe.model_family:
-        raise ValueError(
-            f"{layout.label}: the cache was made with a {recipe.model_family} model, but the identity generator is "
-            f"{model_family(model)}. Use checkpoints of one family for both passes."
-        )
-    here = sigma_range(model)
-    if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(here, recipe.sigma_range, strict=True)):
-        raise ValueError(
-            f"{layout.label}: the cache's model has noise levels {_range(recipe.sigma_range)}, the identity generator "
-            f"{_range(here)}. Patch both MODELs alike (ModelSamplingDiscrete, zsnr)."
-        )
-    ratio = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-    height, width = cache.noise.shape[-2] * ratio, cache.noise.shape[-1] * ratio
-    if layout.size != (height, width):
+def drawing_models(model: Any, members: Cast) -> list[Any]:
+    """The MODEL that draws each member: their own, if they have one."""
+    return [model if member.model is None else member.model for member in members]
+
+
+def check_fits(model: Any, members: Cast, cache: NoisyLatentCache, layout: Layout) -> None:
+    """The MODELs that draw the members, the cache and the layout must belong together; says which two values differ."""
+    models = drawing_models(model, members) or [model]
+    owners = [member.name for member in members] or [""]
+    for each, owner in zip(models, owners, strict=True):
+        whose = "the identity generator" if each is model else f"the MODEL of {quote(owner)}"
+        check_latents(each, cache.recipe, layout.label, whose)
+    ratio, cells = downscale_ratio(models[0]), (cache.noise.shape[-2], cache.noise.shape[-1])
+    if not is_picture_of(layout.size, cells, ratio):
         raise ValueError(
             f"{layout.label}: the masks are {layout.size[1]}x{layout.size[0]}, but the cached picture is "
-            f"{width}x{height}. Make the layout from the picture that this cache decodes to."
+            f"{cells[1] * ratio}x{cells[0] * ratio}. Make the layout from the picture that this cache decodes to."
         )
 
 
@@ -202,10 +202,6 @@ def present_members(cast: Cast, layout: Layout) -> tuple[Cast, list[int]]:
             "Conditioning, or rename the identity."
         )
     return tuple(by_name[layout.names[row]] for row in rows), rows
-
-
-def _range(pair: tuple[float, float]) -> str:
-    return f"{pair[0]:.4g} to {pair[1]:.4g}"
 
 
 def _sample(
@@ -242,10 +238,3 @@ def _sample(
 def _own(tensor: Tensor) -> Tensor:
     """A copy on the CPU that no other node writes into."""
     return tensor.detach().to("cpu", copy=True)
-
-
-def as_latent(samples: Tensor) -> dict[str, Any]:
-    """A LATENT where and as the host wants its intermediates."""
-    management = comfy.model_management
-    dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else torch.float32  # 0.18
-    return {"samples": samples.to(management.intermediate_device(), dtype, copy=True)}

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...core.lora_file import check_lora, lora_pairs
 from ...core.photomaker import ENCODER_ID, FuseModule, split_file, vision_config
 from ...core.quoting import quote
-from ...core.state_dict import named, reading
+from ...core.state_dict import WeightFileError, named, reading
 
 _SDXL_WIDTH = 2048
 _EXPECTED = "photomaker-v1.bin"
@@ -99,17 +99,37 @@ def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str, 
     width = model.model.model_config.unet_config.get("context_dim")
     if width != made_for:
         whose, load = (", as SDXL's are", "an SDXL checkpoint") if made_for == _SDXL_WIDTH else ("", "its own model")
+        if width is None:
+            raise ValueError(
+                f"{quote(name)} is made for a UNet that reads prompts {made_for} wide{whose}; this {family} model has "
+                f"no such UNet. Load {load}."
+            )
         raise ValueError(
             f"{quote(name)} is made for prompts that are {made_for} wide{whose}; this {family} model reads {width}. "
             f"Load {load}."
         )
-    check_lora(lora, _layers(model.model), quote(name), f"this {family} model")
+    _check_layers(lora, _layers(model.model), name, family)
     named_for_host = {
         f"lora_unet_{layer.replace('.', '_')}.lora_{half}.weight": tensor
         for layer, both in lora_pairs(lora, quote(name)).items()
         for half, tensor in zip(("down", "up"), both, strict=True)
     }
     return patch_unet(model, named_for_host, strength, name)
+
+
+def _check_layers(lora: dict[str, Tensor], layers: dict[str, tuple[int, ...] | None], name: str, family: str) -> None:
+    """Refuse a LoRA that does not fit; of a smaller relative of SDXL say how much of it would act."""
+    try:
+        check_lora(lora, layers, quote(name), f"this {family} model")
+    except WeightFileError as error:
+        changed = lora_pairs(lora, quote(name)).keys()
+        if family == "SDXL" or not changed - layers.keys():
+            raise
+        raise WeightFileError(
+            f"PhotoMaker Loader: {family} has {len(changed & layers.keys())} of the {len(changed)} layers that the "
+            f"LoRA in {quote(name)} changes, so the identity would come through in part only: load an SDXL checkpoint. "
+            f"{error}"
+        ) from error
 
 
 def patch_unet(model: Any, lora: dict[str, Tensor], strength: float, name: str) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..types import Conditioning
+from .latents import downscale_ratio, model_family
 
 
 def sample_portraits(
@@ -32,17 +33,18 @@ def sample_portraits(
 ) -> Tensor:
     """Portraits `(count, height, width, 3)`.
 
-    Portrait i starts from the noise of seed + i, so the starting noise does not depend on the batch size.
+    Portrait i starts from the noise of seed + i, so the starting noise does not depend on the batch size. Video models
+    draw videos of one moment, whose pictures are given.
     """
-    latent_format = model.get_model_object("latent_format")
-    ratio = getattr(latent_format, "spacial_downscale_ratio", 8)
-    shape = (1, latent_format.latent_channels, height // ratio, width // ratio)
+    check_vae(model, vae)
+    channels, ratio = model.get_model_object("latent_format").latent_channels, downscale_ratio(model)
+    empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, channels, height // ratio, width // ratio))
     progress = _Progress(model, count, steps)
     images = []
     for first in range(0, count, batch_size):
         comfy.model_management.throw_exception_if_processing_interrupted()
         seeds = [(seed + i) % 2**64 for i in range(first, min(first + batch_size, count))]
-        noise = torch.cat([comfy.sample.prepare_noise(torch.zeros(shape), each) for each in seeds])
+        noise = torch.cat([comfy.sample.prepare_noise(empty, each) for each in seeds])
         samples = comfy.sample.sample(
             model,
             noise,
@@ -57,8 +59,23 @@ def sample_portraits(
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seeds[0],
         )
-        images.append(vae.decode(samples))
+        decoded = vae.decode(samples)
+        images.append(decoded.flatten(0, 1) if decoded.ndim == 5 else decoded)  # a video of one moment is a picture
     return torch.cat(images)
+
+
+def check_vae(model: Any, vae: Any) -> None:
+    """Refuse a VAE that cannot read the MODEL's latents, before the portraits are drawn.
+
+    Raises:
+        ValueError: If it reads another number of channels; the message names both.
+    """
+    drawn, read = model.get_model_object("latent_format").latent_channels, getattr(vae, "latent_channels", None)
+    if read not in (None, drawn):
+        raise ValueError(
+            f"Character Portraits: {model_family(model)} draws latents of {drawn} channels, but the VAE reads {read}: "
+            "connect the VAE of this model."
+        )
 
 
 class _Progress:

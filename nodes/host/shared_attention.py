@@ -21,9 +21,9 @@ from ...core.frame_sharing import FrameSharing, Sharing
 from ...core.quoting import quote, quote_all
 from ...core.story import Story
 from ...core.subject_bank import CallBank, SubjectBank
+from .character_guider import WRAPPER_STATE
 from .frame_calls import FrameCalls, need_own_calls
 from .frame_groups import ROWS, Conds, WholeBatch, groups_of, of_group
-from .guiders import WRAPPER_STATE
 from .passes import sampler_name_of
 from .story_prompts import Named, named_in
 from .token_maps import level_of, new_reader

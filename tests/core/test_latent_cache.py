@@ -29,7 +29,7 @@ def cache(recorder: LatentRecorder) -> NoisyLatentCache:
         initial=blank,
         final=blank,
         noise_mask=None,
-        recipe=Recipe("SDXL", (0.03, 14.6), "euler", 1, 7, None),
+        recipe=Recipe("SDXL", "SDXL", "diffusion", (0.03, 14.6), "euler", 1, 7, None),
     )
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from story_identity.core.layout import exclusive_masks
-from story_identity.core.redenoise import ProgressiveMasks, composite, scaled_kernel, to_latent_grid
+from story_identity.core.redenoise import ProgressiveMasks, composite, first_step, scaled_kernel, to_latent_grid
 
 from tests.closeness import assert_close, largest_difference
 
@@ -57,12 +57,39 @@ def test_an_empty_mask_stays_empty_and_nobody_is_fine():
     [
         (10, 10, 5, "start is 10, but the schedule has 10 steps: use 0 to 9"),
         (-1, 10, 5, "start is -1"),
+        (-0.5, 10, 5, "start is -0.5: use a share"),
+        (
+            2.5,
+            10,
+            5,
+            "start is 2.5: use a share of the steps below 1, such as 0.2, or the number of a step, such as 10",
+        ),
+        (float("nan"), 10, 5, "start is nan"),
+        (float("inf"), 10, 5, "start is inf"),
         (2, 10, -1, "largest mask kernel is -1"),
     ],
 )
 def test_a_range_outside_the_schedule_is_refused(start, steps, kernel, message):
     with pytest.raises(ValueError, match=message):
         ProgressiveMasks(blobs(0), steps, start, kernel)
+
+
+@pytest.mark.parametrize("steps", range(1, 60))
+def test_every_share_of_every_schedule_is_a_step_of_it_and_grows(steps):
+    found = [first_step(share / 100, steps) for share in range(100)]
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (0, steps - 1)
+    for share, step in enumerate(found):
+        assert abs(step - share / 100 * steps) <= 0.5 or step == steps - 1
+
+
+def test_a_share_is_rounded_to_a_step_and_a_whole_number_is_the_step():
+    assert [first_step(0.2, steps) for steps in (1, 2, 4, 8, 20, 28, 50)] == [0, 0, 1, 2, 4, 6, 10]
+    assert [first_step(start, 50) for start in (0, 0.0, 1, 1.0, 10, 10.0, 49)] == [0, 0, 1, 1, 10, 10, 49]
+    masks = blobs(0)
+    by_share, by_step = ProgressiveMasks(masks, 50, 0.2, 9), ProgressiveMasks(masks, 50, 10, 9)
+    assert by_share.start == by_step.start == 10
+    assert all(torch.equal(by_share.at(step), by_step.at(step)) for step in range(50))
 
 
 def test_a_step_outside_the_schedule_is_refused():
@@ -102,6 +129,14 @@ def test_composition_selects_bit_for_bit():
         assert torch.equal(result[..., where], characters[index][..., where])
     outside = ~masks.any(dim=0)[0, 0]
     assert torch.equal(result[..., outside], background[..., outside])
+
+
+def test_a_video_of_one_moment_is_composited_as_its_picture_is():
+    background, characters, masks = layers()
+    for each in (masks, masks.double() * 0.3):
+        picture = composite(background, characters, each)
+        video = composite(background.unsqueeze(2), characters.unsqueeze(3), each.unsqueeze(3))
+        assert torch.equal(video, picture.unsqueeze(2))
 
 
 def test_soft_composition_agrees_with_hard_and_with_the_formula():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from story_identity.core.attention import SubjectBank
+from story_identity.core.subject_bank import SubjectBank
 from story_identity.headless import cli
 from story_identity.headless.joint_drawing import JointDrawing, open_drawing
 from story_identity.headless.run import run_story

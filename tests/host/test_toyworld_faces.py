@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from story_identity.core.attention import SubjectBank
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
+from story_identity.core.subject_bank import SubjectBank
 from story_identity.core.toyworld.models import LATENT_CHANNELS, PICTURE_SIDE, WEIGHTS
 from story_identity.headless.joint_drawing import open_drawing
 from story_identity.headless.reference_faces import load_reader

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from story_identity.core.attention import SubjectBank
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
+from story_identity.core.subject_bank import SubjectBank
 from story_identity.core.toyworld import models
 from story_identity.headless import sampling
 from story_identity.headless.identity_generator import identity_generator, load_photomaker

@@ -239,7 +239,7 @@ def cascade_latent(height: int, width: int, batch: int) -> Latent:
 
 def _of_unets() -> Iterator[Family]:
     def family(name: str, build: Callable[[int], ModelPatcher], width: int, pooled: int | None = None) -> Family:
-        return Family(name, build, width, four_channels, pooled=pooled, flow=False)
+        return Family(name, build, width, four_channels, pooled=pooled, flow=False, side=64)
 
     v_without_end = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
     yield family("SD1.5", unet(host.SD15, setting.SD15), 768)

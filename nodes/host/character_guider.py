@@ -1,0 +1,205 @@
+"""Guiders that predict characters, each as if they were sampled alone, with one MODEL or with several.
+
+Everything is prepared by the host's own sampling: a MODEL's wrappers, hooks, patches, ControlNets and injections act on
+its characters as they do under the stock KSampler, and on nobody else.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..types import Cast
+
+PostCfgHook = Callable[[dict[str, Any]], Tensor]
+_HOOKS = "sampler_post_cfg_function"
+_READS_UNCONDITIONAL = "disable_cfg1_optimization"
+WRAPPER_STATE = ("easycache",)
+"""Transformer options in which core wrappers (EasyCache, LazyCache) remember the last call; not to be shared."""
+_REFERENCE_MEMORY = "KV_Attn_Input"
+"""The class of core's patch (Flux KV Cache) that remembers the reference pictures of the first call."""
+
+
+def sampler_hooks(model_options: dict[str, Any], own: dict[str, Any]) -> list[PostCfgHook]:
+    """The post-CFG hooks that the sampler added to the model's own: CFG++ samplers read the unconditional there.
+
+    The host appends, so what stands after the model's own is the sampler's.
+    """
+    return model_options.get(_HOOKS, [])[len(own.get(_HOOKS, [])) :]
+
+
+def without_last_hooks(model_options: dict[str, Any], count: int) -> dict[str, Any]:
+    """The options without the sampler's `count` hooks."""
+    return {**model_options, _HOOKS: model_options[_HOOKS][:-count]} if count else model_options
+
+
+class UnconditionalTap:
+    """A post-CFG hook that remembers the unconditional prediction of the call."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        self.value = args["uncond_denoised"]
+        return args["denoised"]
+
+    def added_to(self, model_options: dict[str, Any]) -> dict[str, Any]:
+        return {**model_options, _HOOKS: [*model_options.get(_HOOKS, []), self]}
+
+
+class Character:
+    """What one character keeps between calls: prepared prompts, the last unconditional, what patches remember."""
+
+    def __init__(self, conds: dict[str, Any]) -> None:
+        self.conds = conds
+        self.tap = UnconditionalTap()
+        self._state: dict[str, Any] | None = None
+        self._references: dict[int, Any] = {}
+
+    def options(self, model_options: dict[str, Any], with_tap: bool) -> dict[str, Any]:
+        """The call's options with this character's own wrapper state and, if asked for, the tap."""
+        transformer = model_options.get("transformer_options", {})
+        if self._state is None:
+            self._state = {key: copy.deepcopy(transformer[key]) for key in WRAPPER_STATE if key in transformer}
+        if self._state:
+            model_options = {**model_options, "transformer_options": {**transformer, **self._state}}
+        return self.tap.added_to(model_options) if with_tap else model_options
+
+    @contextmanager
+    def own_references(self, model_options: dict[str, Any]) -> Iterator[None]:
+        """Meanwhile the patches that remember reference pictures remember this character's."""
+        patches = model_options.get("transformer_options", {}).get("patches", {}).get("attn1_patch", [])
+        memories = [patch for patch in patches if type(patch).__name__ == _REFERENCE_MEMORY]
+        before = [patch.cache for patch in memories]
+        for number, patch in enumerate(memories):
+            patch.cache = self._references.get(number, {})
+        try:
+            yield
+        finally:
+            self._references = {number: patch.cache for number, patch in enumerate(memories)}
+            for patch, kept in zip(memories, before, strict=True):
+                patch.cache = kept
+
+
+class CharacterGuider(comfy.samplers.CFGGuider):
+    """Predicts characters with one MODEL; while it samples, `predict` answers for each of its members.
+
+    Args:
+        model_patcher: The MODEL.
+        members: The characters that it draws; may be empty. A member without negative prompt needs a scale of 1.
+    """
+
+    def __init__(self, model_patcher: Any, members: Cast) -> None:
+        super().__init__(model_patcher)
+        self.members = members
+        conds = {}
+        for index, member in enumerate(members):
+            conds[f"positive {index}"] = member.positive
+            if member.negative:
+                conds[f"negative {index}"] = member.negative
+        self.inner_set_conds(conds)
+
+    def inner_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        device: torch.device,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: Any,
+        disable_pbar: bool,
+        seed: int | None,
+        latent_shapes: Any = None,
+    ) -> Tensor:
+        """Prepare each character's conditioning as if it were sampled alone, then sample."""
+        all_conds = self.conds
+        scaled = latent_image
+        if torch.count_nonzero(latent_image) > 0:
+            scaled = self.inner_model.process_latent_in(latent_image)
+        pairs = [
+            {kind: all_conds[f"{kind} {i}"] for kind in ("positive", "negative") if f"{kind} {i}" in all_conds}
+            for i in range(len(self.members))
+        ]
+        self.characters = [
+            Character(
+                comfy.samplers.process_conds(
+                    self.inner_model, noise, pair, device, scaled, denoise_mask, seed, latent_shapes=latent_shapes
+                )
+            )
+            for pair in pairs
+        ]
+        self.conds = {}
+        try:
+            return super().inner_sample(
+                noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, latent_shapes
+            )
+        finally:
+            self.conds = all_conds
+            del self.characters
+
+    def predict(
+        self, index: int, x: Tensor, timestep: Tensor, model_options: dict[str, Any], with_tap: bool, seed: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One member's guided prediction and, with `with_tap`, the last unconditional that the model gave for them."""
+        character = self.characters[index]
+        options = character.options(model_options, with_tap)
+        self.conds = character.conds
+        with character.own_references(options):
+            prediction = comfy.samplers.CFGGuider.outer_predict_noise(self, x, timestep, options, seed)
+        self.conds = {}
+        return prediction, character.tap.value
+
+    def make_current(self, x: Tensor) -> None:
+        """Bring this MODEL's weights back: another may have taken their room, or have a LoRA on a network of both."""
+        rows = [2 * x.shape[0], *x.shape[1:]]
+        comfy.model_management.load_models_gpu(
+            [self.model_patcher, *self.loaded_models], memory_required=self.inner_model.memory_required(rows)
+        )
+        self.inner_model.current_patcher = self.model_patcher
+
+
+class OwnModelGuider(CharacterGuider):
+    """Predicts the characters that bring a MODEL of their own, next to the guider that samples."""
+
+    def while_ready(
+        self, run: Callable[[], Tensor], noise: Tensor, latent: Tensor, sigmas: Tensor, **more: Any
+    ) -> Tensor:
+        """Prepare all as for a sampling with this MODEL, run something, and clean up; gives what `run` gives."""
+        sampler = _Ready(run)
+        self.sample(noise, latent, sampler, sigmas, disable_pbar=True, **more)
+        return sampler.result
+
+    def predict(
+        self, index: int, x: Tensor, timestep: Tensor, model_options: dict[str, Any], with_tap: bool, seed: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As above, with this MODEL's own options; of the sampler's only whether it reads the unconditional."""
+        options = self.options
+        if model_options.get(_READS_UNCONDITIONAL, False):
+            options = {**options, _READS_UNCONDITIONAL: True}
+        return super().predict(index, x, timestep, options, with_tap, seed)
+
+
+class _Ready(comfy.samplers.Sampler):
+    """A sampler that runs something in place of sampling, once its guider is prepared."""
+
+    def __init__(self, run: Callable[[], Tensor]) -> None:
+        self._run = run
+
+    def sample(
+        self,
+        model_wrap: OwnModelGuider,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        *_: Any,
+    ) -> Tensor:
+        model_wrap.options = extra_args["model_options"]
+        self.result = self._run()
+        return noise
