@@ -81,7 +81,11 @@ class RunSettings(TogetherSettings):
     width: int = setting(1024, "Width of the frames in pixels.", 8, 8192)
     height: int = setting(1024, "Height of the frames in pixels.", 8, 8192)
     seed: int = setting(
-        0, "Frame n starts from this plus n - 1 unless the story gives it a seed; portraits count on.", 0, 2**64 - 1
+        0,
+        "Frame n starts from this plus n - 1 unless the story gives it a seed; portraits count on. With --together one "
+        "noise for all frames.",
+        0,
+        2**64 - 1,
     )
     steps: int = setting(50, "Sampling steps (the paper's T).", 1)
     start: int = setting(10, "The step at which re-denoising begins (10 of 50 is the paper's t' = 40).", 0)

@@ -17,7 +17,13 @@ class Entry(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-_BOUNDS = {"ge": "{} or more", "gt": "above {}", "le": "at most {}", "lt": "under {}", "min_length": "at least {} long"}
+_BOUNDS = {
+    "ge": "{} or more",
+    "gt": "above {}",
+    "le": "at most {}",
+    "lt": "under {}",
+    "min_length": "a list of {} or more",
+}
 """Bounds as pydantic has them, in words."""
 
 

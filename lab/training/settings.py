@@ -95,7 +95,9 @@ class TrainingSettings(LoopSettings, Settings):
     frames: int = setting(4, "Pictures of a group that are seen together.", ge=1, le=2**12)
     accumulate: int = steps_setting(1, "How many times that per optimizer step (gradient accumulation).")
     learning_rate: float = setting(1e-4, "The highest learning rate.", gt=0)
-    schedule: Literal["constant_with_warmup", "cosine"] = setting("constant_with_warmup", "The learning rate's.")
+    schedule: Literal["constant_with_warmup", "cosine"] = setting(
+        "constant_with_warmup", "How the learning rate goes on."
+    )
     warm_up: int = steps_setting(100, "Steps until the learning rate is reached.", 0)
     precision: Literal["no", "fp16", "bf16"] = setting("no", "Mixed precision.")
     gradient_checkpointing: bool = setting(False, "Less memory, about a quarter more time.")

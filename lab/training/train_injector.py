@@ -39,7 +39,6 @@ PLUS_FACE, FACEID_PLUS = "plus-face", "FaceID-Plus"
 class InjectorSettings(TrainingSettings):
     """The settings of the injector's training. Sizes that are not given are those of plus-face for SD1.5."""
 
-    frames: int = setting(4, "Pictures of a group, each of which has another one as its reference.", ge=2, le=2**12)
     adapter: Literal["plus-face", "FaceID-Plus"] = setting(PLUS_FACE, "FaceID-Plus needs face_models as well.")
     image_encoder: str = setting(
         "", 'A folder of CLIP\'s image encoder (CLIPVisionModelWithProjection), or "toyworld".'
@@ -62,6 +61,11 @@ class InjectorSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _check_parts(self) -> "InjectorSettings":
+        if self.frames < 2:
+            raise ValueError(
+                f"frames is {self.frames}; each picture's reference is another one of its group, so 2 or more are "
+                "needed, in stage 1 too."
+            )
         if not self.image_encoder:
             raise ValueError("image_encoder is not given; every adapter reads the hidden states of one.")
         if self.adapter == FACEID_PLUS and not self.face_models:

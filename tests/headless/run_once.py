@@ -15,7 +15,9 @@ def main():
 
 
 def say(*words):
-    print(*words, flush=True)
+    """One write per line, so that lines of several processes do not mix, also where output is not buffered."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

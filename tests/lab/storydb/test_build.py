@@ -272,7 +272,7 @@ def test_wrong_folders_are_refused(own_pictures, tmp_path, small_settings, measu
         ({"least": 1, "most": 8}, "least is 1; it must be 2 or more and at most 1000000"),
         ({"identity": 1.5}, "identity is 1.5; it must be -1 or more and at most 1"),
         ({"form": "zip"}, "tar, folder"),
-        ({"words": ()}, "words is .*; it must be at least 1 long"),
+        ({"words": ()}, "words is .*; it must be a list of 1 or more"),
     ],
 )
 def test_settings_out_of_range(changes, message):
