@@ -36,8 +36,8 @@ class StoryNode(io.ComfyNode):
                     "story_file",
                     options=story_files(),
                     default=TYPED_IN,
-                    tooltip="A JSON story in ComfyUI's input folder, in the format of this pack or of "
-                    "ConsiStory-Human; or the text below. With a file, all fields below are ignored.",
+                    tooltip="A JSON story in ComfyUI's input folder, in this pack's or ConsiStory-Human's format; or "
+                    "the text below. With a file, all fields below are ignored.",
                 ),
                 io.String.Input(
                     "characters",
