@@ -30,7 +30,7 @@ def check_continuing(folder: RunFolder, story: Story, settings: RunSettings) -> 
     if manifest is None:
         return
     new = folder.describe(story, settings)
-    found = differences(_with_defaults(manifest["settings"]), new["settings"], "settings")
+    found = differences(_with_defaults(manifest["settings"]), _with_defaults(new["settings"]), "settings")
     for part in ("characters", "frames"):
         if len(new[part]) < len(manifest[part]):
             found.append(f"there were {len(manifest[part])} {part}, now there are {len(new[part])}")

@@ -23,6 +23,9 @@ _KINDS: Mapping[str, str] = {name: "folder" if name in _FOLDERS else "file" for 
 _PLACES = (*_FILES, "detector", "loras", "identities")
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
+_MEANT: Mapping[str, Any] = {"prompt": FRAME}
+"""What a manifest means that does not mention a setting: those of the first version still describe their runs."""
+
 TOYWORLD_SETTINGS: Mapping[str, Any] = {
     "checkpoint": TOYWORLD,
     "photomaker": TOYWORLD,
@@ -220,7 +223,7 @@ class RunSettings:
                 record[each.name] = [{**_record_file(path), "strength": strength} for path, strength in value]
             elif each.name == "identities":
                 record[each.name] = {name: _record_file(path) for name, path in value}
-            elif each.name not in _UNRECORDED:
+            elif each.name not in _UNRECORDED and value != _MEANT.get(each.name):
                 record[each.name] = value
         return record
 
