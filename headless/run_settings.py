@@ -27,6 +27,9 @@ _PAIRS = ("loras", "identities", "references")
 _PLACES = (*_FILES, "detector", *_PAIRS)
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
+_MEANT: Mapping[str, Any] = {"prompt": FRAME}
+"""What a manifest means that does not mention a setting: those of the first version still describe their runs."""
+
 TOYWORLD_SETTINGS: Mapping[str, Any] = {
     "checkpoint": TOYWORLD,
     "photomaker": TOYWORLD,
@@ -247,7 +250,7 @@ class RunSettings(TogetherSettings):
                 record[each.name] = {name: _record_file(path) for name, path in value}
             elif each.name == "references":
                 record[each.name] = [{"character": name, **_record_file(path)} for name, path in value]
-            elif each.name not in _UNRECORDED:
+            elif each.name not in _UNRECORDED and value != _MEANT.get(each.name):
                 record[each.name] = value
         return record
 

@@ -9,6 +9,7 @@ from story_identity.core.redenoise import ProgressiveMasks, scaled_kernel, to_la
 from story_identity.core.story import Story
 from story_identity.headless import cli
 from story_identity.headless.run_folder import describe_frame, story_of
+from story_identity.headless.run_settings import settings_of
 from story_identity.headless.studio import open_studio
 from typer.testing import CliRunner
 
@@ -68,6 +69,15 @@ def test_the_style_goes_with_the_description_through_a_manifest(toyworld_folder)
             assert text == f"at night, {each.character.description}"
         assert frame.style_prefix == other.style_prefix
     assert "style_prefix" not in describe_frame(story().frames[0])  # as the first version wrote it
+
+
+def test_a_manifest_mentions_the_prompt_only_if_it_is_not_the_frames(toyworld_folder):
+    plain, described = (settings(toyworld_folder, prompt=prompt) for prompt in ("frame", "character"))
+    assert plain.record() == {key: value for key, value in described.record().items() if key != "prompt"}
+    assert described.record()["prompt"] == "character"
+    for chosen in (plain, described):
+        manifest = json.loads(json.dumps({"settings": chosen.record(), "places": chosen.places()}))
+        assert settings_of(manifest) == chosen
 
 
 def test_what_cannot_be_read_is_refused_before_anything_is_drawn(toyworld_folder):

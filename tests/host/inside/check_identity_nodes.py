@@ -225,6 +225,24 @@ def check_only_the_class_words_token_changes():
     assert fused.shape[1] > 77
 
 
+def check_the_description_alone_is_encoded_if_it_is_to_be():
+    _, clip, _ = setting.stand_in_sdxl()
+    encoder = pm.PhotoMakerEncoder(weights()[0])
+    people = [{"name": "Mira", "word": "woman", "description": "a young woman with short red hair"}]
+    styled = Story.parse({"characters": people, "style": "watercolor", "frames": ["the woman waits in the rain"]})
+    for told, description in ((story("Mira waits for Ben"), ""), (styled, "watercolor, ")):
+        given = (clip, encoder, identity(), told.frames[0])
+        [[found, _]] = IdentityConditioningNode.execute(*given, prompt="character").result[0]
+        text = f"{description}a young woman with short red hair"
+        [[expected, _]] = IdentityConditioningNode.execute(*given[:3], None, text, "woman").result[0]
+        assert torch.equal(found, expected)
+        [[by_frame, _]] = IdentityConditioningNode.execute(*given, prompt="frame").result[0]
+        assert torch.equal(by_frame, IdentityConditioningNode.execute(*given).result[0][0][0])
+        assert not torch.equal(found, by_frame)
+    absent = story("Ben waits").frames[0]
+    assert IdentityConditioningNode.execute(*given[:3], absent, prompt="character").result[0] == []
+
+
 def check_conditioning_without_a_frame_needs_the_word():
     _, clip, _ = setting.stand_in_sdxl()
     encoder = pm.PhotoMakerEncoder(weights()[0])
