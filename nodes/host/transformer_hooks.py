@@ -98,9 +98,8 @@ class _Shape:
 
     @classmethod
     def of(cls, model: Any, x: Tensor, context: Tensor | None, more: dict[str, Any]) -> "_Shape":
-        network = getattr(
-            model.diffusion_model, "_orig_mod", model.diffusion_model
-        )  # torch.compile puts its own around it
+        network = model.diffusion_model
+        network = getattr(network, "_orig_mod", network)  # torch.compile puts its own module around it
         family = known_network(network)
         assert family is not None
         patch, multiple = getattr(network, family.patch), getattr(network, "pad_tokens_multiple", None) or 1
