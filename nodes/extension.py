@@ -1,9 +1,8 @@
 """The list of nodes, and what the pack registers with ComfyUI."""
 
-import logging
 from typing import Any
 
-from comfy_api.latest import ComfyAPI, ComfyExtension, io
+from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .host.folders import register_folders
@@ -11,19 +10,11 @@ from .host.folders import register_folders
 
 class StoryIdentityExtension(ComfyExtension):
     async def on_load(self) -> None:
-        """Prepare workflows for Collect Frames, and let finished frames outlive a run.
+        """Prepare workflows for Collect Frames, and let a user see and forget what it keeps."""
+        from .host.result_cache import add_routes
 
-        ComfyUI has the interface for the latter since 0.17.
-        """
         PromptServer.instance.add_on_prompt_handler(_prepared)
-        try:
-            from .host.result_cache import add_routes, frame_results
-        except ImportError:
-            logging.info("StoryIdentity: this ComfyUI keeps no finished frames from run to run; 0.17 or newer does.")
-            return
-        results = frame_results()
-        await ComfyAPI().caching.register_provider(results)
-        add_routes(results)
+        add_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()

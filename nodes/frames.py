@@ -5,19 +5,24 @@ from typing import Any
 from comfy_api.latest import get_progress_state, io
 from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
 from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds
 from ..core.frame_text import frame_as_text, frame_from_text
 from ..core.story import Story
-from .host.expansion import CONSTANT, KEEP_BOTH, KEEPS, LIST, MARK, VALUE, FrameToRun, expand
+from .host.expansion import ABOUT, CONSTANT, KEEP_BOTH, KEEPS, LIST, MARK, VALUE, About, FrameToRun, expand
 from .host.loops import VALUES, Graph
+from .host.node_text import show_text
+from .host.result_cache import frame_results
+from .host.result_keys import key_of
 from .host.sources import sources_digest
 from .types import StoryFrameSocket, StorySocket
 
 RUN = "StoryIdentityRunFrames"
 """The id of the node that Collect Frames becomes, which waits for the story."""
+
+_FOUND = "found"
+"""Where a Frame Value's node has a value that was kept, from the moment it is found until it is passed on."""
 
 
 class EachFrameNode(io.ComfyNode):
@@ -228,7 +233,7 @@ class FrameConstantNode(io.ComfyNode):
 
 
 class FrameValueNode(io.ComfyNode):
-    """A value between two copies; what makes it runs only if the value is not known."""
+    """A value between two copies; what makes it runs only if the value is not kept from an earlier run."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -242,22 +247,40 @@ class FrameValueNode(io.ComfyNode):
             ],
             outputs=[io.AnyType.Output(is_output_list=True)],
             hidden=[io.Hidden.dynprompt],
+            is_input_list=True,
             is_dev_only=True,
         )
 
     @classmethod
     def check_lazy_status(cls, **_: Any) -> list[str]:
-        """Ask for the value; ComfyUI has looked for this node's own result before."""
-        return ["value"]
+        """Ask for the value if it is not kept; a kept one waits in the node of this run."""
+        node, key = cls._node()
+        kept = frame_results().get(key, node[ABOUT].on_disk) if key and node[ABOUT].keep else None
+        if kept is None:
+            return ["value"]
+        node[_FOUND] = kept
+        return []
 
     @classmethod
-    def execute(cls, files: str = "", **values: Any) -> io.NodeOutput:
-        """Pass the value on; of an empty list there is none."""
+    def execute(cls, value: list[Any], files: list[str] | None = None) -> io.NodeOutput:
+        """Pass the value on, and keep it."""
+        node, key = cls._node()
+        about: About = node[ABOUT]
+        if about.collect:
+            _show_progress(about.collect, about.frame, about.frames)
+        if _FOUND in node:
+            return io.NodeOutput(node.pop(_FOUND))
+        if key and about.keep:
+            frame_results().put(key, value, about.on_disk)
+        return io.NodeOutput(value)
+
+    @classmethod
+    def _node(cls) -> tuple[dict[str, Any], str | None]:
+        """The node that is running, and the key of its result."""
         context = get_executing_context()
-        progress = cls.hidden.dynprompt.get_node(context.node_id).get("_meta", {}) if context else {}
-        if "of" in progress:
-            _show_progress(progress["collect"], progress["frame"], progress["of"])
-        return io.NodeOutput([values["value"]] if values else [])
+        assert context is not None
+        dynprompt = cls.hidden.dynprompt
+        return dynprompt.get_node(context.node_id), key_of(_graph(dynprompt), context.node_id)
 
 
 class FrameListNode(io.ComfyNode):
@@ -289,4 +312,4 @@ def _graph(dynprompt: Any) -> Graph:
 def _show_progress(node_id: str, frame: int, frames: int) -> None:
     """Say on a node how far it is."""
     get_progress_state().update_progress(node_id, frame, frames)
-    PromptServer.instance.send_progress_text(f"frame {frame} of {frames}", node_id)
+    show_text(f"frame {frame} of {frames}", node_id)

@@ -31,10 +31,26 @@ MARK = "storyidentity"
 """How the id of every copy begins."""
 
 
-class Kept:
-    """The last part of a copy's id, which says what may be kept of its results."""
+ABOUT = "about"
+"""Where a Frame Value's node has what is no input, and so in no key."""
 
-    DISK, MEMORY, SHOWN = "~disk", "~memory", "~shown"
+
+class About(NamedTuple):
+    """What a Frame Value has to know: where it may be kept, and, if it is what a frame comes to, how far the loop is.
+
+    Args:
+        keep: Whether it may be kept at all.
+        on_disk: Whether it may be kept on the disk too.
+        collect: The id of Collect Frames; empty for values within the loop.
+        frame: Which of the frames it is, from 1.
+        frames: How many there are.
+    """
+
+    keep: bool
+    on_disk: bool
+    collect: str
+    frame: int
+    frames: int
 
 
 class FrameToRun(NamedTuple):
@@ -70,7 +86,7 @@ def expand(graph: Graph, loop: Loop, frames: Sequence[FrameToRun], keep: str, fi
     times: dict[str, int] = {}
     for position, frame in enumerate(frames, start=1):
         times[frame.text] = times.get(frame.text, 0) + 1
-        progress = {"collect": loop.collect, "frame": position, "of": len(frames)}
+        progress = loop.collect, position, len(frames)
         copies = _Copies(graph, loop, frame, times[frame.text], keep, files, progress)
         made.update(copies.nodes())
         for name, link in loop.ends.items():
@@ -87,7 +103,14 @@ class _Copies:
     """The copies of one frame's nodes; their ids follow the frame's text, so that they are the same in every run."""
 
     def __init__(
-        self, graph: Graph, loop: Loop, frame: FrameToRun, time: int, keep: str, files: str, progress: dict[str, Any]
+        self,
+        graph: Graph,
+        loop: Loop,
+        frame: FrameToRun,
+        time: int,
+        keep: str,
+        files: str,
+        progress: tuple[str, int, int],
     ) -> None:
         self._graph, self._loop, self._frame, self._keep = graph, loop, frame, keep
         self._files, self._progress = files, progress
@@ -111,8 +134,9 @@ class _Copies:
             if origin in self._loop.body:
                 is_result = (origin, slot) in self._results
                 inputs = {"value": [self._copy(origin), slot], **({"files": self._files} if is_result else {})}
-                meta = {"_meta": self._progress} if is_result else {}
-                yield self._value((origin, slot)), self._node(VALUE, inputs, self._loop.collect) | meta
+                about = About(self._keep != KEEP_NOTHING, is_result and self._keep == KEEP_BOTH, *self._progress)
+                node = self._node(VALUE, inputs, self._loop.collect)
+                yield self._value((origin, slot)), {**node, ABOUT: about if is_result else about._replace(collect="")}
 
     def value(self, link: Link) -> Any:
         """What a consumer of a link gets in this frame: a link to the value, or a constant."""
@@ -140,13 +164,10 @@ class _Copies:
         return f"{self._prefix}{EACH}"
 
     def _copy(self, node_id: str) -> str:
-        keeps = node_id in self._loop.shown and self._graph.kind(node_id) != SAVE and self._keep != KEEP_NOTHING
-        return f"{self._prefix}{node_id}{Kept.SHOWN if keeps else ''}"
+        return f"{self._prefix}{node_id}"
 
     def _value(self, link: Link) -> str:
-        on_disk = link in self._results and self._keep == KEEP_BOTH
-        kept = "" if self._keep == KEEP_NOTHING else Kept.DISK if on_disk else Kept.MEMORY
-        return f"{self._prefix}{link[0]}~{link[1]}{kept}"
+        return f"{self._prefix}{link[0]}~{link[1]}"
 
     @staticmethod
     def _node(kind: str, inputs: dict[str, Any], shown_on: str) -> dict[str, Any]:

@@ -1,16 +1,16 @@
-"""Results of frames, kept from run to run: a cache provider of ComfyUI's public interface (since 0.17).
+"""Results of frames, kept from run to run.
 
-ComfyUI drops a result that is not of the workflow it was sent, as those of copies are, once another story runs. This
-keeps them, bounded, in memory, and what arrives at Collect Frames also on the disk. The key is ComfyUI's: a digest of
-all that a result depends on. Nothing is kept of any node but the copies that `expansion` makes.
+ComfyUI drops a result that is not of the workflow it was sent, as those of copies are, once another story runs. Here
+they are kept, bounded, in memory, and what arrives at Collect Frames also on the disk. Nothing is kept of any node but
+the copies that `expansion` makes.
 """
 
-import asyncio
 import hashlib
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,14 +21,11 @@ import folder_paths
 import psutil
 import torch
 from aiohttp import web
-from comfy_api.latest import Caching
 from comfyui_version import __version__ as comfyui_version
 from server import PromptServer
 
 from ...core.kept_values import is_storable, load_value, save_value, size_of
 from ...core.quoting import printable, quote
-from .expansion import MARK, Kept
-from .loops import COLLECT
 
 MEMORY_VARIABLE, DISK_VARIABLE = "STORY_IDENTITY_MEMORY_GIB", "STORY_IDENTITY_DISK_GIB"
 """Environment variables: how much may be kept in memory and on the disk; 0 switches it off."""
@@ -53,8 +50,8 @@ _ARGUMENTS = (
 )
 """Parts of the names of ComfyUI's arguments by which a result may change in its last bits."""
 
-Value = tuple[list[Any], Any]
-"""The outputs of a node, and what it shows."""
+Value = list[Any]
+"""The values of a node's output: one, or more where the output is a list."""
 
 
 class KeptInMemory:
@@ -112,22 +109,20 @@ class KeptOnDisk:
         if self._limit <= 0 or not path.is_file():
             return None
         try:
-            outputs = load_value(path)
+            value = load_value(path)
             os.utime(path)
         except (OSError, ValueError) as problem:
             logging.warning("Collect Frames: %s The frame is made again.", printable(str(problem)))
             path.unlink(missing_ok=True)
             return None
-        return outputs, None
+        return value
 
-    def put(self, key: str, value: Value) -> None:
+    def put(self, key: str, value: Value, size: int) -> None:
         path = self._path(key)
-        if self._limit <= 0 or value[1] is not None or not is_storable(value[0]) or path.is_file():
-            return
-        if (size_of(value[0]) or 0) > self._limit:
+        if size > self._limit or not is_storable(value) or path.is_file():
             return
         try:
-            save_value(path, value[0])
+            save_value(path, value)
         except OSError as problem:
             logging.warning("Collect Frames: a finished frame is not kept on the disk. %s", printable(str(problem)))
             return
@@ -160,38 +155,25 @@ class KeptOnDisk:
         return self._folder / key[:2] / f"{key}.safetensors"
 
 
-class FrameResults(Caching.CacheProvider):
-    """What ComfyUI asks before it runs a copy, and gives the result to afterwards."""
+class FrameResults:
+    """What frames came to, by the keys of `result_keys`."""
 
     def __init__(self, memory: KeptInMemory, disk: KeptOnDisk) -> None:
         self.memory, self.disk = memory, disk
 
-    def should_cache(self, context: Caching.CacheContext, value: Caching.CacheValue | None = None) -> bool:
-        """Whether results of a node may be kept: it is a copy. Lookups are for all of a loop, to let stores begin."""
-        if value is None:
-            return context.node_id.startswith(f"{MARK}~") or context.class_type == COLLECT
-        return _kept(context.node_id) is not None
+    def get(self, key: str, on_disk: bool) -> Value | None:
+        """The values of a node's output, one or more; None if they are not kept."""
+        found = self.memory.get(key)
+        return self.disk.get(_durable(key)) if found is None and on_disk else found
 
-    async def on_lookup(self, context: Caching.CacheContext) -> Caching.CacheValue | None:
-        # ComfyUI stores in tasks of their own, which begin when its loop gets a turn. With nodes that are not
-        # asynchronous it gets none, and at the end of a run, or when it is interrupted, tasks that wait are dropped.
-        await asyncio.sleep(0)
-        kept = _kept(context.node_id)
-        if kept is None:
-            return None
-        found = self.memory.get(context.cache_key_hash)
-        if found is None and kept == Kept.DISK:
-            found = self.disk.get(_durable(context.cache_key_hash))
-        return None if found is None else Caching.CacheValue(outputs=found[0], ui=found[1])
-
-    async def on_store(self, context: Caching.CacheContext, value: Caching.CacheValue) -> None:
-        kept, size = _kept(context.node_id), size_of([value.outputs, value.ui])
-        if kept is None or size is None:
+    def put(self, key: str, value: Value, on_disk: bool) -> None:
+        """Keep the values of a node's output, if they are such as may be kept."""
+        size = size_of(value)
+        if size is None:
             return
-        kept_value: Value = (list(value.outputs), value.ui)
-        self.memory.put(context.cache_key_hash, kept_value, size, is_result=kept != Kept.MEMORY)
-        if kept == Kept.DISK:
-            self.disk.put(_durable(context.cache_key_hash), kept_value)
+        self.memory.put(key, value, size, is_result=on_disk)
+        if on_disk:
+            self.disk.put(_durable(key), value, size)
 
     def clear(self) -> None:
         """Forget everything, in memory and on the disk."""
@@ -199,19 +181,22 @@ class FrameResults(Caching.CacheProvider):
         self.disk.clear()
 
 
+@cache
 def frame_results() -> FrameResults:
-    """The cache as the environment wants it.
+    """The results of this process, kept as the environment wants it.
 
     Raises:
         ValueError: If a variable is no number of GiB.
     """
+    usual = 0.0 if comfy.cli_args.args.cache_none else _DISK_GIB
     memory, disk = _gib(MEMORY_VARIABLE), _gib(DISK_VARIABLE)
 
     def budget(kept: int) -> int:
-        return int(_SHARE * (psutil.virtual_memory().available + kept)) if memory is None else memory
+        share = 0.0 if comfy.cli_args.args.cache_none else _SHARE
+        return int(share * (psutil.virtual_memory().available + kept)) if memory is None else memory
 
     folder = Path(folder_paths.get_user_directory()) / "story_identity" / "frames"
-    return FrameResults(KeptInMemory(budget), KeptOnDisk(folder, int(_DISK_GIB * _GIB) if disk is None else disk))
+    return FrameResults(KeptInMemory(budget), KeptOnDisk(folder, int(usual * _GIB) if disk is None else disk))
 
 
 def _gib(variable: str) -> int | None:
@@ -227,13 +212,6 @@ def _gib(variable: str) -> int | None:
     return int(number * _GIB)
 
 
-def _kept(node_id: str) -> str | None:
-    """What may be kept of a node's results, from its id; None for nodes that are no copies."""
-    if not node_id.startswith(f"{MARK}~"):
-        return None
-    return next((kept for kept in (Kept.DISK, Kept.MEMORY, Kept.SHOWN) if node_id.endswith(kept)), None)
-
-
 def _durable(key: str) -> str:
     """The key of a file: ComfyUI's, and what else a result depends on that may change from one start to the next."""
     arguments = vars(comfy.cli_args.args).items()
@@ -244,15 +222,16 @@ def _durable(key: str) -> str:
     return hashlib.sha256("\n".join([key, name, *here]).encode()).hexdigest()
 
 
-def add_routes(results: FrameResults) -> None:
+def add_routes() -> None:
     """How much is kept, and how to forget it: GET and DELETE of /story_identity/finished_frames."""
     path = "/story_identity/finished_frames"
 
     @PromptServer.instance.routes.get(path)
     async def sizes(_: web.Request) -> web.Response:
+        results = frame_results()
         return web.json_response({"memory": results.memory.size, "disk": results.disk.size})
 
     @PromptServer.instance.routes.delete(path)
     async def forget(_: web.Request) -> web.Response:
-        results.clear()
+        frame_results().clear()
         return web.json_response({"memory": 0, "disk": 0})
