@@ -74,7 +74,12 @@ def _filled(path: Path, tables: dict[str, str]) -> str:
 
 def _type(spec: Json) -> str:
     kind: str = spec["type"]
-    words = {"*": "anything", "BOOLEAN": "on, off", "STRING": "text", "COMBO": ", ".join(spec.get("options", [MACHINES]))}
+    words = {
+        "*": "anything",
+        "BOOLEAN": "on, off",
+        "STRING": "text",
+        "COMBO": ", ".join(spec.get("options", [MACHINES])),
+    }
     shown = _range(spec) if kind in ("INT", "FLOAT") else words.get(kind, kind)
     return ", ".join([shown, *(mark for mark in ("optional", "advanced") if spec.get(mark))])
 
