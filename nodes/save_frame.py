@@ -59,7 +59,7 @@ class SaveFrameNode(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, filename_prefix: str | None, number: int | None, **_: Any) -> str:
+    def fingerprint_inputs(cls, filename_prefix: str | None, number: int | None, **others: Any) -> str:
         """Run again when the files are not as they were left."""
         folder, name, _ = _place(filename_prefix or "", 0, 0)
         pattern = re.compile(rf"{re.escape(name)}_{f'{number:04}' if number else '[0-9]{4,5}'}(_[0-9]+)?\.png")

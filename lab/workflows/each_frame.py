@@ -50,8 +50,8 @@ at night."""
             node("collected", "CollectFrames", "value_1=saved.images", size=(320, 230)),
         ],
     ]
-    shown = {"columns": 2, "cell_width": 256}
-    sheet = node("sheet", "StorySheet", "images=collected.value_1 frames=collected.frames", size=(480, 0), **shown)
+    shown = "images=collected.value_1 frames=collected.frames"
+    sheet = node("sheet", "StorySheet", shown, size=(480, 0), columns=2, cell_width=256)
     return graph(
         name,
         [note(name, about, 520), loader],
