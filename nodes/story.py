@@ -54,8 +54,7 @@ class StoryNode(io.ComfyNode):
                     multiline=True,
                     default=EXAMPLE_PROMPTS,
                     tooltip="One frame per line. A name becomes the character's description the first time and "
-                    '"the <class word>" after that; a bare class word counts as the character. A seed may come first: '
-                    '"seed 5 | Mira waits".',
+                    '"the <class word>" after that. A line may begin with its own seed: "seed 5 | Mira waits".',
                 ),
                 io.String.Input(
                     "style", default="", tooltip="Put before every prompt typed in above, such as: cinematic photo."
