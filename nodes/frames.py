@@ -11,7 +11,7 @@ from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds
 from ..core.frame_text import frame_as_text, frame_from_text
 from ..core.story import Story
 from .host.expansion import ABOUT, CONSTANT, KEEP_BOTH, KEEPS, LIST, MARK, VALUE, About, FrameToRun, expand
-from .host.loops import VALUES, Graph
+from .host.loops import VALUES, workflow_of
 from .host.node_text import show_text
 from .host.result_cache import frame_results
 from .host.result_keys import key_of
@@ -86,7 +86,7 @@ class EachFrameNode(io.ComfyNode):
     @classmethod
     def execute(cls, story: Story, frames: str, seed: int, seeds: str) -> io.NodeOutput:
         """Run by itself it gives nothing: what comes after it runs in copies, which Collect Frames makes."""
-        _graph(cls.hidden.dynprompt).require_end(cls.hidden.unique_id)
+        workflow_of(cls.hidden.dynprompt).require_end(cls.hidden.unique_id)
         return io.NodeOutput(*[ExecutionBlocker(None)] * 5)
 
 
@@ -159,7 +159,7 @@ class CollectFramesNode(io.ComfyNode):
     def execute(cls, keep: str = KEEP_BOTH, **_: Any) -> io.NodeOutput:
         """Check the loop, before anything else runs, and put in its place a node that waits for the story."""
         collect = cls.hidden.unique_id
-        graph = _graph(cls.hidden.dynprompt)
+        graph = workflow_of(cls.hidden.dynprompt)
         loop = graph.loop(collect)
         run = f"{MARK}~{collect}~frames"
         settings = {"keep": keep, **graph.node(collect)["inputs"], **graph.node(loop.each)["inputs"]}
@@ -203,7 +203,7 @@ class RunFramesNode(io.ComfyNode):
     def execute(
         cls, collect: str, keep: str, story: Story, frames: str, seed: int, seeds: str, **_: Any
     ) -> io.NodeOutput:
-        graph = _graph(cls.hidden.dynprompt)
+        graph = workflow_of(cls.hidden.dynprompt)
         loop = graph.loop(collect)
         chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
         values = zip(chosen, frame_seeds(chosen, seed, seeds), strict=True)
@@ -280,7 +280,7 @@ class FrameValueNode(io.ComfyNode):
         context = get_executing_context()
         assert context is not None
         dynprompt = cls.hidden.dynprompt
-        return dynprompt.get_node(context.node_id), key_of(_graph(dynprompt), context.node_id)
+        return dynprompt.get_node(context.node_id), key_of(workflow_of(dynprompt), context.node_id)
 
 
 class FrameListNode(io.ComfyNode):
@@ -302,11 +302,6 @@ class FrameListNode(io.ComfyNode):
     @classmethod
     def execute(cls, **values: list[Any]) -> io.NodeOutput:
         return io.NodeOutput([value for name in sorted(values) for value in values[name]])
-
-
-def _graph(dynprompt: Any) -> Graph:
-    """The workflow as it was sent, and whatever expansion has added."""
-    return Graph(dynprompt.get_node, list(dynprompt.get_original_prompt()))
 
 
 def _show_progress(node_id: str, frame: int, frames: int) -> None:

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
+from comfy_execution.graph import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..core.atomic_files import atomic_write
 from ..core.quoting import printable, quote
 from ..core.story import Frame
+from .host.loops import workflow_of
 from .types import StoryFrameSocket
 
 _MARK = "StoryIdentity"
@@ -34,7 +37,7 @@ class SaveFrameNode(io.ComfyNode):
             "number. A frame that is drawn again replaces its picture.",
             search_aliases=["save image", "output", "story", "comic", "frame number", "page"],
             inputs=[
-                io.Image.Input("images", tooltip="The finished frame."),
+                io.Image.Input("images", lazy=True, tooltip="The finished frame."),
                 io.String.Input(
                     "filename_prefix",
                     default="StoryIdentity/story",
@@ -54,7 +57,7 @@ class SaveFrameNode(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="The same pictures; go on to Collect Frames.")],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.dynprompt],
             is_output_node=True,
         )
 
@@ -67,9 +70,20 @@ class SaveFrameNode(io.ComfyNode):
         return "\n".join(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
 
     @classmethod
+    def check_lazy_status(cls, **_: Any) -> list[str]:
+        """Ask for the picture, unless only copies of this node get one.
+
+        Between Each Frame and Collect Frames the node itself has nothing to save; with its input lazy, what stands
+        before the loop does not run for it when all frames are known.
+        """
+        return [] if cls._is_in_loop() else ["images"]
+
+    @classmethod
     def execute(
-        cls, images: torch.Tensor, filename_prefix: str, number: int, frame: Frame | None = None
+        cls, filename_prefix: str, number: int, images: torch.Tensor | None = None, frame: Frame | None = None
     ) -> io.NodeOutput:
+        if images is None or cls._is_in_loop():
+            return io.NodeOutput(ExecutionBlocker(None))
         number = number or (0 if frame is None else frame.index + 1)
         if number < 1:
             raise ValueError(
@@ -83,6 +97,22 @@ class SaveFrameNode(io.ComfyNode):
             _save(path, picture, cls.hidden.prompt, cls.hidden.extra_pnginfo)
             saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
         return io.NodeOutput(images, ui=ui.SavedImages(saved))
+
+    @classmethod
+    def _is_in_loop(cls) -> bool:
+        """Whether this is a node that Collect Frames copies, and not a copy.
+
+        Raises:
+            ValueError: If it stands after an Each Frame that has no Collect Frames.
+        """
+        context = get_executing_context()
+        if context is None:
+            return False
+        workflow = workflow_of(cls.hidden.dynprompt)
+        loops = workflow.open_loops(context.node_id)
+        for each in loops:
+            workflow.require_end(each)
+        return bool(loops)
 
 
 def _place(prefix: str, width: int, height: int) -> tuple[Path, str, str]:

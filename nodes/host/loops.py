@@ -206,3 +206,12 @@ class Graph:
                 f"{self.called(each)}: no Collect Frames comes after it. Connect what the nodes after it make to a "
                 f"Collect Frames.{known}"
             )
+
+
+def workflow_of(dynprompt: Any) -> Graph:
+    """The workflow that is running, as it was sent and with whatever expansion has added.
+
+    Args:
+        dynprompt: ComfyUI's, a hidden input of nodes.
+    """
+    return Graph(dynprompt.get_node, list(dynprompt.get_original_prompt()))

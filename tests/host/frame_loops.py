@@ -85,7 +85,8 @@ def looped(*words: str, steps: int = STEPS, characters: str = CHARACTERS, **each
         "text": node("StoryIdentityEncodeFrame", clip=["toy", 2], frame=["each", 0]),
         "negative": node("CLIPTextEncode", clip=["toy", 2], text=["each", 2]),
         "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "said": node("SayRan", latent=["empty", 0], word=["each", 1]),
+        "before": node("SayRan", latent=["empty", 0], word="before the loop"),
+        "said": node("SayRan", latent=["before", 0], word=["each", 1]),
         "drawn": node(
             "KSampler",
             model=["model", 0],
