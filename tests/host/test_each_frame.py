@@ -10,7 +10,8 @@ from PIL import Image
 from .comfyui import ComfyUI
 from .frame_loops import CHARACTERS, STEPS, WORDS, LoopHost, Prompt, looped, node
 from .server import RunError
-from .test_workflows_run import pixels
+from .test_toyworld_run import shipped
+from .test_workflows_run import nodes_of, pixels
 
 NEW, EDITED = "Mira and Pip standing in the city", "Mira sitting on the beach with a dog"
 
@@ -250,3 +251,48 @@ def test_what_is_no_loop_is_refused_by_name_before_anything_is_drawn(host: LoopH
     with pytest.raises(RunError, match=message):
         host.run(prompt)
     assert host.ran() == []
+
+
+def two_passes(*words: str) -> Prompt:
+    """The quickstart's two passes in a loop; the portraits are of people whom another Story node describes."""
+    graph = shipped()
+    (story,), (frames,), (sheet,) = (
+        nodes_of(graph, f"StoryIdentity{name}") for name in ("Story", "StoryFrames", "StorySheet")
+    )
+    (toy,) = nodes_of(graph, "StoryIdentityToyWorldLoader")
+    graph["people"] = node("StoryIdentityStory", **{**graph[story]["inputs"], "prompts": "Mira and Pip"})
+    graph[story]["inputs"]["prompts"] = "\n".join(words)
+    graph[frames] = node("StoryIdentityEachFrame", story=[story, 0], frames="all", seed=1, seeds="by words")
+    finished = graph[sheet]["inputs"]["images"]
+    for name in nodes_of(graph, "SaveImage"):
+        if graph[name]["inputs"]["images"] == finished:
+            del graph[name]
+    graph["shown"] = node("PreviewImage", images=["collected", 1])
+    graph[sheet]["inputs"] |= {"images": ["collected", 1], "frames": ["collected", 0]}
+    graph["collected"] = node("StoryIdentityCollectFrames", value_1=finished)
+    small = {
+        "StoryIdentityCharacterPortraits": {"count": 8, "batch_size": 8, "steps": 2, "story": ["people", 0]},
+        "StoryIdentityIdentityDiscovery": {"rank": 2, "iterations": 2},
+        "StoryIdentityNoisyLatentCache": {"steps": 16, "keep_from_step": 13},
+        "StoryIdentityRedenoise": {"start": 13},
+    }
+    for each in graph.values():
+        each["inputs"] |= small.get(each["class_type"], {})
+        for name, value in each["inputs"].items():
+            if value in ([toy, 0], [toy, 1]):
+                each["inputs"][name] = [f"counted {value[1]}", 0]
+    return graph | {f"counted {slot}": node("CountEvaluations", model=[toy, slot]) for slot in (0, 1)}
+
+
+def test_both_passes_in_the_loop_cost_what_an_edit_changes_and_no_portrait(host: LoopHost):
+    host.ran()
+    words = ("Mira waving and Pip in the garden", "Mira sitting on the beach", "Pip jumping in the snow")
+    story = drawn(host, two_passes(*words))
+    portraits, template, again = 2 * 2, 16, 3
+    assert host.evaluations() == portraits + 3 * template + 4 * again
+    edited = drawn(host, two_passes(words[0], "Mira sitting in the snow", words[2]))
+    assert host.evaluations() == template + again
+    assert [edited[0], edited[2]] == [story[0], story[2]]
+    inserted = drawn(host, two_passes("Mira and Pip in the city", *words))
+    assert host.evaluations() == template + 2 * again
+    assert inserted[1:] == story
