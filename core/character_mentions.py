@@ -54,6 +54,15 @@ class Expanded:
     mentions: Mapping[str, Sequence[Mention]]
     free_words: Mapping[str, Sequence[Span]]
 
+    def with_class_words(self) -> str:
+        """The text with the class word in place of every mention; names and looks do not change it."""
+        pieces, done = [], 0
+        mentions = (mention for own in self.mentions.values() for mention in own)
+        for mention in sorted(mentions, key=lambda each: each.span):
+            pieces += [self.text[done : mention.span[0]], mention.character.word]
+            done = mention.span[1]
+        return "".join([*pieces, self.text[done:]])
+
 
 def cut_after_word(character: Character) -> str:
     """The description up to its class word, as the published code shortens it."""

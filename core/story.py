@@ -38,7 +38,8 @@ _CHARACTER_KEYS = ("name", "word", "description", "reference_images")
 _FRAME_KEYS = ("prompt", "cast", "seed", "negative")
 _MAX_SEED = 2**64 - 1
 _BAR = re.compile("[|\uff5c\uffe8]")
-"""What stands between the parts of a character's line; keyboards of East Asia write it full-width."""
+"""What stands between the parts of a typed line; keyboards of East Asia write it full-width."""
+_TYPED_SEED = re.compile(r"seed\b\s*(\S*)", re.IGNORECASE)
 
 
 FRAME, CHARACTER = PROMPTS = ("frame", "character")
@@ -72,8 +73,9 @@ class Frame:
         seed: The frame's own seed, or None.
         negative: The frame's negative prompt.
         caption: The prompt as the author wrote it.
-        story_names: The names of everybody in the story.
+        story_names: The names of everybody in the story; empty where the frame travels by itself and does not know.
         style_prefix: What the style puts before the prompt, with what joins the two, such as "watercolor, ".
+        wording: The prompt with class words in place of names and descriptions, without style.
     """
 
     index: int
@@ -84,10 +86,12 @@ class Frame:
     caption: str = ""
     story_names: tuple[str, ...] = ()
     style_prefix: str = ""
+    wording: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
-        return f"frame {self.index + 1}"
+        """What messages call it: by its number, or by its caption where it has none (a negative index)."""
+        return f"frame {self.index + 1}" if self.index >= 0 else f"the frame {quote(self.caption, 60)}"
 
     @property
     def cast(self) -> tuple[Character, ...]:
@@ -126,10 +130,10 @@ class Frame:
         """How this character appears in the frame; None if they do not.
 
         Raises:
-            ValueError: If nobody in the story has this name.
+            ValueError: If nobody in the story has this name, as far as the frame knows them.
         """
         name = composed(name)
-        if name not in map(composed, self.story_names):
+        if self.story_names and name not in map(composed, self.story_names):
             known = listed(self.story_names)
             raise ValueError(f'{self.label}: the story has no character "{printable(name, 120)}". It has {known}.')
         return next((each for each in self.appearances if composed(each.character.name) == name), None)
@@ -188,7 +192,10 @@ class Story:
 
     @classmethod
     def from_lines(cls, characters: str, prompts: str, style: str = "", negative: str = "") -> "Story":
-        """Build a story from text: `name | class word | description` per line, and one prompt per line."""
+        """Build a story from text: `name | class word | description` per line, and one prompt per line.
+
+        A prompt may begin with its own seed: `seed 1234 | Mira waits at a bus stop`.
+        """
         for name, text in (("characters", characters), ("prompts", prompts)):
             check_text(text, name, LARGEST_FILE)
         parsed = []
@@ -201,7 +208,8 @@ class Story:
                     'such as "Mira | woman | a young woman with short red hair".'
                 )
             parsed.append(dict(zip(("name", "word", "description"), parts, strict=True)))
-        return cls.parse({"characters": parsed, "frames": _lines(prompts), "style": style, "negative": negative})
+        frames = [_typed_frame(line, number) for number, line in enumerate(_lines(prompts), start=1)]
+        return cls.parse({"characters": parsed, "frames": frames, "style": style, "negative": negative})
 
     def character(self, name: str) -> Character:
         """The character of this name; an empty name means the only one there is."""
@@ -216,6 +224,20 @@ class Story:
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _typed_frame(line: str, number: int) -> str | dict[str, Any]:
+    """A typed prompt, or the frame of one that begins with a seed."""
+    before, *words = _BAR.split(line, maxsplit=1)
+    written = _TYPED_SEED.fullmatch(before.strip())
+    if not words or written is None:
+        return line
+    if not written[1].isdecimal() or len(written[1]) > len(str(_MAX_SEED)):
+        raise ValueError(
+            f"Frame {number}: {quote(before.strip())} is not a seed. Write a whole number from 0 to {_MAX_SEED} before "
+            'the bar, such as "seed 1234 | Mira waits at a bus stop".'
+        )
+    return {"prompt": words[0].strip(), "seed": int(written[1])}
 
 
 def _make_character(name: str, word: str, description: str, references: Sequence[str] = ()) -> Character:
@@ -366,6 +388,7 @@ def _build_frame(
         negative=text_of(raw, "negative", where) if raw.get("negative") is not None else negative,
         caption=caption,
         story_names=names,
+        wording=expanded.with_class_words(),
     )
 
 

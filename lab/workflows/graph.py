@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 from ...core.identity import PACK_VERSION
 from .kinds import NOTE, SCHEMAS, Kind, check_value, kind
 from .presets import PRESETS
-from .schemas import Json
+from .schemas import ANY, Json
 
 PACK = Path(__file__).absolute().parents[2]
 MODELS = json.loads((PACK / "models.json").read_text(encoding="utf-8"))["files"]
 VERSIONS = {"comfy-core": SCHEMAS["comfyui"], "storyidentity": PACK_VERSION}
 
 TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
-PICTURES = {"PreviewImage", "SaveImage", "StoryIdentityStorySheet", "StoryIdentityPreviewAttentionMasks"}
+PICTURES = {
+    *("PreviewImage", "SaveImage", "StoryIdentitySaveFrame", "StoryIdentityStorySheet"),
+    "StoryIdentityPreviewAttentionMasks",
+}
 READABLE = 0.6  # the zoom below which the editor leaves texts out
 PICTURE = 232  # the least height of the pictures under a node's widgets
 
@@ -177,7 +180,7 @@ def _wired(placed: list[tuple[Node, int, int]]) -> Json:
             key, output = origin.split(".")
             start = next(i for i, one in enumerate(outputs[key]) if one["name"] == output)
             given = outputs[key][start]["type"]
-            if not {given, "*"} & set(inputs[slot]["type"].split(",")):
+            if ANY not in (given, inputs[slot]["type"]) and given not in inputs[slot]["type"].split(","):
                 raise ValueError(f"{each.key}: {name} takes {inputs[slot]['type']}, {origin} gives {given}")
             links.append([len(links) + 1, ids[key], start, ids[each.key], slot, given])
             inputs[slot]["link"] = len(links)

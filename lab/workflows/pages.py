@@ -79,7 +79,12 @@ def _filled(path: Path, tables: dict[str, str]) -> str:
 
 def _type(spec: Json) -> str:
     kind: str = spec["type"]
-    words = {"BOOLEAN": "on, off", "STRING": "text", "COMBO": ", ".join(spec.get("options", [MACHINES]))}
+    words = {
+        "*": "anything",
+        "BOOLEAN": "on, off",
+        "STRING": "text",
+        "COMBO": ", ".join(spec.get("options", [MACHINES])),
+    }
     shown = _range(spec) if kind in ("INT", "FLOAT") else words.get(kind, kind.replace(",", ", "))
     return ", ".join([shown, *(mark for mark in ("optional", "advanced") if spec.get(mark))])
 
@@ -104,7 +109,8 @@ def _default(spec: Json) -> str:
 
 
 def _listed(output: Json) -> str:
-    return f"{output['type']}, list" if output.get("list") else output["type"]
+    kind = "anything" if output["type"] == "*" else output["type"]
+    return f"{kind}, list" if output.get("list") else kind
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -32,6 +32,9 @@ VARYING = {
 """Inputs whose options are the files of a machine, or grow with ComfyUI."""
 GROWS = "COMFY_AUTOGROW_V3"
 """ComfyUI's type of an input that becomes as many sockets as are connected."""
+MATCHES = "COMFY_MATCHTYPE_V3"
+"""ComfyUI's type of an input that takes anything, and of the output that then gives the same."""
+ANY = "*"
 
 
 def read_schemas() -> Json:
@@ -54,7 +57,7 @@ def trim(object_info: Json, system: Json) -> Json:
     Raises:
         ValueError: If a node is missing, such as those of a pack that is not installed there.
     """
-    ours = sorted(name for name in object_info if name.startswith(PREFIX))
+    ours = sorted(name for name in object_info if name.startswith(PREFIX) and not object_info[name].get("dev_only"))
     missing = [name for name in STOCK if name not in object_info] + ([] if ours else [f"{PREFIX}..."])
     if missing:
         raise ValueError(f"This ComfyUI lacks the nodes {', '.join(missing)}. It needs this pack, and version 0.31.")
@@ -82,7 +85,7 @@ def _kind(kind: Any, given: Json) -> Json:
     if isinstance(kind, list):  # the older way to write a list of choices
         return {"type": "COMBO"}
     if kind != GROWS:
-        return {"type": kind}
+        return {"type": ANY if kind == MATCHES else kind}
     template = given["template"]
     ((grown, *_),) = template["input"]["required"].values()
     return {"type": grown, "grows": {key: template[key] for key in ("prefix", "min", "max")}}
@@ -104,7 +107,8 @@ def _outputs(info: Json, ours: bool) -> Iterator[Json]:
     columns = info["output_name"], info["output"], info["output_is_list"], tooltips
     for name, kind, is_list, tooltip in zip(*columns, strict=True):
         lists = {"list": True} if is_list else {}
-        yield {"name": name, "type": kind, **lists, **({"tooltip": tooltip or ""} if ours else {})}
+        shown = ANY if kind == MATCHES else kind
+        yield {"name": name, "type": shown, **lists, **({"tooltip": tooltip or ""} if ours else {})}
 
 
 def _get(server: str, path: str) -> Json:

@@ -141,6 +141,12 @@ class Host:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.read()
 
+    def delete(self, path: str) -> None:
+        """DELETE `path`."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", method="DELETE")
+        with urllib.request.urlopen(request, timeout=60):
+            pass
+
     def get(self, path: str) -> Any:
         return json.loads(self.read(path))
 

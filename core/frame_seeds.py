@@ -1,0 +1,47 @@
+"""The seeds of a story's frames, by one of three rules; a seed that the story gives a frame comes before all."""
+
+import hashlib
+from collections.abc import Sequence
+
+from .quoting import quote
+from .story import Frame
+
+BY_WORDS, BY_NUMBER, SAME = "by words", "by number", "the same"
+RULES = (BY_WORDS, BY_NUMBER, SAME)
+_SEEDS = 2**64
+
+
+def frame_seeds(frames: Sequence[Frame], seed: int, rule: str) -> list[int]:
+    """One seed per frame, from 0 to 2^64 - 1.
+
+    Args:
+        frames: All frames of the story or some of them, in order.
+        seed: The seed that the rule begins with.
+        rule: "by number" adds the frame's position in the story, so that a frame that is inserted changes all later
+            seeds. "by words" hashes the frame's words, with class words in place of names and descriptions: frames may
+            come, go and move, characters may get other names and looks, and only a frame whose own words change gets
+            another seed; of frames with the same words, each after the first adds one. "the same" takes the seed as
+            it is, so that all frames begin with the same noise.
+
+    Raises:
+        ValueError: If there is no such rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"seeds: {quote(rule)} is none of {', '.join(map(quote, RULES))}.")
+    earlier: dict[str, int] = {}
+    seeds = []
+    for frame in frames:
+        repeated = earlier.get(frame.wording, 0)
+        earlier[frame.wording] = repeated + 1
+        if frame.seed is not None:
+            seeds.append(frame.seed)
+        elif rule == BY_WORDS:
+            seeds.append((_hashed(seed, frame.wording) + repeated) % _SEEDS)
+        else:
+            seeds.append((seed + (frame.index if rule == BY_NUMBER else 0)) % _SEEDS)
+    return seeds
+
+
+def _hashed(seed: int, words: str) -> int:
+    digest = hashlib.sha256(f"{seed}\n{' '.join(words.split())}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")

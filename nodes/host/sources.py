@@ -1,0 +1,71 @@
+"""What a frame's result depends on besides the workflow: files that its nodes name, and the code of the nodes.
+
+ComfyUI's keys have the names of files and nodes. A result that is kept on the disk must also not outlive another file
+under the same name, or another version of a node.
+"""
+
+import hashlib
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import folder_paths
+
+import nodes
+
+from .loops import Graph, Loop
+
+_LONGEST_NAME = 255
+_NOT_CODE = {"venv", "node_modules", "site-packages"}
+
+
+def sources_digest(graph: Graph, loop: Loop) -> str:
+    """A digest of the files and of the code that a loop's values come from, by sizes and times of change."""
+    lines = set()
+    for node_id in graph.ancestors(*(origin for origin, _ in loop.ends.values())):
+        node = graph.node(node_id)
+        lines.add(_code(node["class_type"]))
+        for value in node["inputs"].values():
+            if isinstance(value, str):
+                lines.update(_files(value))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _files(name: str) -> list[str]:
+    """Each file that the name means in one of ComfyUI's folders, with its size and time of change."""
+    if not 0 < len(name) <= _LONGEST_NAME or not Path(name).suffix or not name.isprintable():
+        return []
+    paths = (folder_paths.get_full_path(kind, name) for kind in folder_paths.folder_names_and_paths)
+    return [_state(Path(path)) for path in paths if path is not None]
+
+
+def _state(path: Path) -> str:
+    state = path.stat()
+    return f"{path}:{state.st_size}:{state.st_mtime_ns}"
+
+
+@cache
+def _code(class_type: str) -> str:
+    """The state of a node's code: its pack, or its file if it is one of ComfyUI's.
+
+    It is read once, since the process does not read the code again either.
+    """
+    module = sys.modules.get(nodes.NODE_CLASS_MAPPINGS[class_type].__module__)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return class_type
+    path = Path(file).resolve()
+    roots = [Path(root) for root in folder_paths.get_folder_paths("custom_nodes") if Path(root).is_dir()]
+    packs = (pack.resolve() for root in roots for pack in root.iterdir() if pack.is_dir())
+    pack = next((each for each in packs if path.is_relative_to(each)), None)
+    return "\n".join(map(_state, [path] if pack is None else _sources(pack)))
+
+
+def _sources(pack: Path) -> list[Path]:
+    """The Python files of a pack, without those of a virtual environment or the like in it."""
+    found: list[Path] = []
+    for folder, inner, files in os.walk(pack):
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")) and name not in _NOT_CODE)
+        found += [Path(folder, name) for name in sorted(files) if name.endswith(".py")]
+    return found
