@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .atomic_files import atomic_write
 from .quoting import printable, quote
+from .scores.cosines import mean_pairwise_cosine
 from .shapes import Float
 from .state_dict import WeightFileError, reading
 
@@ -152,16 +153,6 @@ def _check_settings(embeddings: Tensor, rank: int, keep_ratio: int | float, iter
             f"{iterations} iterations: the last round would reconstruct every row exactly and keep arbitrary ones. "
             f"{usable} Lower the rank, make more portraits, or run fewer iterations."
         )
-
-
-def mean_pairwise_cosine(rows: Float[Tensor, "m d"]) -> float | None:
-    """The mean cosine of every two rows, in [-1, 1], computed in double precision; None if there are fewer than two."""
-    count = len(rows)
-    if count < 2:
-        return None
-    unit = torch.nn.functional.normalize(rows.cpu().double(), dim=1)
-    total = unit.sum(dim=0).square().sum() - unit.square().sum()
-    return float(total / (count * (count - 1)))
 
 
 def _cohesion(rows: Float[Tensor, "m d"]) -> float:
