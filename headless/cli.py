@@ -13,6 +13,7 @@ from ..core import weights_cli
 from ..core.quoting import quote
 from .option_values import TOYWORLD
 from .run_settings import TOYWORLD_SETTINGS, RunSettings, settings_of, toyworld_settings
+from .score_command import score
 from .stopping import stoppable
 from .terminal import plain_errors, progress, quiet_imports, quiet_libraries, say, shown
 
@@ -186,6 +187,9 @@ def demo(out: OutFolder = Path("demo"), overwrite: Overwrite = False) -> None:
         with progress() as report:
             summary = main(out, overwrite, report)
     say(summary)
+
+
+app.command()(score)
 
 
 def settings_from(given: Mapping[str, Any]) -> RunSettings:
