@@ -215,8 +215,8 @@ def score_folder(
     pictures = subject.pictures()
     references = {name: [read_picture(Path(path))] for name, path in settings.references}
     encoders = open_encoders(settings)
+    check_story_pictures(subject.story, pictures, encoders, references)
     layouts = find_layouts(settings, subject, pictures, report)
-    check_story_pictures(subject.story, pictures, layouts, encoders, references)
     features = story_features(subject.story, pictures, layouts, encoders, references, report)
     scores = score_story(features, settings.seed)
     write_scores(out, scores, encoders, subject, pictures, settings)

@@ -36,18 +36,13 @@ class Encoders:
 
 
 def check_story_pictures(
-    story: Story,
-    pictures: Sequence[Picture],
-    layouts: Sequence[Layout] | None,
-    encoders: Encoders,
-    references: Mapping[str, Sequence[Picture]],
+    story: Story, pictures: Sequence[Picture], encoders: Encoders, references: Mapping[str, Sequence[Picture]]
 ) -> None:
-    """Raise a ValueError, before anything is measured, where pictures, layouts or references do not fit the story.
+    """Raise a ValueError, before anything is measured, where pictures or references do not fit the story.
 
     Args:
         story: What the pictures show.
         pictures: One per frame.
-        layouts: Who is where in each of them; None where nobody looked.
         encoders: What is to measure.
         references: Pictures of faces by name.
     """
@@ -65,16 +60,29 @@ def check_story_pictures(
         raise ValueError(
             f"There are references of {quote_all(references)} but no face recogniser to compare them with."
         )
-    for number, frame in enumerate(story.frames):
-        size = tuple(pictures[number].shape[:2])
+
+
+def check_layouts(
+    story: Story, pictures: Sequence[Picture], layouts: Sequence[Layout] | None, encoders: Encoders
+) -> None:
+    """Raise a ValueError where layouts are of another size than the pictures, or are needed and not there.
+
+    Args:
+        story: What the pictures show.
+        pictures: One per frame.
+        layouts: Who is where in each of them; None where nobody looked.
+        encoders: What is to measure.
+    """
+    for frame, picture in zip(story.frames, pictures, strict=True):
+        size = tuple(picture.shape[:2])
         if layouts is None:
             if len(frame.cast) > 1 and encoders.recogniser is not None:
                 names = quote_all(character.name for character in frame.cast)
                 raise ValueError(
                     f"{frame.label} shows {names}, and nothing tells whose face is whose: give masks or a detector."
                 )
-        elif len(layouts[number].names) and layouts[number].size != size:
-            height, width = layouts[number].size
+        elif len(layouts[frame.index].names) and layouts[frame.index].size != size:
+            height, width = layouts[frame.index].size
             raise ValueError(f"{frame.label}: the layout is {width}x{height}, but the picture is {size[1]}x{size[0]}.")
 
 
@@ -98,10 +106,11 @@ def story_features(
         report: Told how far the work is.
 
     Raises:
-        ValueError: See `check_story_pictures`; also if a reference shows no face.
+        ValueError: See `check_story_pictures` and `check_layouts`; also if a reference shows no face.
     """
     references = references or {}
-    check_story_pictures(story, pictures, layouts, encoders, references)
+    check_story_pictures(story, pictures, encoders, references)
+    check_layouts(story, pictures, layouts, encoders)
     known = _reference_faces(encoders.recogniser, references)
     steps = 1 + len(story.characters)
     report("scores", 0, steps)
