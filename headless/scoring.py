@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.atomic_files import atomic_write
 from ..core.detectors.faces import Recogniser
+from ..core.encoders import ImageTextEncoder
 from ..core.layout import Layout
 from ..core.layout_search import find_layout
 from ..core.quoting import printable, quote
@@ -269,7 +270,7 @@ def threshold_of(encoders: Encoders) -> float | None:
 def tokens_over(encoders: Encoders, story: Story) -> list[int] | None:
     """How many tokens of every prompt CLIP does not read; None without CLIP."""
     clip = encoders.clip
-    return None if clip is None else [clip.tokens_over(frame.prompt) for frame in story.frames]
+    return [clip.tokens_over(frame.prompt) for frame in story.frames] if isinstance(clip, ImageTextEncoder) else None
 
 
 def _open_detector(settings: ScoreSettings) -> tuple[Detector, Mapping[str, float]]:

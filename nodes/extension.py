@@ -9,7 +9,7 @@ class StoryIdentityExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()
         from . import amsa as attention
-        from . import identity, injector, layout, sampling, sheet, story, toyworld
+        from . import identity, injector, layout, sampling, scores, sheet, story, toyworld
 
         return [
             story.StoryNode,
@@ -36,5 +36,7 @@ class StoryIdentityExtension(ComfyExtension):
             injector.FaceFeaturesNode,
             injector.ShuffledIDInjectorNode,
             sheet.StorySheetNode,
+            scores.LoadFaceRecogniserNode,
+            scores.ScoreStoryNode,
             toyworld.ToyWorldLoaderNode,
         ]

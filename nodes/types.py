@@ -17,6 +17,7 @@ CastSocket = io.Custom("CAST")
 DetectorSocket = io.Custom("STORY_DETECTOR")
 IDAdapterSocket = io.Custom("ID_ADAPTER")
 FaceFeaturesSocket = io.Custom("FACE_FEATURES")
+FaceRecogniserSocket = io.Custom("FACE_RECOGNISER")
 
 Conditioning = list[list[Any]]
 """ComfyUI's CONDITIONING."""

@@ -25,12 +25,12 @@ class Encoders:
     """What measures; None is not measured.
 
     Args:
-        clip: For CLIP-T, CLIP-T-C and CLIP-I.
+        clip: For CLIP-I, and if it reads texts too (`ImageTextEncoder`) for CLIP-T and CLIP-T-C.
         dino: For DINO-I.
         recogniser: For Face-Sim and Face-Sim(R).
     """
 
-    clip: ImageTextEncoder | None = None
+    clip: ImageEncoder | None = None
     dino: ImageEncoder | None = None
     recogniser: Recogniser | None = None
 
@@ -116,10 +116,9 @@ def story_features(
     report("scores", 0, steps)
     clip = dino = prompts = None
     if encoders.clip is not None:
-        clip, prompts = (
-            encoders.clip.embed_images(pictures),
-            encoders.clip.embed_texts([f.prompt for f in story.frames]),
-        )
+        clip = encoders.clip.embed_images(pictures)
+    if isinstance(encoders.clip, ImageTextEncoder):
+        prompts = encoders.clip.embed_texts([frame.prompt for frame in story.frames])
     if encoders.dino is not None:
         dino = encoders.dino.embed_images(pictures)
     report("scores", 1, steps)
@@ -152,6 +151,7 @@ def _character_features(
             clip = _spread(
                 dict(zip(alone, encoders.clip.embed_images(list(alone.values())), strict=True)), len(pictures)
             )
+        if isinstance(encoders.clip, ImageTextEncoder):
             description = encoders.clip.embed_texts([character.description])[0]
         if encoders.dino is not None:
             dino = _spread(

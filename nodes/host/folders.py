@@ -14,6 +14,7 @@ KINDS = {
     "identities": {".safetensors"},
     "ipadapter": {".safetensors", ".bin"},
     "insightface": {".onnx"},
+    "face_recognition": {".onnx"},
 }
 """Folders under `models/` that ComfyUI does not know by itself, and what counts as a file of theirs."""
 
