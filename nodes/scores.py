@@ -50,7 +50,7 @@ class LoadFaceRecogniserNode(io.ComfyNode):
     def validate_inputs(cls, engine: str | None) -> bool | str:
         if engine == _INSIGHTFACE:
             return check_face_models(_BUFFALO)
-        for file in ENGINES[engine].files if engine in ENGINES else ():
+        for file in ENGINES[engine].files if engine is not None and engine in ENGINES else ():
             present = check_present("face_recognition", file)
             if present is not True:
                 return present
