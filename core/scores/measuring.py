@@ -17,7 +17,7 @@ from .story import CharacterFeatures, StoryFeatures
 
 Picture = Float[Tensor, "_ _ 3"]
 Report = Callable[[str, int, int], None]
-"""Told what is being measured, how many of it are done, and of how many."""
+"""Called with what is measured, how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def check_layouts(
             if len(frame.cast) > 1 and encoders.recogniser is not None:
                 names = quote_all(character.name for character in frame.cast)
                 raise ValueError(
-                    f"{frame.label} shows {names}, and nothing tells whose face is whose: give masks or a detector."
+                    f"{frame.label} shows {names}, and nothing says whose face is whose: give masks or a detector."
                 )
         elif len(layouts[frame.index].names) and layouts[frame.index].size != size:
             height, width = layouts[frame.index].size
@@ -103,7 +103,7 @@ def story_features(
             and nothing is measured that needs segmented characters.
         encoders: What measures.
         references: Pictures of faces by character, for Face-Sim(R).
-        report: Told how far the work is.
+        report: Called whenever a part of the work is done.
 
     Raises:
         ValueError: See `check_story_pictures` and `check_layouts`; also if a reference shows no face.

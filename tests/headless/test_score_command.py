@@ -7,15 +7,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from story_identity.core.detectors.faces import Face
 from story_identity.core.layout import Layout
-from story_identity.core.story import Story
-from story_identity.headless import cli
+from story_identity.core.toyworld.recogniser import load_recogniser
+from story_identity.headless import cli, scoring
+from story_identity.headless.run import run_story
 from story_identity.headless.run_files import write_masks
 from story_identity.headless.scoring import ScoreSettings
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.world import draw
 from typer.testing import CliRunner
+
+from .stories import STORY as SHORT_STORY
+from .stories import PlaceDetector, settings, story
+
+FRAMES = SHORT_STORY["frames"][:2]
 
 STORY = {
     "characters": [
@@ -136,16 +143,45 @@ def test_folders_that_do_not_fit_are_named(drawn, tmp_path):
     assert "the story has 4 frames" in done.output
 
 
+@pytest.fixture(scope="module")
+def finished(toyworld_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    return run_story(story(FRAMES), settings(toyworld_folder), out, detector=PlaceDetector()).root
+
+
+class Everybody:
+    """A face for whoever has a mask; it says how large the mask is."""
+
+    name, width, threshold = "everybody", 2, 0.9
+
+    def find(self, image):
+        return None
+
+    def find_all(self, images, masks):
+        return [Face(torch.tensor([1.0, float(mask.sum())]), torch.zeros(1, 1, 3)) for mask in masks]
+
+
+def test_a_run_is_scored_with_its_own_masks(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "open_recogniser", lambda settings: Everybody())
+    scores, _ = scoring.score_folder(finished, None, ScoreSettings(faces="dlib"), tmp_path, lambda *progress: None)
+    assert [person.name for person in scores.characters] == ["Mira", "Tom"]
+    assert [person.found["face_sim"] for person in scores.characters] == [2, 1]
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["encoders"] == {"faces": "everybody"}
+    assert found["threshold"] == 0.9
+    (finished / "frame_0002.png").rename(tmp_path / "away.png")
+    done = call(finished, "--encoders", "toyworld")
+    (tmp_path / "away.png").rename(finished / "frame_0002.png")
+    assert done.exit_code == 2
+    assert "is not finished: it lacks frame_0002.png. Run it again to go on." in done.output
+
+
 def test_masks_say_who_is_where(drawn, tmp_path, monkeypatch):
     """Exact masks give the toy recogniser what the detector found."""
-    from story_identity.core.toyworld.recogniser import load_recogniser
-    from story_identity.headless import scoring
-
     monkeypatch.setattr(scoring, "open_recogniser", lambda settings: load_recogniser())
-    story = Story.parse(STORY)
     found = []
-    for settings in (ScoreSettings(encoders="toyworld"), ScoreSettings(faces="dlib", masks=str(drawn / "masks"))):
-        scores, _ = scoring.score_folder(drawn, drawn / "story.json", settings, tmp_path, lambda *told: None)
+    for chosen in (ScoreSettings(encoders="toyworld"), ScoreSettings(faces="dlib", masks=str(drawn / "masks"))):
+        scores, _ = scoring.score_folder(drawn, drawn / "story.json", chosen, tmp_path, lambda *progress: None)
         found.append([each.scores["face_sim"] for each in scores.characters])
     assert found[0] == pytest.approx(found[1])
-    assert len(found[0]) == len(story.characters)
+    assert len(found[0]) == len(STORY["characters"])

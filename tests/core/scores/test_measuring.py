@@ -130,7 +130,7 @@ def test_without_layouts_the_only_characters_face_is_measured(measured):
         ({"count": 3}, "There are 3 pictures and the story has 4 frames"),
         ({"references": {"Ann": []}}, 'The story has no character "Ann"'),
         ({"encoders": Encoders(Means()), "references": {"Mira": []}}, 'references of "Mira" but no face recogniser'),
-        ({"layouts": None}, 'frame 2 shows "Mira", "Tom", and nothing tells whose face is whose'),
+        ({"layouts": None}, 'frame 2 shows "Mira", "Tom", and nothing says whose face is whose'),
         ({"size": 13}, "frame 1: the layout is 20x12, but the picture is 20x13"),
         ({"references": {"Mira": [torch.full((4, 4, 3), 0.5)]}}, 'no face in reference 1 of "Mira"'),
     ],

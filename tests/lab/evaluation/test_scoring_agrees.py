@@ -29,7 +29,7 @@ def test_one_face_sim_for_the_same_pictures(tmp_path):
             write_picture(file, picture, {})
         subject = Subject(toy.story, files)
         seen = subject.pictures()
-        layouts = find_layouts(settings, subject, seen, lambda *told: None)
+        layouts = find_layouts(settings, subject, seen, lambda *progress: None)
         scores = score_story(story_features(toy.story, seen, layouts, open_encoders(settings)))
         found[variant] = scores.scores[FACE_SIM].mean
         assert found[variant] == pytest.approx(face_sim(toy, look_at_all(instruments, toy, pictures)), abs=1e-6)
