@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 
 .PHONY: demo test test-host test-plain-cpu format lint bench clean
 
-$(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
+$(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml tests/photographs.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	$(PY) -m pip install --quiet --no-deps -e .
+	$(PY) -m pip download --quiet --no-deps --dest $(VENV)/photographs -r tests/photographs.txt
 	touch $@
 
 demo: $(VENV)/installed

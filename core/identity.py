@@ -19,7 +19,6 @@ from .identity_discovery import (
     DiscoveryRound,
     discover_identity,
     largest_usable_rank,
-    mean_pairwise_cosine,
     nearest_portraits,
     rows_per_round,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "Identity",
     "discover_identity",
     "largest_usable_rank",
-    "mean_pairwise_cosine",
     "nearest_portraits",
     "rows_per_round",
     "safe_file_name",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .quoting import quote
+from .scores.cosines import mean_pairwise_cosine
 from .shapes import Float
 
 _MOST_ROWS = 1_000_000
@@ -138,16 +139,6 @@ def _check_settings(embeddings: Tensor, rank: int, keep_ratio: int | float, iter
             f"{iterations} iterations: the last round would reconstruct every row exactly and keep arbitrary ones. "
             f"{usable} Lower the rank, make more portraits, or run fewer iterations."
         )
-
-
-def mean_pairwise_cosine(rows: Float[Tensor, "m d"]) -> float | None:
-    """The mean cosine of every two rows, in [-1, 1], computed in double precision; None if there are fewer than two."""
-    count = len(rows)
-    if count < 2:
-        return None
-    unit = torch.nn.functional.normalize(rows.cpu().double(), dim=1)
-    total = unit.sum(dim=0).square().sum() - unit.square().sum()
-    return float(total / (count * (count - 1)))
 
 
 def _cohesion(rows: Float[Tensor, "m d"]) -> float:

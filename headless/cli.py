@@ -15,6 +15,7 @@ from ..core.quoting import quote
 from . import options
 from .option_values import TOYWORLD
 from .run_settings import RunSettings, settings_of, toyworld_settings
+from .score_command import score
 from .stopping import stoppable
 from .terminal import plain_errors, progress, quiet_imports, quiet_libraries, say, shown
 
@@ -292,6 +293,9 @@ def demo(out: options.OutFolder = Path("demo"), overwrite: options.Overwrite = F
         with progress() as report:
             summary = main(out, overwrite, report)
     say(summary)
+
+
+app.command()(score)
 
 
 def settings_from(given: Mapping[str, Any]) -> RunSettings:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..core.identity import Identity
 from ..core.layout import Layout
+from ..core.scores.cosines import Likeness, likeness
 from ..core.shapes import Bool, Float
 from ..core.story import Frame, Story
-from .likeness import Likeness, likeness
 from .run_files import opened, read_masks
 from .run_folder import RunFolder
 from .run_settings import RunSettings

@@ -28,6 +28,7 @@ class StoryIdentityExtension(ComfyExtension):
             reference_conditioning,
             sampling,
             save_frame,
+            scores,
             sheet,
             story,
             toyworld,
@@ -62,11 +63,12 @@ class StoryIdentityExtension(ComfyExtension):
             sampling.CastNode,
             sampling.RedenoiseNode,
             amsa.AMSANode,
-            injector.FaceRecogniserLoaderNode,
             injector.LoadIDAdapterNode,
             injector.FaceFeaturesNode,
             injector.ShuffledIDInjectorNode,
             sheet.StorySheetNode,
+            scores.LoadFaceRecogniserNode,
+            scores.ScoreStoryNode,
             toyworld.ToyWorldLoaderNode,
         ]
 

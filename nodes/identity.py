@@ -181,7 +181,7 @@ class IdentityDiscoveryNode(io.ComfyNode):
                     "photomaker",
                     [io.Photomaker, io.ClipVision, FaceRecogniserSocket],
                     tooltip="The identity encoder: from PhotoMaker Loader or ComfyUI's own, from Load CLIP Vision, or "
-                    "from Face Recogniser Loader. Identity Conditioning needs PhotoMaker's.",
+                    "from Load Face Recogniser. Identity Conditioning needs PhotoMaker's.",
                 ),
                 io.String.Input(
                     "name", default="", tooltip="The character's name, exactly as in the story. It is required."

@@ -1,4 +1,4 @@
-"""Faces from pictures: Face Recogniser Loader, Load ID Adapter, Face Features, Shuffled ID Injector."""
+"""Faces from pictures: Load ID Adapter, Face Features, Shuffled ID Injector."""
 
 import logging
 from typing import Any
@@ -25,10 +25,8 @@ from .host.folders import (
 from .host.id_injection import IDInjection
 from .host.reference_faces import CENTRE_SQUARE, CROPS, FOUND_FACE, load_named_recogniser, reference_features
 from .types import (
-    FaceEncoder,
     FaceFeatures,
     FaceFeaturesSocket,
-    FaceRecogniserSocket,
     Faces,
     IDAdapterSocket,
     LayoutSocket,
@@ -64,42 +62,6 @@ class LoadIDAdapterNode(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_adapter(full_path("ipadapter", adapter_name)))
-
-
-class FaceRecogniserLoaderNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="StoryIdentityFaceRecogniserLoader",
-            display_name="Face Recogniser Loader",
-            category="StoryIdentity/identity",
-            description="Loads a face recogniser, as an encoder for Identity Discovery. insightface's models are for "
-            "non-commercial research only; the toy world's come with the pack.",
-            search_aliases=["insightface", "arcface", "buffalo_l", "face embedding", "face analysis"],
-            inputs=[
-                io.Combo.Input(
-                    "face_models",
-                    options=face_models()[1:],
-                    tooltip="A folder in models/insightface/models; it needs the package insightface, which is for "
-                    "photographs. toy world: knows the toy world's people only.",
-                )
-            ],
-            outputs=[
-                FaceRecogniserSocket.Output(
-                    display_name="face_recogniser", tooltip="For the input photomaker of Identity Discovery."
-                )
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, face_models: str | None) -> bool | str:
-        if face_models == NO_FACE_MODELS:
-            return "Face Recogniser Loader: choose face models."
-        return check_face_models(face_models)
-
-    @classmethod
-    def execute(cls, face_models: str) -> io.NodeOutput:
-        return io.NodeOutput(FaceEncoder(face_models, load_named_recogniser(face_models, "Face Recogniser Loader")))
 
 
 class FaceFeaturesNode(io.ComfyNode):

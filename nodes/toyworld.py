@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..core.toyworld.recogniser import load_recogniser
 from .host.toyworld import (
     load_adapter,
     load_clip,
@@ -11,7 +12,7 @@ from .host.toyworld import (
     load_model,
     load_vae,
 )
-from .types import DetectorSocket, IDAdapterSocket
+from .types import DetectorSocket, FaceRecogniserSocket, IDAdapterSocket
 
 
 class ToyWorldLoaderNode(io.ComfyNode):
@@ -55,6 +56,9 @@ class ToyWorldLoaderNode(io.ComfyNode):
                 IDAdapterSocket.Output(
                     display_name="adapter", tooltip="An ID injector of the kind FaceID-Plus, for Shuffled ID Injector."
                 ),
+                FaceRecogniserSocket.Output(
+                    display_name="recogniser", tooltip="Knows the faces of the toy world's people, for Score Story."
+                ),
             ],
         )
 
@@ -62,5 +66,5 @@ class ToyWorldLoaderNode(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         vae, model = load_vae(), load_model()
         identity_model, photomaker = load_identity_generator(model)
-        faces = load_clip_vision(), load_adapter()
+        faces = load_clip_vision(), load_adapter(), load_recogniser()
         return io.NodeOutput(model, identity_model, load_clip(), vae, photomaker, load_detector(), *faces)

@@ -5,7 +5,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.detectors.faces import Recogniser
 from ..core.identity import Identity
 from ..core.injector import ReferenceFeatures
 
@@ -64,21 +63,3 @@ class FaceFeatures:
 
 Faces = tuple[FaceFeatures, ...]
 """What travels through a FACE_FEATURES socket: everybody whose face is known."""
-
-
-@dataclass(frozen=True)
-class FaceEncoder:
-    """What travels through a FACE_RECOGNISER socket.
-
-    Args:
-        name: What Face Recogniser Loader calls its models.
-        recogniser: What finds and tells faces.
-    """
-
-    name: str
-    recogniser: Recogniser
-
-    @property
-    def encoder_id(self) -> str:
-        """Which encoder identities made with it belong to."""
-        return f"face recogniser {self.name}"

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "story_identity.nodes")
-LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "groundingdino", "segment_anything", "insightface")
+LIBRARIES = (
+    *("diffusers", "transformers", "peft", "accelerate", "groundingdino", "segment_anything", "insightface"),
+    *("cv2", "dlib", "face_recognition_models", "onnxruntime"),
+)
 CODE = """
 import importlib, sys
 for name in {modules}:

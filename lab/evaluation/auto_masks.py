@@ -11,6 +11,7 @@ from ...core.attention_layout import attention_layout
 from ...core.automask import TokenMaps, character_labels, subject_masks
 from ...core.layout import Layout
 from ...core.map_reader import STEADY
+from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Bool, Float
 from ...core.story import Frame, Story
 from ...core.toyworld.detector import mask_overlap
@@ -19,7 +20,6 @@ from ...headless.shared_frames import encode_together, new_reader, positions_of
 from ...headless.studio import Studio
 from ...headless.unet_attention import hooked_attention
 from .drawing_modes import frames_noise, plan_of
-from .scores import mean_of_known
 
 LOOKED_AT_NOISE = (1, 5, 10, 15, 20, 24)
 """After how many of 25 steps a sampling is as noisy as the drawings that are looked at."""

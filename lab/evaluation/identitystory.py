@@ -9,21 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.identity import Discovery, Identity, mean_pairwise_cosine
+from ...core.identity import Discovery, Identity
 from ...core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
+from ...core.scores.cosines import likeness, mean_cosine_between, mean_pairwise_cosine
+from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Bool, Float
 from ...core.story import Frame
 from ...core.toyworld.detector import ToyDetector, load_detector
 from ...core.toyworld.identity_encoder import load_identity_encoder
 from ...core.toyworld.models import LATENT_RATIO
 from ...headless.detection import toyworld_folder
-from ...headless.likeness import FaceReader, likeness
+from ...headless.likeness import FaceReader
 from ...headless.run_settings import RunSettings, toyworld_settings
 from ...headless.studio import Studio, open_studio
 from ..toyworld.plan import Plan
 from ..toyworld.probe import PERSON, SCENE, Probe, answers_of_person, answers_of_scene, load_probe
 from ..toyworld.world import Scene, draw
-from .scores import ghost_share, mean_cosine_between, mean_of_known, psnr, seam_step
+from .scores import ghost_share, psnr, seam_step
 from .stories import ToyStory, make_story, with_others
 from .variants import (
     DIRECT,

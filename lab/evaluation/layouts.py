@@ -11,6 +11,7 @@ from ...core.latent_cache import NoisyLatentCache
 from ...core.layout import Layout
 from ...core.map_reader import STEADY
 from ...core.redenoise import scaled_kernel
+from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Float
 from ...core.story import Frame, Story
 from ...core.toyworld.detector import mask_overlap
@@ -29,7 +30,7 @@ from .identitystory import (
     look_at_all,
     measure_agreement,
 )
-from .scores import ghost_share, mean_of_known, psnr
+from .scores import ghost_share, psnr
 from .stories import ToyStory
 from .variants import TEMPLATE, FrameVariants, make_portraits, silent
 

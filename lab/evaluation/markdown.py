@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.atomic_files import atomic_write
-from .scores import Interval, bootstrap_interval, paired_differences
+from ...core.scores.statistics import Interval, bootstrap_interval, paired_differences
 from .stories import FRAMES
 
 Rows = Sequence[Mapping[str, Any]]

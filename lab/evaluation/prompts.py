@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from ...core.identity import Identity
+from ...core.scores.statistics import mean_of_known
 from ...core.story import CHARACTER, FRAME, PROMPTS
 from ..toyworld.plan import Plan
 from ..toyworld.probe import PERSON, SCENE, Probe, answers_of_person
@@ -27,7 +28,6 @@ from .identitystory import (
     open_instruments,
 )
 from .markdown import Rows, about, at, cell, difference, table
-from .scores import mean_of_known
 from .stories import ToyStory, make_story
 from .variants import TEMPLATE, counted_evaluations, make_identities, make_portraits, silent
 

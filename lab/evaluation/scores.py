@@ -1,64 +1,15 @@
-"""Scores as plain formulas, and how sure one may be of their means."""
+"""Measures of pictures of the toy world as plain formulas; what the papers score is in `core.scores`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...core.shapes import Bool, Float
 
-RESAMPLES = 10_000
-LEVEL = 0.95
 UNCHANGED = 0.1
 """A pixel none of whose channels (in [0, 1]) moved farther than this looks as it did."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over `count` stories, and the ends of its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-
-def bootstrap_interval(values: Sequence[int | float], seed: int = 0) -> Interval:
-    """The mean, with the percentile bootstrap's 95 % interval over 10,000 resamples (Efron 1979).
-
-    Raises:
-        ValueError: If there are no values.
-    """
-    if not len(values):
-        raise ValueError("There is nothing to average: no story has this value.")
-    sample = np.asarray(values, np.float64)
-    chosen = np.random.default_rng(seed).integers(len(sample), size=(RESAMPLES, len(sample)))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(sample[chosen].mean(axis=1), (tail, 1 - tail))
-    return Interval(float(sample.mean()), float(low), float(high), len(sample))
-
-
-def paired_differences(values: Sequence[float | None], others: Sequence[float | None]) -> list[float]:
-    """`values - others`, story by story, where a story has both."""
-    pairs = zip(values, others, strict=True)
-    return [value - other for value, other in pairs if value is not None and other is not None]
-
-
-def mean_cosine_between(vectors: Float[Tensor, "n d"], others: Float[Tensor, "k d"]) -> float | None:
-    """The mean cosine of every row with every other one; None where either side has no rows."""
-    if not len(vectors) or not len(others):
-        return None
-    return float(F.normalize(vectors.double(), dim=1).mean(dim=0) @ F.normalize(others.double(), dim=1).mean(dim=0))
-
-
-def mean_of_known(values: Sequence[int | float | None]) -> float | None:
-    """The mean of those that are there; None where none is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def psnr(

@@ -7,7 +7,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ...core.identity import mean_pairwise_cosine
+from ...core.scores.cosines import mean_pairwise_cosine
+from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Bool, Float
 from ...core.toyworld.detector import ToyDetector, box_around
 from ...core.toyworld.models import PICTURE_SIDE
@@ -36,7 +37,7 @@ from .identitystory import (
     stacked,
 )
 from .layouts import measure_layouts
-from .scores import mean_difference, mean_of_known, psnr, same_share
+from .scores import mean_difference, psnr, same_share
 from .stories import ToyStory, make_story
 from .variants import NARROW_RANK, counted_evaluations
 

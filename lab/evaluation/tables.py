@@ -1,9 +1,9 @@
 """The tables of the first part of `docs/evidence.md`, from the rows that `identitystory.measure_story` gives."""
 
+from ...core.scores.statistics import paired_differences
 from ..toyworld.probe import PERSON, SCENE
 from .identitystory import DRAWN, OTHERS
 from .markdown import Rows, about, at, cell, difference, show, table
-from .scores import paired_differences
 from .variants import DIRECT, FIXED, NARROW, NARROW_RANK, TEMPLATE
 
 _FACES = {

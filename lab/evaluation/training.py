@@ -15,6 +15,8 @@ from ...core.attention_hooks import unchanged
 from ...core.frame_sharing import Sharing
 from ...core.injector import Injector, ReferenceFeatures
 from ...core.layout import Layout
+from ...core.scores.cosines import mean_cosine_between
+from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Float
 from ...core.shuffle import MODES
 from ...core.toyworld.models import PICTURE_SIDE
@@ -45,7 +47,7 @@ from .identitystory import (
     look_at_all,
     open_instruments,
 )
-from .scores import mean_cosine_between, mean_of_known, varied_share
+from .scores import varied_share
 from .stories import FRAMES, ToyStory, make_story
 from .storynizor import SeenBy, masks_in, measure_drawings, measure_frames, read_of
 from .variants import counted_evaluations

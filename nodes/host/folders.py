@@ -14,6 +14,7 @@ KINDS = {
     "identities": {".safetensors"},
     "ipadapter": {".safetensors", ".bin"},
     "insightface": {".onnx"},
+    "face_recognition": {".onnx"},
 }
 """Folders under `models/` that ComfyUI does not know by itself, and the endings of the files in them."""
 

@@ -8,8 +8,8 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ...core.detectors.faces import Recogniser
 from ...core.quoting import quote
-from ..types import FaceEncoder
 from . import photomaker as pm
 
 _BATCH = 8
@@ -41,14 +41,14 @@ def encode_portraits(encoder: Any, portraits: Tensor, advance: Callable[[int], o
     Raises:
         ValueError: If the encoder is none of these, gives no embedding per picture, or finds a face in no portrait.
     """
-    if isinstance(encoder, FaceEncoder):
+    if isinstance(encoder, Recogniser):
         return _by_faces(encoder, portraits, advance)
     if hasattr(encoder, "encode_image"):
         return _by_clip_vision(encoder, portraits, advance)
     if not hasattr(encoder, "fuse_module"):
         raise ValueError(
             f"Identity Discovery: the encoder is {quote(type(encoder).__name__)}. Connect PhotoMaker Loader, Load CLIP "
-            "Vision or Face Recogniser Loader."
+            "Vision or Load Face Recogniser."
         )
     embeddings = pm.embed_portraits(encoder, portraits, batch_size=_BATCH, advance=advance)
     return EncodedPortraits(pm.encoder_id(encoder), embeddings, list(range(len(portraits))))
@@ -76,12 +76,12 @@ def clip_vision_id(clip_vision: Any) -> str:
     return f"{clip_vision.model_type} {'-'.join(sizes)}-{clip_vision.image_size}"
 
 
-def _by_faces(encoder: FaceEncoder, portraits: Tensor, advance: Callable[[int], object]) -> EncodedPortraits:
+def _by_faces(encoder: Recogniser, portraits: Tensor, advance: Callable[[int], object]) -> EncodedPortraits:
     """The embedding of the largest face of each portrait; portraits without a face are left out."""
     found, rows = [], []
     for row, portrait in enumerate(portraits):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        face = encoder.recogniser.find(portrait)
+        face = encoder.find(portrait)
         if face is not None:
             found.append(face.embedding.to("cpu", torch.float32))
             rows.append(row)
@@ -92,4 +92,4 @@ def _by_faces(encoder: FaceEncoder, portraits: Tensor, advance: Callable[[int], 
             "insightface's models know photographs, not drawings; the toy world's know its people. Take another "
             "encoder, such as Load CLIP Vision's."
         )
-    return EncodedPortraits(encoder.encoder_id, torch.stack(found), rows)
+    return EncodedPortraits(f"face recogniser {encoder.name}", torch.stack(found), rows)

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from story_identity.core.scores.cosines import likeness
 from story_identity.core.toyworld.detector import load_detector
 from story_identity.core.toyworld.identity_encoder import load_identity_encoder
-from story_identity.headless.likeness import FaceReader, likeness
+from story_identity.headless.likeness import FaceReader
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.world import draw

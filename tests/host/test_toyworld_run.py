@@ -1,6 +1,7 @@
 """The toy world's workflows in a real ComfyUI, just as they are shipped, from the prompt to saved PNGs."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -36,6 +37,30 @@ def test_it_runs_without_any_model_file_to_the_same_bytes_each_time(bare):
     bare.forget()
     again = saved(bare, shipped())
     assert [pixels(path) for name in ("StoryIdentity/frame", "StoryIdentity/sheet") for path in again[name]] == first
+
+
+def test_score_story_takes_the_quickstarts_frames(bare):
+    """After the test above only the scores are new; the host has the rest."""
+    graph = shipped()
+    sheet, story, layout, loader = (
+        nodes_of(graph, f"StoryIdentity{name}")[0]
+        for name in ("StorySheet", "Story", "GroundedSAMLayout", "ToyWorldLoader")
+    )
+    inputs = {
+        "images": graph[sheet]["inputs"]["images"],
+        "story": [story, 0],
+        "recogniser": [loader, 8],
+        "layouts": [layout, 0],
+    }
+    graph["score"] = {"class_type": "StoryIdentityScoreStory", "inputs": inputs}
+    graph["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["score", 0]}}
+    outputs = bare.run(graph)
+    (report,) = outputs["text"]["text"]
+    assert report.startswith("Face-Sim ")
+    assert len(re.findall(r"^\w+: found \d of \d faces$", report, re.MULTILINE)) == 2
+    (plot,) = bare.files(outputs["score"])
+    with Image.open(plot.path) as image:
+        assert min(image.size) > 100
 
 
 def in_three_ways(bare: Host, graph: dict[str, Any]) -> list[list[bytes]]:

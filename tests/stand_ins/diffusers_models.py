@@ -39,7 +39,7 @@ def write_sd15(folder):
     pipe = StableDiffusionPipeline(
         vae=AutoencoderKL(**VAE),
         text_encoder=CLIPTextModel(_text_config()),
-        tokenizer=_tokenizer(folder),
+        tokenizer=clip_tokenizer(folder),
         unet=UNet(**UNET, cross_attention_dim=WIDTH),
         scheduler=EulerDiscreteScheduler(**SCHEDULER),
         safety_checker=None,
@@ -66,8 +66,8 @@ def write_sdxl(folder):
         vae=AutoencoderKL(**VAE, scaling_factor=0.13025),
         text_encoder=CLIPTextModel(_text_config()),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(SECOND_WIDTH)),
-        tokenizer=_tokenizer(folder),
-        tokenizer_2=_tokenizer(folder),
+        tokenizer=clip_tokenizer(folder),
+        tokenizer_2=clip_tokenizer(folder),
         unet=unet,
         scheduler=EulerDiscreteScheduler(**SCHEDULER),
     )
@@ -179,7 +179,7 @@ def _text_config(width=WIDTH):
     )
 
 
-def _tokenizer(folder):
+def clip_tokenizer(folder):
     """CLIP's own kind, with a vocabulary of single letters: inside a word and at its end."""
     words = [*SPECIAL, *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     place = folder / "letters"

@@ -12,15 +12,14 @@ from story_identity.core.detectors.faces import Face
 from story_identity.core.identity import Identity, discover_identity
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import ENCODER_ID
+from story_identity.core.toyworld.recogniser import load_recogniser
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw, portrait_plan
-from story_identity.nodes.host.folders import TOY_FACE_MODELS, register_folders
+from story_identity.nodes.host.folders import register_folders
 from story_identity.nodes.host.identity_encoders import clip_vision_id
 from story_identity.nodes.identity import IdentityConditioningNode, IdentityDiscoveryNode
 from story_identity.nodes.identity_files import LoadIdentityNode, SaveIdentityNode
-from story_identity.nodes.injector import FaceRecogniserLoaderNode
 from story_identity.nodes.sampling import CastNode
-from story_identity.nodes.types import FaceEncoder
 
 register_folders()
 
@@ -63,13 +62,13 @@ def check_an_identity_of_another_encoder_is_refused_by_name():
         '"Mira" was made with the encoder "clip_vision_model 3-20-7-28"',
         f'"{ENCODER_ID}" is in use',
     )
-    refused(lambda: discover(object(), pictures(20)), "PhotoMaker Loader", "Load CLIP Vision", "Face Recogniser Loader")
+    refused(lambda: discover(object(), pictures(20)), "PhotoMaker Loader", "Load CLIP Vision", "Load Face Recogniser")
 
 
 class WhiteIsNoFace:
     """Sees a face in every picture that is not white."""
 
-    width = 4
+    name, width = "buffalo_l", 4
 
     def find(self, image):
         if image.min() == 1:
@@ -77,9 +76,12 @@ class WhiteIsNoFace:
         embedding = torch.cat([image.mean(dim=(0, 1)), image[0, 0, :1]])
         return Face(torch.nn.functional.normalize(embedding, dim=0), image)
 
+    def find_all(self, images, masks):
+        return [self.find(image) for image in images]
+
 
 def check_portraits_without_a_face_are_left_out_and_named():
-    encoder, portraits = FaceEncoder("buffalo_l", WhiteIsNoFace()), pictures(20)
+    encoder, portraits = WhiteIsNoFace(), pictures(20)
     with_white = torch.cat([portraits[:3], torch.ones(1, 28, 28, 3), portraits[3:]])
     plain, kept, _, best = discover(encoder, portraits)
     other, other_kept, report, other_best = discover(encoder, with_white)
@@ -95,17 +97,15 @@ def check_portraits_without_a_face_are_left_out_and_named():
 
 
 def check_the_toy_worlds_recogniser_is_an_encoder():
-    (encoder,) = FaceRecogniserLoaderNode.execute(TOY_FACE_MODELS).result
+    encoder = load_recogniser()
     random = np.random.default_rng(1)
     plan = portrait_plan(sample_person(random, word="woman", hair="red"))
     portraits = torch.stack([torch.tensor(draw(plan, random).image).float() / 255 for _ in range(4)])
     identity, *_, best = discover(encoder, portraits, iterations=0)
-    embeddings = torch.stack([encoder.recogniser.find(portrait).embedding for portrait in portraits])
+    embeddings = torch.stack([encoder.find(portrait).embedding for portrait in portraits])
     assert torch.equal(identity.embedding, embeddings.mean(dim=0))
     assert torch.equal(best, portraits[in_order_of_cosine(embeddings, identity.embedding)])
     assert identity.encoder == "face recogniser toy world"
-    assert "choose face models" in FaceRecogniserLoaderNode.validate_inputs("none")
-    assert "non-commercial" in FaceRecogniserLoaderNode.validate_inputs("buffalo_x")
 
 
 def check_the_portraits_go_through_the_file():

@@ -5,13 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from story_identity.core.identity import mean_pairwise_cosine
+from story_identity.core.scores.cosines import mean_cosine_between, mean_pairwise_cosine
+from story_identity.core.scores.statistics import bootstrap_interval, mean_of_known, paired_differences
 from story_identity.lab.evaluation.scores import (
-    bootstrap_interval,
     ghost_share,
-    mean_cosine_between,
-    mean_of_known,
-    paired_differences,
     psnr,
     seam_step,
     varied_share,

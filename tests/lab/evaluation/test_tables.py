@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from story_identity.core.scores.statistics import Interval
 from story_identity.lab.evaluation.__main__ import IDENTITY_FIGURE
 from story_identity.lab.evaluation.figure import Figure, write_figure, write_strip
 from story_identity.lab.evaluation.markdown import find_markers, markers, show_interval, write_between_markers
-from story_identity.lab.evaluation.scores import Interval
 from story_identity.lab.evaluation.tables import make_tables
 from story_identity.lab.evaluation.variants import VARIANTS
 from story_identity.lab.toyworld.probe import PERSON, SCENE

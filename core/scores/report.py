@@ -1,0 +1,123 @@
+"""A story's scores as text, as JSON and as rows of a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..quoting import printable
+from .statistics import Interval
+from .story import CLIP_T, FACE_SIM, LABELS, CharacterScores, StoryScores
+
+COPIES_ABOVE = 0.46
+"""The median ArcFace cosine of two photographs of one person (MultiID-Bench, arXiv:2510.14975): a Face-Sim far above it
+means that faces are copied, pose and expression included."""
+_ARCFACE = ("insightface", "auraface")
+
+
+def as_mapping(scores: StoryScores, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything, in JSON's own types; cosines as they are, None where nothing could be compared.
+
+    Args:
+        scores: A story's.
+        about: What else belongs on record, such as the names of the encoders.
+    """
+    return {
+        "format": "story-identity-scores/1",
+        **about,
+        "scores": {key: None if each is None else vars(each) for key, each in scores.scores.items()},
+        "clip_t_of_frames": None if scores.clip_t is None else list(scores.clip_t),
+        "characters": [_character(each) for each in scores.characters],
+    }
+
+
+def _character(person: CharacterScores) -> dict[str, Any]:
+    matrix = None
+    if person.matrix is not None:
+        matrix = [[None if math.isnan(value) else value for value in row] for row in person.matrix.tolist()]
+    return {
+        "name": person.name,
+        "frames": [frame + 1 for frame in person.frames],
+        "found": dict(person.found),
+        "scores": dict(person.scores),
+        "of_frames": {key: list(values) for key, values in person.of_frames.items()},
+        "least_alike_frame": None if person.worst is None else person.worst + 1,
+        "face_cosines": matrix,
+    }
+
+
+def as_rows(scores: StoryScores) -> list[list[Any]]:
+    """A table: a line of titles, then one row per frame and character; an empty cell where there is no number.
+
+    A frame in which nobody is has one row without a name. CLIP-T is the frame's, and stands in each of its rows.
+    """
+    keys = [key for key in LABELS if any(key in person.of_frames for person in scores.characters)]
+    rows: list[list[Any]] = [["frame", "character", *([CLIP_T] if scores.clip_t else []), *keys]]
+    for frame in range(scores.frames):
+        whole = [scores.clip_t[frame]] if scores.clip_t else []
+        present = [person for person in scores.characters if frame in person.frames]
+        for person in present:
+            values = [person.of_frames[key][frame] if key in person.of_frames else None for key in keys]
+            rows.append([frame + 1, person.name, *whole, *("" if value is None else value for value in values)])
+        if not present:
+            rows.append([frame + 1, "", *whole, *([""] * len(keys))])
+    return rows
+
+
+def as_text(scores: StoryScores, recogniser: str = "", threshold: float | None = None) -> str:
+    """Some lines for a person to read: the scores times 100 with their intervals, and what stands out.
+
+    Args:
+        scores: A story's.
+        recogniser: The name of the face recogniser.
+        threshold: The cosine above which its faces count as one person's.
+    """
+    lines = [f"{LABELS[key]:<15} {interval_text(each)}" for key, each in scores.scores.items()]
+    lines += [line for person in scores.characters for line in _about(person, threshold)]
+    lines += notes(scores, recogniser)
+    return "\n".join(lines) or "Nothing was measured."
+
+
+def interval_text(interval: Interval | None) -> str:
+    """A score times 100, with its interval where frames are enough for one."""
+    if interval is None:
+        return "nothing to compare"
+    text = f"{100 * interval.mean:.1f}"
+    has_width = interval.low < interval.high
+    return f"{text} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" if has_width else text
+
+
+def notes(scores: StoryScores, recogniser: str = "") -> list[str]:
+    """What a reader should know of these scores."""
+    found = scores.scores.get(FACE_SIM)
+    if recogniser in _ARCFACE and found is not None and found.mean > COPIES_ABOVE:
+        return [
+            f"Face-Sim is above {100 * COPIES_ABOVE:.0f}, what two photographs of one person have among themselves: "
+            "faces may be copies of one another, pose and expression included."
+        ]
+    return []
+
+
+def _about(person: CharacterScores, threshold: float | None) -> Sequence[str]:
+    name, wanted = printable(person.name, 60), len(person.frames)
+    lines = [f"{name}: {_found_text(person)}"] if person.found else []
+    values = person.of_frames.get(FACE_SIM)
+    if values is None or person.worst is None:
+        return lines
+    lowest = values[person.worst]
+    assert lowest is not None  # `worst` is a frame that has one
+    lines.append(f"{name}: the face of frame {person.worst + 1} is least like the others ({100 * lowest:.1f})")
+    if threshold is not None:
+        below = [frame + 1 for frame, value in enumerate(values) if value is not None and value < threshold]
+        if below and wanted > 1:
+            listed = ", ".join(map(str, below))
+            lines.append(f"{name}: below the recogniser's usual threshold of {100 * threshold:.1f} in frames {listed}")
+    return lines
+
+
+def _found_text(person: CharacterScores) -> str:
+    wanted = len(person.frames)
+    parts = [f"{count} of {wanted} {_THINGS[key]}" for key, count in person.found.items() if key in _THINGS]
+    return f"found {', '.join(parts)}"
+
+
+_THINGS = {FACE_SIM: "faces", "clip_i": "figures"}

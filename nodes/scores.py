@@ -1,0 +1,150 @@
+"""Load Face Recogniser, Score Story."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..core.detectors.faces import NOTICE, Recogniser
+from ..core.layout import Layout
+from ..core.recognisers import ENGINES, load_recogniser
+from ..core.scores.measuring import story_features
+from ..core.scores.plot import draw_scores
+from ..core.scores.report import as_mapping, as_text
+from ..core.scores.story import score_story
+from ..core.story import Story
+from .host.folders import check_face_models, check_present, face_models_folder, full_path
+from .host.image_encoders import encoders_of
+from .types import FaceRecogniserSocket, LayoutSocket, StorySocket
+
+_INSIGHTFACE, _BUFFALO = "insightface", "buffalo_l"
+
+
+class LoadFaceRecogniserNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityLoadFaceRecogniser",
+            display_name="Load Face Recogniser",
+            category="StoryIdentity/scores",
+            description="Finds the faces of photographs and measures how alike they are, on the CPU. dlib brings its "
+            "weights along in a package; insightface's are for non-commercial research only.",
+            search_aliases=["face analysis", "face similarity", "dlib", "insightface", "sface", "auraface"],
+            inputs=[
+                io.Combo.Input(
+                    "engine",
+                    options=list(ENGINES),
+                    default="dlib",
+                    tooltip="dlib needs two packages and no file. sface and auraface read files of "
+                    "models/face_recognition, insightface those of models/insightface/models/buffalo_l.",
+                ),
+            ],
+            outputs=[FaceRecogniserSocket.Output(display_name="recogniser", tooltip="For Score Story.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, engine: str | None) -> bool | str:
+        if engine == _INSIGHTFACE:
+            return check_face_models(_BUFFALO)
+        for file in ENGINES[engine].files if engine is not None and engine in ENGINES else ():
+            present = check_present("face_recognition", file)
+            if present is not True:
+                return present
+        return True
+
+    @classmethod
+    def execute(cls, engine: str) -> io.NodeOutput:
+        recogniser = load_recogniser(engine, _folder_of(engine))
+        if not ENGINES[engine].commercial:
+            logging.warning("Load Face Recogniser: %s", NOTICE)
+        return io.NodeOutput(recogniser)
+
+
+class ScoreStoryNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityScoreStory",
+            display_name="Score Story",
+            category="StoryIdentity/scores",
+            description="How alike the characters' faces and figures are over the frames of a story, in the measures "
+            "of both papers: Face-Sim, CLIP-I and DINO-I, with the frame that is least like the others.",
+            search_aliases=["face similarity", "consistency", "likeness", "evaluation", "metric", "IdentityStory"],
+            inputs=[
+                io.Image.Input("images", tooltip="The finished frames, one per frame of the story, in its order."),
+                StorySocket.Input("story", tooltip="Says who is in which frame."),
+                FaceRecogniserSocket.Input(
+                    "recogniser",
+                    optional=True,
+                    tooltip="For Face-Sim: from Load Face Recogniser, or the Toy World Loader.",
+                ),
+                LayoutSocket.Input(
+                    "layouts",
+                    optional=True,
+                    tooltip="Who is where, one layout per frame. Frames of several people need them, and so do CLIP-I "
+                    "and DINO-I of characters.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="From Load CLIP Vision: CLIP for CLIP-I, or DINOv2 or DINOv3 for DINO-I.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="The scores times 100, and what stands out."),
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="The likeness of every two faces of each character, and a bar per frame; the worst is red.",
+                ),
+                io.String.Output(display_name="numbers", tooltip="Everything as JSON."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_input_list=True,
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[torch.Tensor],
+        story: list[Story],
+        recogniser: list[Recogniser] | None = None,
+        layouts: list[Layout] | None = None,
+        clip_vision: list[Any] | None = None,
+    ) -> io.NodeOutput:
+        pictures = [picture[..., :3].cpu().float() for batch in images for picture in batch]
+        used = recogniser[0] if recogniser else None
+        if layouts is not None and len(layouts) != len(story[0].frames):
+            raise ValueError(
+                f"Score Story: there are {len(layouts)} layouts and the story has {len(story[0].frames)} frames. "
+                "Connect the layouts of all frames, from the same Story Frames."
+            )
+        bar = comfy.utils.ProgressBar(1 + len(story[0].characters))
+        encoders = encoders_of(clip_vision or [], used)
+        features = story_features(
+            story[0], pictures, layouts, encoders, report=lambda what, done, total: bar.update_absolute(done, total)
+        )
+        scores = score_story(features)
+        threshold = getattr(used, "threshold", None)
+        name = used.name if used else ""
+        plot = draw_scores(scores, threshold).unsqueeze(0)
+        numbers = json.dumps(as_mapping(scores, {"recogniser": name, "threshold": threshold}), ensure_ascii=False)
+        report = as_text(scores, name, threshold)
+        return io.NodeOutput(report, plot, numbers, ui=ui.PreviewImage(plot, cls=cls))
+
+
+def _folder_of(engine: str) -> Path | None:
+    """Where an engine's files are; None where they come with its packages."""
+    if engine == _INSIGHTFACE:
+        return face_models_folder(_BUFFALO)
+    folders = {full_path("face_recognition", file).parent for file in ENGINES[engine].files}
+    if len(folders) > 1:
+        raise ValueError(
+            f"Load Face Recogniser: the files of {engine} lie in different folders; put them into one folder of "
+            "models/face_recognition."
+        )
+    return next(iter(folders), None)
