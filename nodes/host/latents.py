@@ -43,6 +43,12 @@ def downscale_ratio(model: Any) -> int:
     return getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
 
 
+def recipe_of(model: Any, sampler_name: str, seed: int, cfg: float, sampler: Any) -> Recipe:
+    """What makes a cache, as its second pass compares it with another MODEL."""
+    family, space, noise = model_family(model), latent_space(model), noise_kind(model)
+    return Recipe(family, space, noise, sigma_range(model), sampler_name, seed, cfg, sampler)
+
+
 def check_latents(model: Any, recipe: Recipe, where: str, whose: str) -> None:
     """Refuse a MODEL that cannot take over the latents of a cache.
 

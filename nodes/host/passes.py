@@ -11,13 +11,13 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...core.latent_cache import LatentRecorder, NoisyLatentCache, Recipe
+from ...core.latent_cache import LatentRecorder, NoisyLatentCache
 from ...core.layout import Layout
 from ...core.quoting import quote, quote_all
 from ...core.redenoise import ProgressiveMasks, first_step, scaled_kernel
 from ..types import Cast, Conditioning
 from .guiders import RecordingGuider, RedenoiseGuider
-from .latents import check_latents, downscale_ratio, is_picture_of, latent_space, model_family, noise_kind, sigma_range
+from .latents import check_latents, downscale_ratio, is_picture_of, recipe_of
 from .token_maps import attach_reader
 
 UNREPLAYABLE_SAMPLERS = ("dpm_adaptive",)
@@ -103,16 +103,7 @@ def sample_template(
         initial=_own(samples),
         final=final,
         noise_mask=None if noise_mask is None else _own(noise_mask),
-        recipe=Recipe(
-            model_family(model),
-            latent_space(model),
-            noise_kind(model),
-            sigma_range(model),
-            sampler_name,
-            seed,
-            cfg,
-            sampler,
-        ),
+        recipe=recipe_of(model, sampler_name, seed, cfg, sampler),
         maps=None if reader is None else reader.of_one_frame(),
     )
 

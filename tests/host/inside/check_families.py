@@ -1,5 +1,7 @@
 """The laws of the two passes on every family of image models that ComfyUI knows, with tiny models of its classes."""
 
+import functools
+
 import comfy.model_sampling
 import comfy.sample
 import setting
@@ -37,9 +39,15 @@ WITH_EVERY_SAMPLER = ["Flux.1", "Qwen-Image", "Z-Image"]
 """Two with a picture's latents, one with a video's."""
 
 
+@functools.cache
+def made(name, seed=1):
+    """One model of a family and seed for all checks of this file, none of which leaves anything on it."""
+    return FAMILIES[name].make(seed)
+
+
 def check_the_tiny_models_are_what_they_stand_for():
     def law(family):
-        model, latent = family.make(), family.latent()
+        model, latent = made(family.name), family.latent()
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent["samples"], latent.get("downscale_ratio_spacial")
         )
@@ -54,7 +62,7 @@ def check_the_tiny_models_are_what_they_stand_for():
 def check_the_table_in_the_documents_is_this_list():
     rows = []
     for family in FAMILIES.values():
-        model = family.make()
+        model = made(family.name)
         form = "a video of one moment" if family.moments else "a picture"
         laws = "all" if family.name in MAIN else "the first three"
         facts = latent_space(model), noise_kind(model), f"{form}, {family.ratio} pixels a cell", laws
@@ -66,7 +74,7 @@ def check_the_table_in_the_documents_is_this_list():
 
 def check_the_template_is_the_stock_ksamplers_picture():
     def law(family):
-        model = family.make()
+        model = made(family.name)
         latent, _ = template(model, family)
         prompts = family.conditioning(1), family.conditioning(2)
         (stock,) = nodes.KSampler().sample(model, 3, STEPS, 3.0, "euler", "simple", *prompts, family.latent())
@@ -81,7 +89,7 @@ def check_the_background_follows_the_cache_bit_for_bit():
     """At every call of the model, and a mask that touches no latent cell gives the template."""
 
     def law(family, samplers=SAMPLERS):
-        model, generator = family.make(1), family.make(2)
+        model, generator = made(family.name, 1), made(family.name, 2)
         mira, speck, grown = (member(family),), torch.zeros_like(left(family)), family.side / 16
         speck[3, 3] = True  # between the pixels that cells look at
         for name in samplers if family.name != "SD1.5" else samplers[:1]:  # check_two_passes tries all of them on it
@@ -112,7 +120,7 @@ def check_a_full_mask_is_sampling_with_the_identity_model_from_start():
     """
 
     def law(family):
-        model, generator = family.make(1), family.make(2)
+        model, generator = made(family.name, 1), made(family.name, 2)
         for name in ("euler", "heun") if family.name in MAIN else ("euler",):
             _, cache = template(model, family, sampler_name=name)
             ours, _ = redenoise(generator, cache, layout(everything(family)), (member(family),))
@@ -126,8 +134,8 @@ def check_a_full_mask_is_sampling_with_the_identity_model_from_start():
 def check_the_template_s_own_model_and_prompt_give_the_template():
     """Whatever the sampler: under a full mask everything is predicted again, on the same latents."""
 
-    def law(family, samplers=("euler", "heunpp2")):
-        model = family.make()
+    def law(family, samplers):
+        model = made(family.name)
         for name in samplers:
             latent, cache = template(model, family, sampler_name=name)
             itself = member(family, seed=1)
@@ -137,13 +145,13 @@ def check_the_template_s_own_model_and_prompt_give_the_template():
                 assert torch.equal(call.latent, kept.latent), name
                 assert torch.equal(call.prediction, kept.prediction), name
 
-    every_family(law, MAIN)
-    every_family(lambda family: law(family, ALL_SAMPLERS), WITH_EVERY_SAMPLER[:1])
+    every_family(lambda family: law(family, ["euler"]), [name for name in MAIN if name != "Flux.1"])
+    every_family(lambda family: law(family, ALL_SAMPLERS), ["Flux.1"])
 
 
 def check_characters_who_are_not_there_cost_nothing():
     def law(family):
-        model = family.make()
+        model = made(family.name)
         latent, cache = template(model, family)
         with setting.counted(model) as count:
             again, _ = redenoise(model, cache, layout(torch.zeros_like(left(family))), (member(family),))
@@ -157,7 +165,7 @@ def check_a_guidance_scale_of_one_needs_no_negative():
     """As distilled models are used: a call for each character and step, and no prompt to be pushed away from."""
 
     def law(family):
-        model = family.make()
+        model = made(family.name)
         ben = member(family, "Ben", 12, negative=[])
         with setting.counted(model) as count:
             latent, cache = template(model, family, cfg=1.0, negative=[])
@@ -175,7 +183,7 @@ def check_a_guidance_scale_of_one_needs_no_negative():
 
 def check_two_characters_each_get_their_own_prompt():
     def law(family):
-        model = family.make()
+        model = made(family.name)
         latent, cache = template(model, family)
         where = layout(left(family), right(family))
         mira, ben = member(family), member(family, "Ben", 12)
@@ -192,7 +200,7 @@ def check_two_characters_each_get_their_own_prompt():
 
 def check_noise_masks_and_soft_edges():
     def law(family):
-        model = family.make()
+        model = made(family.name)
         _, cache = template(model, family, steps=1)
         start = cache.final + 0
         painted = torch.zeros(1, family.side, family.side)

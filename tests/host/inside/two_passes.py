@@ -13,7 +13,7 @@ from story_identity.nodes.host.guiders import RedenoiseGuider
 from story_identity.nodes.sampling import NoisyLatentCacheNode, RedenoiseNode
 from story_identity.nodes.types import CastMember
 
-STEPS, START = 4, 1
+STEPS, START = 3, 1
 ALL_SAMPLERS = [name for name in comfy.samplers.KSampler.SAMPLERS if name not in passes.UNREPLAYABLE_SAMPLERS]
 
 
