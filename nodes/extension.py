@@ -13,8 +13,10 @@ class StoryIdentityExtension(ComfyExtension):
         """Prepare workflows for Collect Frames, and let a user see and forget what it keeps."""
         from .host.result_cache import add_routes
 
-        PromptServer.instance.add_on_prompt_handler(_prepared)
-        add_routes()
+        server = getattr(PromptServer, "instance", None)  # programs that use ComfyUI's nodes alone have none
+        if server is not None:
+            server.add_on_prompt_handler(_prepared)
+            add_routes(server)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folders()

@@ -139,10 +139,15 @@ class Graph:
         """The loop that a Collect Frames ends.
 
         Raises:
-            ValueError: If there is none, several loops meet, one lies in another, or a value leaves the loop by
-                another way.
+            ValueError: If there is none, several loops meet, one lies in another (of ours or of another pack), or a
+                value leaves the loop by another way.
         """
         here = self.called(collect)
+        if collect not in self._ids:
+            raise ValueError(
+                f"{here} stands in a loop that another node makes. Frames of frames are not supported; take Each Frame "
+                "and Collect Frames out of that loop."
+            )
         starts = sorted(self.open_loops(collect))
         if not starts:
             raise ValueError(

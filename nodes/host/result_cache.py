@@ -222,16 +222,16 @@ def _durable(key: str) -> str:
     return hashlib.sha256("\n".join([key, name, *here]).encode()).hexdigest()
 
 
-def add_routes() -> None:
+def add_routes(server: PromptServer) -> None:
     """How much is kept, and how to forget it: GET and DELETE of /story_identity/finished_frames."""
     path = "/story_identity/finished_frames"
 
-    @PromptServer.instance.routes.get(path)
+    @server.routes.get(path)
     async def sizes(_: web.Request) -> web.Response:
         results = frame_results()
         return web.json_response({"memory": results.memory.size, "disk": results.disk.size})
 
-    @PromptServer.instance.routes.delete(path)
+    @server.routes.delete(path)
     async def forget(_: web.Request) -> web.Response:
         frame_results().clear()
         return web.json_response({"memory": 0, "disk": 0})

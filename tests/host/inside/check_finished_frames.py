@@ -98,6 +98,18 @@ def check_a_prompt_in_a_circle_or_of_another_kind_is_left_to_the_host():
     assert prepared(other) == other
 
 
+def check_a_loop_within_a_loop_of_another_pack_is_refused():
+    """Nodes that expansion has made are known by their id, and are not among those of the workflow."""
+    made = {
+        "each": node("StoryIdentityEachFrame", story=["story", 0]),
+        "inverted": node("ImageInvert", image=["each", 0]),
+        "collected": node("StoryIdentityCollectFrames", value_1=["inverted", 0]),
+        "story": node("StoryIdentityStory"),
+    }
+    assert Graph(made.__getitem__, list(made)).loop("collected").body == {"inverted"}
+    refused(partial(Graph(made.__getitem__, ["story"]).loop, "collected"), "in a loop that another node makes")
+
+
 def check_a_frame_without_number_is_found_in_its_story():
     told = Story.from_lines("Mira | woman | a woman with red hair", "Mira waits\na beach\nMira sleeps")
     for frame in told.frames:
