@@ -98,7 +98,7 @@ def notes(scores: StoryScores, recogniser: str = "") -> list[str]:
 
 
 def _about(person: CharacterScores, threshold: float | None) -> Sequence[str]:
-    name, wanted = printable(person.name, 60), len(person.frames)
+    name = printable(person.name, 60)
     lines = [f"{name}: {_found_text(person)}"] if person.found else []
     values = person.of_frames.get(FACE_SIM)
     if values is None or person.worst is None:
@@ -106,12 +106,25 @@ def _about(person: CharacterScores, threshold: float | None) -> Sequence[str]:
     lowest = values[person.worst]
     assert lowest is not None  # `worst` is a frame that has one
     lines.append(f"{name}: the face of frame {person.worst + 1} is least like the others ({100 * lowest:.1f})")
-    if threshold is not None:
-        below = [frame + 1 for frame, value in enumerate(values) if value is not None and value < threshold]
-        if below and wanted > 1:
-            listed = ", ".join(map(str, below))
-            lines.append(f"{name}: below the recogniser's usual threshold of {100 * threshold:.1f} in frames {listed}")
+    if threshold is not None and (strangers := frames_unlike_most(person, threshold)):
+        listed = f"frame{'s' if len(strangers) > 1 else ''} {', '.join(str(frame + 1) for frame in strangers)}"
+        lines.append(
+            f"{name}: in {listed} the face is unlike most of the others (below {100 * threshold:.1f}, the recogniser's "
+            "usual threshold)"
+        )
     return lines
+
+
+def frames_unlike_most(person: CharacterScores, threshold: float) -> list[int]:
+    """The frames, from 0, whose face counts as another person's than more than half of the other faces.
+
+    Means would not do: one wrong person lowers everybody's.
+    """
+    if person.matrix is None:
+        return []
+    others = person.matrix.clone().fill_diagonal_(math.nan)
+    known, below = (~others.isnan()).sum(dim=1), (others < threshold).sum(dim=1)
+    return (2 * below > known).nonzero().flatten().tolist()
 
 
 def _found_text(person: CharacterScores) -> str:

@@ -157,3 +157,23 @@ def test_files_of_another_layout_are_refused(tmp_path):
 def test_an_engine_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match='There is no face recogniser "facenet"; there are sface, auraface, dlib'):
         load_recogniser("facenet")
+
+
+@pytest.mark.filterwarnings("ignore")  # of what insightface imports
+def test_scrfd_and_the_alignment_are_those_of_the_package_insightface(tmp_path):
+    """Where the package is installed, which the tests' environment leaves out: it brings 600 MB along."""
+    pytest.importorskip("insightface", exc_type=ImportError)
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    write_files("auraface with SCRFD", folder)
+    pixels = face_models.picture((1, 2), (5, 9), height=640, width=640)
+    pixels[44:52, 72:80] = (200, 30, 60)
+    ours, theirs = (load_recogniser(engine, folder) for engine in ("auraface", "insightface"))
+    own, expected = (sorted(each.engine.detect(pixels), key=lambda face: face.box[1]) for each in (ours, theirs))
+    assert len(own) == len(expected) == 2
+    for face, other in zip(own, expected, strict=True):
+        assert np.allclose(face.box, other.box, atol=1e-3)
+        assert np.allclose(face.points, other.points, atol=1e-3)
+    found, wanted = ours.find(shown(pixels)), theirs.find(shown(pixels))
+    assert float((found.crop - wanted.crop).abs().max()) < 1.5 / 255
+    assert float(found.embedding @ wanted.embedding) > 0.9999

@@ -8,7 +8,7 @@ from story_identity.core.detectors.faces import Face
 from story_identity.core.layout import Layout
 from story_identity.core.scores.measuring import Encoders, story_features
 from story_identity.core.scores.plot import colour_of_cosine, draw_scores
-from story_identity.core.scores.report import as_mapping, as_rows, as_text, notes
+from story_identity.core.scores.report import as_mapping, as_rows, as_text, frames_unlike_most, notes
 from story_identity.core.scores.segmented import over_grey
 from story_identity.core.scores.story import (
     CLIP_I,
@@ -159,12 +159,22 @@ def test_text_and_rows_by_hand():
     assert "Face-Sim        73.3 (" in text  # pairs: 1, 0.6, 0.6
     assert "Mira: found 3 of 3 faces" in text
     assert "Mira: the face of frame 3 is least like the others (60.0)" in text
-    assert "below the recogniser's usual threshold of 70.0 in frames 3" in text
+    assert "Mira: in frame 3 the face is unlike most of the others (below 70.0, the" in text
     assert "Tom: found 0 of 1 faces" in text
     rows = as_rows(scores)
     assert rows[0] == ["frame", "character", "clip_t", "face_sim"]
     assert [row[:2] for row in rows[1:]] == [[1, "Mira"], [2, "Mira"], [2, "Tom"], [3, "Mira"], [4, ""]]
     assert [row[3] for row in rows[1:]] == [pytest.approx(0.8), pytest.approx(0.8), "", pytest.approx(0.6), ""]
+
+
+def test_one_wrong_person_makes_nobody_else_a_stranger():
+    one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    person = scored(CharacterFeatures("Mira", (0, 1, 2, 3), [one, one, other, one])).characters[0]
+    assert frames_unlike_most(person, 0.9) == [2]
+    assert max(value for value in person.of_frames[FACE_SIM]) < 0.9  # the stranger is in every mean
+    assert frames_unlike_most(person, -0.1) == []
+    alone = scored(CharacterFeatures("Mira", (0,), [one, None, None, None])).characters[0]
+    assert frames_unlike_most(alone, 0.9) == []
 
 
 def test_the_mapping_is_json_of_what_was_measured():
