@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .frame_groups import ROWS, Conds, of_group
-from .guiders import WRAPPER_STATE
+from .character_guider import WRAPPER_STATE
 from .story_prompts import OWN_ROWS, OWN_SHAPES
 from .unet_hooks import Options, Participant, with_participant
 
