@@ -13,7 +13,7 @@ from story_identity.nodes.host import folders
 from story_identity.nodes.host.passes import present_members
 from story_identity.nodes.host.prompt import span_positions
 from story_identity.nodes.identity import CharacterPortraitsNode, IdentityConditioningNode
-from story_identity.nodes.injector import FaceFeaturesNode, _require_frame_of
+from story_identity.nodes.injector import FaceFeaturesNode, _frame_of
 from story_identity.nodes.layout import LayoutFromMasksNode
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode
 from story_identity.nodes.types import CastMember, FaceFeatures
@@ -50,7 +50,7 @@ def embedding_name(text):
 
 
 def frame_of_another_story(text):
-    return _require_frame_of(Story((), ()), Frame(0, text, (), caption=text))
+    return _frame_of(Story((), ()), Frame(0, text, (), caption=text))
 
 
 CALLS = {
