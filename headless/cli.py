@@ -124,12 +124,13 @@ def run(
 
 def _run(story: Path, out: Path, overwrite: bool, as_published: bool, given: Mapping[str, Any]) -> None:
     from ..core.near_misses import unfound_names
-    from ..core.story import Story
+    from ..core.story import CHARACTER, Story
     from .run import run_story
     from .run_together import notes_on
 
-    loaded = Story.load(story)
-    settings = settings_from(with_story_references(given, loaded, story.parent))
+    loaded = Story.load(story, as_published)
+    chosen = {"prompt": CHARACTER, **given} if as_published else given
+    settings = settings_from(with_story_references(chosen, loaded, story.parent))
     for sentence in (*unfound_names(loaded), *notes_on(loaded, settings)):
         say(sentence, error=True)
     with progress() as report:
@@ -196,14 +197,14 @@ def _discover(story: Path, out: Path, character: str, given: Mapping[str, Any]) 
 
     settings, loaded = settings_from(given), Story.load(story)
     check_identity_file(out)
-    person = loaded.character(character)
+    found = loaded.character(character)
     with cpu_threads(settings.threads), progress() as report:
         studio = open_studio(settings, settings.device)
-        studio.check_portraits(person)
-        first_seed = studio.first_portrait_seed(loaded.characters.index(person))
-        identity, kept = studio.discover(person, first_seed, lambda pictures: None, report)
+        studio.check_portraits(found)
+        first_seed = studio.first_portrait_seed(loaded.characters.index(found))
+        identity, kept = studio.discover(found, first_seed, lambda pictures: None, report)
     identity.save(out)
-    say(f"{quote(person.name)} is in {shown(out)}: the mean of {len(kept)} of {settings.portraits} portraits")
+    say(f"{quote(found.name)} is in {shown(out)}: the mean of {len(kept)} of {settings.portraits} portraits")
 
 
 @app.command(rich_help_panel=STORIES)

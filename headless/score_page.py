@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.scores.report import interval_text, notes
-from ..core.scores.story import CLIP_T, FACE_SIM, LABELS, StoryScores
+from ..core.scores.story_scores import CLIP_T, FACE_SIM, LABELS, StoryScores
 from ..core.shapes import Float
 from ..core.story import Story
 

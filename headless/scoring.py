@@ -21,7 +21,7 @@ from ..core.quoting import printable, quote
 from ..core.scores.measuring import Encoders, check_story_pictures, story_features
 from ..core.scores.plot import draw_scores
 from ..core.scores.report import as_mapping, as_rows
-from ..core.scores.story import StoryScores, score_story
+from ..core.scores.story_scores import StoryScores, score_story
 from ..core.shapes import Float
 from ..core.story import Frame, Story
 from .detection import Detector, load_grounded_sam

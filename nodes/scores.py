@@ -15,7 +15,7 @@ from ..core.recognisers import ENGINES, load_recogniser
 from ..core.scores.measuring import story_features
 from ..core.scores.plot import draw_scores
 from ..core.scores.report import as_mapping, as_text
-from ..core.scores.story import score_story
+from ..core.scores.story_scores import score_story
 from ..core.story import Story
 from .host.folders import check_face_models, check_present, face_models_folder, full_path
 from .host.image_encoders import encoders_of

@@ -13,7 +13,7 @@ from ..quoting import quote, quote_all
 from ..shapes import Bool, Float
 from ..story import Character, Story
 from .segmented import over_grey
-from .story import CharacterFeatures, StoryFeatures
+from .story_scores import CharacterFeatures, StoryFeatures
 
 Picture = Float[Tensor, "_ _ 3"]
 Report = Callable[[str, int, int], None]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..quoting import printable
 from ..shapes import Float
-from .story import FACE_SIM, CharacterScores, StoryScores
+from .story_scores import FACE_SIM, CharacterScores, StoryScores
 
 CELL, GAP, BAR_WIDTH = 40, 28, 260
 _PAPER, _INK, _SOFT, _EMPTY = (255, 255, 255), (35, 35, 35), (110, 110, 110), (238, 238, 238)

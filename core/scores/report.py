@@ -6,7 +6,7 @@ from typing import Any
 
 from ..quoting import printable
 from .statistics import Interval
-from .story import CLIP_T, FACE_SIM, LABELS, CharacterScores, StoryScores
+from .story_scores import CLIP_T, FACE_SIM, LABELS, CharacterScores, StoryScores
 
 COPIES_ABOVE = 0.46
 """The median ArcFace cosine of two photographs of one person (MultiID-Bench, arXiv:2510.14975): a Face-Sim far above it

@@ -24,7 +24,7 @@ class ToyRecogniser:
     detector: ToyDetector
     encoder: IdentityEncoder
     width: int = WIDTH
-    name: str = "toy world"
+    name: str = "toyworld"
 
     def find(self, image: Float[Tensor, "h w 3"]) -> Face | None:
         """The largest head of a picture in [0, 1], or None."""

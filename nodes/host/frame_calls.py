@@ -17,8 +17,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .frame_groups import ROWS, Conds, of_group
 from .character_guider import WRAPPER_STATE
+from .frame_groups import ROWS, Conds, of_group
 from .story_prompts import OWN_ROWS, OWN_SHAPES
 from .unet_hooks import Options, Participant, with_participant
 

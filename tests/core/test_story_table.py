@@ -15,7 +15,7 @@ def table(*prompts: str) -> list[str]:
 def test_warnings_come_first_then_who_is_where():
     assert table("seed 5 | Mira waits", "Mria waits") == [
         '⚠ "B\\x1b[31m" is in no frame. Names count as they are spelt, capitals included.',
-        '⚠ Frame 2: "Mria" looks like the name "Mira", but is spelt otherwise.',
+        '⚠ Frame 2: "Mria" looks like the name "Mira", but is spelt differently.',
         "",
         "1 · Mira · seed 5",
         "ink, a woman with red hair waits",

@@ -90,19 +90,27 @@ def test_what_cannot_be_read_is_refused_before_anything_is_drawn(toyworld_folder
         studio.check(Story.parse({"characters": [person], "frames": frames}), [])
 
 
-def test_as_published_takes_the_description_and_the_published_form_alone(monkeypatch, tmp_path, toyworld_folder):
+def test_as_published_takes_the_description_unless_prompt_is_given(monkeypatch, tmp_path):
     path, given = tmp_path / "story.json", []
 
     def settings_from(values):
         given.append(values["prompt"])
-        return settings(toyworld_folder)
+        raise ValueError("seen")
 
     monkeypatch.setattr(cli, "settings_from", settings_from)
-    path.write_text(json.dumps(STORY))
+    path.write_text(
+        json.dumps({"character": "a woman with red hair", "token": "woman", "prompts": ["a woman on a beach"]})
+    )
     words = ["run", str(path), "--out", str(tmp_path / "out"), "--as-published"]
     for more in ([], ["--prompt", "frame"]):
-        done = CliRunner().invoke(cli.app, [*words, *more])
-        assert done.exit_code == 2
-        assert 'The story has "characters", which is our own form' in done.output
+        assert CliRunner().invoke(cli.app, [*words, *more]).exit_code == 2
     assert given == ["character", "frame"]
+
+
+def test_as_published_takes_the_published_form_alone(tmp_path):
+    path = tmp_path / "story.json"
+    path.write_text(json.dumps(STORY))
+    done = CliRunner().invoke(cli.app, ["run", str(path), "--out", str(tmp_path / "out"), "--as-published"])
+    assert done.exit_code == 2
+    assert 'The story has "characters", which is our own form' in done.output
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ SIZES |= {"patch_size": 7, "image_size": 28}
 class Light:
     """A recogniser that finds a face in what is not black; it is known by its colour."""
 
-    width = 3
+    name, width = "light", 3
 
     def find(self, image):
         return self.find_all([image], [None])[0]

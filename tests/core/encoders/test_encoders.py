@@ -12,7 +12,7 @@ from story_identity.core.encoders import ImageEncoder, ImageTextEncoder
 from story_identity.core.encoders.clip import load_clip
 from story_identity.core.encoders.dino import load_dino
 from story_identity.core.scores.cosines import cosines_of_rows
-from story_identity.core.scores.story import CLIP_T, StoryFeatures, score_story
+from story_identity.core.scores.story_scores import CLIP_T, StoryFeatures, score_story
 from transformers import (
     BitImageProcessorPil,
     CLIPConfig,

@@ -10,7 +10,7 @@ from story_identity.core.scores.measuring import Encoders, story_features
 from story_identity.core.scores.plot import colour_of_cosine, draw_scores
 from story_identity.core.scores.report import as_mapping, as_rows, as_text, frames_unlike_most, notes
 from story_identity.core.scores.segmented import over_grey
-from story_identity.core.scores.story import (
+from story_identity.core.scores.story_scores import (
     CLIP_I,
     CLIP_T,
     CLIP_T_C,

@@ -105,7 +105,7 @@ def check_the_toy_worlds_recogniser_is_an_encoder():
     embeddings = torch.stack([encoder.find(portrait).embedding for portrait in portraits])
     assert torch.equal(identity.embedding, embeddings.mean(dim=0))
     assert torch.equal(best, portraits[in_order_of_cosine(embeddings, identity.embedding)])
-    assert identity.encoder == "face recogniser toy world"
+    assert identity.encoder == "face recogniser toyworld"
 
 
 def check_the_portraits_go_through_the_file():

@@ -14,7 +14,7 @@ from story_identity.core.detectors.faces import Recogniser
 from story_identity.core.layout import Layout
 from story_identity.core.recognisers import ENGINES
 from story_identity.core.scores.measuring import Encoders, story_features
-from story_identity.core.scores.story import FACE_SIM, score_story
+from story_identity.core.scores.story_scores import FACE_SIM, score_story
 from story_identity.core.story import Story
 from story_identity.core.toyworld.detector import load_detector
 from story_identity.core.toyworld.recogniser import load_recogniser

@@ -2,7 +2,7 @@
 
 import pytest
 from story_identity.core.scores.measuring import story_features
-from story_identity.core.scores.story import FACE_SIM, score_story
+from story_identity.core.scores.story_scores import FACE_SIM, score_story
 from story_identity.headless.run_files import write_picture
 from story_identity.headless.scoring import ScoreSettings, Subject, find_layouts, open_encoders
 from story_identity.lab.evaluation.identitystory import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from story_identity.core.scores.segmented import over_grey
-from story_identity.core.scores.story import (
+from story_identity.core.scores.story_scores import (
     CLIP_I,
     CLIP_I_FRAMES,
     CLIP_T,
