@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from .quoting import printable
 
@@ -34,6 +37,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if error.errno in _NO_WRITING or error.filename == str(temporary):
             raise unwritable(path, error) from error
         raise
+    except SafetensorError as error:
+        raise unwritable(path, _as_os_error(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -67,6 +72,12 @@ def _made_beside(path: Path) -> Path:
         raise unwritable(path, error) from error
     os.close(handle)
     return Path(name)
+
+
+def _as_os_error(problem: SafetensorError) -> OSError:
+    """Safetensors says in words alone what the system said when it could not write."""
+    code = re.search(r"os error (\d+)", str(problem))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(problem))
 
 
 def _is_full(problem: OSError) -> bool:

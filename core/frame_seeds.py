@@ -15,7 +15,7 @@ def frame_seeds(frames: Sequence[Frame], seed: int, rule: str) -> list[int]:
     """One seed per frame, from 0 to 2^64 - 1.
 
     Args:
-        frames: All frames of the story or some of them, in order.
+        frames: All frames of the story, in order.
         seed: The seed that the rule begins with.
         rule: "by number" adds the frame's position in the story, so that a frame that is inserted changes all later
             seeds. "by words" hashes the frame's words, with class words in place of names and descriptions: frames may

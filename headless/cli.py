@@ -129,7 +129,7 @@ def _run(story: Path, out: Path, overwrite: bool, as_published: bool, given: Map
     from .run_together import notes_on
 
     loaded = Story.load(story, as_published)
-    chosen = {"prompt": CHARACTER, **given} if as_published else given
+    chosen = {"prompt": CHARACTER, **given} if as_published and not given.get("together") else given
     settings = settings_from(with_story_references(chosen, loaded, story.parent))
     for sentence in (*unfound_names(loaded), *notes_on(loaded, settings)):
         say(sentence, error=True)
@@ -235,6 +235,7 @@ def redenoise(
 
 
 def _redenoise(finished: Path, out: Path, overwrite: bool, given: dict[str, Any]) -> None:
+    from ..core.story import CHARACTER
     from .run import run_story
     from .run_folder import RunFolder, story_of
 
@@ -245,6 +246,8 @@ def _redenoise(finished: Path, out: Path, overwrite: bool, given: dict[str, Any]
     if manifest["settings"].get("together"):
         raise ValueError(f"The frames of {shown(finished)} were drawn together, without a second pass to do again.")
     story = story_of(manifest)
+    if given.get("prompt") == CHARACTER and any("style_prefix" not in each for each in manifest["frames"]):
+        say("This run does not record the style of its prompts, so characters are drawn without it.", error=True)
     present = {person.name: folder.identity(person.name) for frame in story.frames for person in frame.cast}
     identities = {name: str(path) for name, path in present.items()}
     identities |= dict(_pairs(given.pop("identities", []), "--identity"))

@@ -141,6 +141,10 @@ class RunSettings(TogetherSettings):
                 "identities are given, but frames drawn together are not re-denoised: give --adapter and --references "
                 "for faces, or leave out --together."
             )
+        if self.prompt != FRAME:
+            raise ValueError(
+                "prompt is for re-denoising, which frames drawn together do not have: leave out --prompt or --together."
+            )
         if self.masks and not self.adapter:
             raise ValueError("masks are given, but no adapter whose faces they confine: give --adapter too.")
 

@@ -10,7 +10,7 @@ from ..core.frame_numbers import frame_numbers, frame_ranges
 from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds
 from ..core.frame_text import frame_as_text, frame_from_text
 from ..core.story import Story
-from .host.expansion import ABOUT, CONSTANT, KEEP_BOTH, KEEPS, LIST, MARK, VALUE, About, FrameToRun, expand
+from .host.expansion import ABOUT, CONSTANT, KEEP_BOTH, KEEP_MEMORY, KEEPS, LIST, MARK, VALUE, About, FrameToRun, expand
 from .host.loops import VALUES, workflow_of
 from .host.node_text import show_text
 from .host.result_cache import frame_results
@@ -206,9 +206,10 @@ class RunFramesNode(io.ComfyNode):
         graph = workflow_of(cls.hidden.dynprompt)
         loop = graph.loop(collect)
         chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
-        values = zip(chosen, frame_seeds(chosen, seed, seeds), strict=True)
-        to_run = [FrameToRun(frame_as_text(f), f.prompt, f.negative, own, f.index + 1) for f, own in values]
-        expansion = expand(graph, loop, to_run, keep, sources_digest(graph, loop))
+        own = frame_seeds(story.frames, seed, seeds)
+        to_run = [FrameToRun(frame_as_text(f), f.prompt, f.negative, own[f.index], f.index + 1) for f in chosen]
+        files, steady = sources_digest(graph, loop)
+        expansion = expand(graph, loop, to_run, keep if steady or keep != KEEP_BOTH else KEEP_MEMORY, files)
         lists = [[expansion.lists[name], 0] if name in expansion.lists else [] for name in VALUES]
         return io.NodeOutput(chosen, *lists, expand=expansion.nodes)
 

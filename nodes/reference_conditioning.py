@@ -6,6 +6,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..core.frame_text import UNNUMBERED
 from ..core.identity import Identity
 from ..core.quoting import quote
 from ..core.reference_words import with_reference
@@ -179,4 +180,9 @@ def _name(identity: Identity | None, name: str, frame: Frame) -> str:
         return identity.name
     if not name and len(frame.story_names) == 1:
         return frame.story_names[0]
+    if not name and frame.index == UNNUMBERED:
+        raise ValueError(
+            f"Reference Conditioning: {frame.label} is between Each Frame and Collect Frames and does not know who "
+            "else is in the story. Write the character's name into name, or connect an identity."
+        )
     return name

@@ -209,8 +209,8 @@ class CastNode(io.ComfyNode):
                 StoryFrameSocket.Input(
                     "frame",
                     optional=True,
-                    tooltip="From Story Frames: leaves the character out of frames that do not show them. ComfyUI's "
-                    "own conditioning is never empty.",
+                    tooltip="From Story Frames or Each Frame: leaves the character out of frames that do not show "
+                    "them. ComfyUI's own conditioning is never empty.",
                 ),
                 io.Model.Input(
                     "model",

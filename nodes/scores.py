@@ -43,7 +43,11 @@ class LoadFaceRecogniserNode(io.ComfyNode):
                     "models/face_recognition, insightface those of models/insightface/models/buffalo_l.",
                 ),
             ],
-            outputs=[FaceRecogniserSocket.Output(display_name="recogniser", tooltip="For Score Story.")],
+            outputs=[
+                FaceRecogniserSocket.Output(
+                    display_name="recogniser", tooltip="For Score Story and Identity Discovery."
+                )
+            ],
         )
 
     @classmethod

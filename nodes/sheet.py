@@ -21,7 +21,9 @@ class StorySheetNode(io.ComfyNode):
                 io.Image.Input(
                     "images", tooltip="The finished frames; lists and batches are taken in order, sizes may differ."
                 ),
-                StoryFrameSocket.Input("frames", optional=True, tooltip="From Story Frames, for the captions."),
+                StoryFrameSocket.Input(
+                    "frames", optional=True, tooltip="From Story Frames or Collect Frames, for the captions."
+                ),
                 io.Int.Input("columns", default=4, min=1, max=64, tooltip="Pictures per row."),
                 io.Int.Input(
                     "cell_width",

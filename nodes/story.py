@@ -191,8 +191,10 @@ class StoryFramesNode(io.ComfyNode):
     @classmethod
     def execute(cls, story: Story, frames: str, seed: int, seeds: str = BY_NUMBER) -> io.NodeOutput:
         chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
-        own = frame_seeds(chosen, seed, seeds)
-        return io.NodeOutput(chosen, [f.prompt for f in chosen], [f.negative for f in chosen], own)
+        own = frame_seeds(story.frames, seed, seeds)
+        return io.NodeOutput(
+            chosen, [f.prompt for f in chosen], [f.negative for f in chosen], [own[f.index] for f in chosen]
+        )
 
 
 class EncodeStoryNode(io.ComfyNode):

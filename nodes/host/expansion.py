@@ -133,7 +133,7 @@ class _Copies:
         for origin, slot in sorted(wanted):
             if origin in self._loop.body:
                 is_result = (origin, slot) in self._results
-                inputs = {"value": [self._copy(origin), slot], **({"files": self._files} if is_result else {})}
+                inputs = {"value": [self._copy(origin), slot], "files": self._files}
                 about = About(self._keep != KEEP_NOTHING, is_result and self._keep == KEEP_BOTH, *self._progress)
                 node = self._node(VALUE, inputs, self._loop.collect)
                 yield self._value((origin, slot)), {**node, ABOUT: about if is_result else about._replace(collect="")}

@@ -89,7 +89,7 @@ def _by_faces(encoder: Recogniser, portraits: Tensor, advance: Callable[[int], o
     if not found:
         raise ValueError(
             f"Identity Discovery: {quote(encoder.name)} finds a face in none of the {len(portraits)} portraits. "
-            "insightface's models know photographs, not drawings; the toy world's know its people. Take another "
+            "Face recognisers know photographs, not drawings; the toy world's knows its people. Take another "
             "encoder, such as Load CLIP Vision's."
         )
     return EncodedPortraits(f"face recogniser {encoder.name}", torch.stack(found), rows)

@@ -8,8 +8,10 @@ the copies that `expansion` makes.
 import hashlib
 import logging
 import os
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -35,6 +37,9 @@ _SHARE = 0.25
 """Of the memory that is free, what is kept in memory counted as free."""
 
 _DISK_GIB = 2.0
+_ABANDONED_SECONDS = 3600
+"""A file that is still unfinished after so long is one that a killed server left."""
+
 _ARGUMENTS = (
     "fp",
     "bf16",
@@ -126,27 +131,40 @@ class KeptOnDisk:
         except OSError as problem:
             logging.warning("Collect Frames: a finished frame is not kept on the disk. %s", printable(str(problem)))
             return
-        self._size = None if self._size is None else self._size + path.stat().st_size
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+        self._size = None if self._size is None else self._size + size
         if self._size is None or self._size > self._limit:
             self._make_room()
 
     def clear(self) -> None:
-        for path in self._files():
+        for path in (*self._files(), *self._folder.glob("??/.unfinished-*.tmp")):
             path.unlink(missing_ok=True)
         self._size = 0
 
     @property
     def size(self) -> int:
-        return sum(path.stat().st_size for path in self._files())
+        return sum(size for _, size, _ in self._states())
 
     def _make_room(self) -> None:
-        files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self._files())
+        for left in self._folder.glob("??/.unfinished-*.tmp"):  # by servers that were killed, not those that write
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    left.unlink()
+        files = sorted(self._states())
         self._size = sum(size for _, size, _ in files)
         for _, size, path in files:
             if self._size <= self._limit:
                 break
             path.unlink(missing_ok=True)
             self._size -= size
+
+    def _states(self) -> Iterator[tuple[int, int, Path]]:
+        """When each file was used last, and its size; another server may delete one meanwhile."""
+        for path in self._files():
+            with suppress(FileNotFoundError):
+                state = path.stat()
+                yield state.st_mtime_ns, state.st_size, path
 
     def _files(self) -> list[Path]:
         return list(self._folder.glob("??/*.safetensors"))

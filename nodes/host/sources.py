@@ -20,24 +20,35 @@ _LONGEST_NAME = 255
 _NOT_CODE = {"venv", "node_modules", "site-packages"}
 
 
-def sources_digest(graph: Graph, loop: Loop) -> str:
-    """A digest of the files and of the code that a loop's values come from, by sizes and times of change."""
-    lines = set()
+_first_states: dict[Path, str] = {}
+"""Files as this process first saw them: ComfyUI may still hold what it loaded from them."""
+
+
+def sources_digest(graph: Graph, loop: Loop) -> tuple[str, bool]:
+    """A digest of the files and of the code that a loop's values come from, by sizes and times of change.
+
+    Returns:
+        The digest, and whether all files are as this process first saw them. If not, ComfyUI may draw with the former
+        content of a file, and results must not be kept for its new content.
+    """
+    lines, steady = set(), True
     for node_id in graph.ancestors(*(origin for origin, _ in loop.ends.values())):
         node = graph.node(node_id)
         lines.add(_code(node["class_type"]))
         for value in node["inputs"].values():
-            if isinstance(value, str):
-                lines.update(_files(value))
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+            for path in _files(value) if isinstance(value, str) else ():
+                state = _state(path)
+                steady &= _first_states.setdefault(path, state) == state
+                lines.add(state)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(), steady
 
 
-def _files(name: str) -> list[str]:
-    """Each file that the name means in one of ComfyUI's folders, with its size and time of change."""
+def _files(name: str) -> list[Path]:
+    """Each file that the name means in one of ComfyUI's folders."""
     if not 0 < len(name) <= _LONGEST_NAME or not Path(name).suffix or not name.isprintable():
         return []
     paths = (folder_paths.get_full_path(kind, name) for kind in folder_paths.folder_names_and_paths)
-    return [_state(Path(path)) for path in paths if path is not None]
+    return [Path(path) for path in paths if path is not None]
 
 
 def _state(path: Path) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError
 from story_identity.core.atomic_files import atomic_write, remove_unfinished
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
@@ -196,6 +197,16 @@ def test_a_disk_that_is_full_when_the_file_is_finished_is_said_too(tmp_path, mon
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="file.txt cannot be written: No space left"), atomic_write(tmp_path / "file.txt"):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_safetensors_finds_full_is_said_alike(tmp_path):
+    """Its error for that is no OSError."""
+    with pytest.raises(OSError, match="a.safetensors cannot be written: No space left on device") as caught:
+        with atomic_write(tmp_path / "a.safetensors"):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert "Make room there" in str(caught.value)
+    assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
 
 

@@ -211,6 +211,7 @@ def test_several_processes_are_refused_with_one_sentence(toyworld_folder, tmp_pa
         ({"adapter": "toyworld", "references": (("Mira", "."),), "image_encoder": ""}, "but no image_encoder"),
         ({"identities": (("Mira", __file__),)}, "identities are given, but frames drawn together"),
         ({"masks": "."}, "masks are given, but no adapter"),
+        ({"prompt": "character"}, "prompt is for re-denoising"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, said):

@@ -1,5 +1,6 @@
 """What finished frames come to is kept within bounds, and a frame without number is found in its story."""
 
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,20 @@ def graph(**nodes: dict) -> Graph:
 
 def node(class_type: str, **inputs: object) -> dict:
     return {"class_type": class_type, "inputs": inputs}
+
+
+def check_what_killed_servers_left_is_deleted_and_what_others_write_is_not():
+    folder = Path(tempfile.mkdtemp())
+    (folder / "00").mkdir()
+    left, written = folder / "00" / ".unfinished-a.tmp", folder / "00" / ".unfinished-b.tmp"
+    for path in (left, written):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    kept = KeptOnDisk(folder, 2000)
+    kept.put(f"{1:064}", picture(1), SIZE)
+    assert (left.exists(), written.exists()) == (False, True)
+    kept.clear()
+    assert not list(folder.glob("??/*"))
 
 
 def check_keys_cover_what_a_result_depends_on():

@@ -9,6 +9,7 @@ from comfy_extras.nodes_edit_model import ReferenceLatent
 from comfy_extras.nodes_flux import FluxKontextMultiReferenceLatentMethod
 from families import FAMILIES, random
 from setting import refused
+from story_identity.core.frame_text import frame_as_text, frame_from_text
 from story_identity.core.identity import Identity
 from story_identity.core.layout import Layout
 from story_identity.core.redenoise import to_latent_grid
@@ -195,6 +196,22 @@ def check_absent_characters_get_an_empty_conditioning_and_nothing_is_encoded():
     (frame,) = story("Ben waits").frames
     assert ReferenceConditioningNode.execute(studio_clip, object(), identity(), frame=frame).result[0] == []
     assert not studio_clip.seen
+
+
+def check_a_frame_that_travels_by_itself_needs_the_name():
+    """It does not know who else is in the story."""
+    studio = Studio(EDITORS[0])
+    alone = frame_from_text(frame_as_text(studio.frame))
+    pictures = torch.rand(1, 32, 32, 3)
+    refused(
+        lambda: ReferenceConditioningNode.execute(studio.clip, studio.vae, images=pictures, frame=alone),
+        "between Each Frame and Collect Frames",
+        "name",
+    )
+    (named,) = ReferenceConditioningNode.execute(
+        studio.clip, studio.vae, images=pictures, frame=alone, name="Mira"
+    ).result
+    assert named
 
 
 def check_what_is_missing_is_named_before_anything_is_encoded():

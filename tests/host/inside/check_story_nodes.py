@@ -2,6 +2,8 @@
 
 import logging
 
+from story_identity.core.frame_seeds import RULES
+from story_identity.core.story import Story
 from story_identity.nodes.story import TYPED_IN, StoryFramesNode, StoryNode
 
 FIELDS = {
@@ -64,3 +66,13 @@ def check_the_log_says_who_is_where_and_which_names_seem_misspelt():
         (logging.WARNING, 'Story: "B\\x1b[31m" is in no frame. Names count as they are spelt, capitals included.'),
         (logging.WARNING, 'Story: Frame 2: "Mria" looks like the name "Mira", but is spelt differently.'),
     ]
+
+
+def check_a_chosen_frame_has_the_seed_that_it_has_in_the_whole_story():
+    """Also where an earlier frame has the same words."""
+    ada = {"name": "Ada", "word": "woman", "description": "a woman"}
+    story = Story.parse({"characters": [ada], "frames": ["Ada waves", "Ada waves", "Ada sits"]})
+    for rule in RULES:
+        *_, every = StoryFramesNode.execute(story, "", 7, rule).result
+        *_, chosen = StoryFramesNode.execute(story, "2-3", 7, rule).result
+        assert chosen == every[1:], rule
