@@ -2,17 +2,19 @@
 
 MOMENT: "between" kills it in step 4, "during" while it saves that step's checkpoint, "both" lets it end and writes what
 each process saw and came to, "stall" has the second process sleep after step 3, "again"
-trains 40 times.
+trains 20 times.
 """
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 
 import torch
 from accelerate.test_utils.testing import AccelerateTestCase
+from story_identity.core.atomic_files import atomic_write
 from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training import checkpoints
@@ -57,12 +59,23 @@ def stall(out):
         Loop(Line(0.1), Source(), line_settings(out)).run(on_step=on_step)
 
 
+def shared_port(file, rank):
+    """A port that is free now: the first process chooses it, the others read it."""
+    if rank == "0":
+        with socket.socket() as probe, atomic_write(file) as temporary:
+            probe.bind(("127.0.0.1", 0))
+            temporary.write_text(str(probe.getsockname()[1]))
+    while not file.exists():
+        time.sleep(0.05)
+    return file.read_text()
+
+
 def again(out):
     """Trainings one after the other, each with a process group of its own."""
-    port, rank = int(os.environ["MASTER_PORT"]), os.environ["RANK"]
+    rank = os.environ["RANK"]
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-    for number in range(40):
-        os.environ["MASTER_PORT"] = str(port + 1 + number)
+    for number in range(20):
+        os.environ["MASTER_PORT"] = shared_port(out / f"{number}.port", rank)
         with joined("cpu", wait_minutes=2):
             Loop(Line(0.1), Source(), line_settings(out / str(number), steps=1)).run()
         AccelerateTestCase().tearDown()  # each training is to start with accelerate as it is in a new process
