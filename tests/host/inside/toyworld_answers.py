@@ -98,7 +98,7 @@ def of_frames(world: World, asked: Tensors, story: Any, ways: list[list[str]], s
             precision="float32",
         ).result
         how = (settings[key] for key in ("start", "max_kernel", "cfg"))
-        (again,) = RedenoiseNode.execute(world.identity_model, cast, cache, layout, *how, "hard").result
+        again, _ = RedenoiseNode.execute(world.identity_model, cast, cache, layout, *how, "hard").result
         way = f"{sampler} {scheduler}"
         said |= {f"template {way}": latent["samples"], f"frame {way}": again["samples"]}
         said[f"picture {way}"] = world.decode(again)
