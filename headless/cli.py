@@ -235,7 +235,6 @@ def redenoise(
 
 
 def _redenoise(finished: Path, out: Path, overwrite: bool, given: dict[str, Any]) -> None:
-    from ..core.story import CHARACTER
     from .run import run_story
     from .run_folder import RunFolder, story_of
 
@@ -246,8 +245,6 @@ def _redenoise(finished: Path, out: Path, overwrite: bool, given: dict[str, Any]
     if manifest["settings"].get("together"):
         raise ValueError(f"The frames of {shown(finished)} were drawn together, without a second pass to do again.")
     story = story_of(manifest)
-    if given.get("prompt") == CHARACTER and any("style_prefix" not in each for each in manifest["frames"]):
-        say("This run does not record the style of its prompts, so characters are drawn without it.", error=True)
     present = {person.name: folder.identity(person.name) for frame in story.frames for person in frame.cast}
     identities = {name: str(path) for name, path in present.items()}
     identities |= dict(_pairs(given.pop("identities", []), "--identity"))

@@ -298,7 +298,7 @@ def describe_frame(frame: Frame) -> dict[str, Any]:
         "cast": [character.name for character in frame.cast],
         "word_spans": [list(each.class_word) for each in frame.appearances],
         "telling_words": [[list(span) for span in each.identifying_words] for each in frame.appearances],
-        "style_prefix": frame.style_prefix,
+        **({"style_prefix": frame.style_prefix} if frame.style_prefix else {}),
     }
 
 
