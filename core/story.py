@@ -208,7 +208,8 @@ class Story:
                     'such as "Mira | woman | a young woman with short red hair".'
                 )
             parsed.append(dict(zip(("name", "word", "description"), parts, strict=True)))
-        frames = [_typed_frame(line, number) for number, line in enumerate(_lines(prompts), start=1)]
+        lines = list_of(_lines(prompts), '"prompts"', MOST_FRAMES)
+        frames = [_typed_frame(line, number) for number, line in enumerate(lines, start=1)]
         return cls.parse({"characters": parsed, "frames": frames, "style": style, "negative": negative})
 
     def character(self, name: str) -> Character:

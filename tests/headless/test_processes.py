@@ -55,7 +55,7 @@ def uninterrupted(toyworld_folder, tmp_path_factory):
 def test_killed_at_random_moments_it_comes_to_the_same_bytes(toyworld_folder, tmp_path, uninterrupted):
     whole, length = uninterrupted
     moments = random.Random(1)
-    for _ in range(4):
+    for _ in range(2):
         process = start(toyworld_folder, tmp_path)
         wait_for_lines(process, moments.randrange(1, length))
         time.sleep(moments.random() * 0.05)
