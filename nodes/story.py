@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
 from ..core.frame_seeds import BY_NUMBER, RULES, frame_seeds
-from ..core.near_misses import unfound_names
+from ..core.story_warnings import story_warnings
 from ..core.quoting import printable, quote, quote_all
 from ..core.story import Frame, Story
 from ..core.story_fields import LARGEST_FILE, check_text
@@ -79,7 +79,7 @@ class StoryNode(io.ComfyNode):
         story = cls._read(story_file, characters, prompts, style, negative)
         for frame in story.frames:
             logging.info("Story: %s shows %s", frame.label, quote_all(each.name for each in frame.cast) or "nobody")
-        warnings = unfound_names(story)
+        warnings = story_warnings(story)
         for sentence in warnings:
             logging.warning("Story: %s", sentence)
         table = story_table(story, warnings)
