@@ -123,8 +123,8 @@ def run(
 
 
 def _run(story: Path, out: Path, overwrite: bool, as_published: bool, given: Mapping[str, Any]) -> None:
-    from ..core.story_warnings import story_warnings
     from ..core.story import CHARACTER, Story
+    from ..core.story_warnings import story_warnings
     from .run import run_story
     from .run_together import notes_on
 

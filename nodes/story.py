@@ -8,11 +8,11 @@ from comfy_api.latest import io, ui
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
 from ..core.frame_seeds import BY_NUMBER, RULES, frame_seeds
-from ..core.story_warnings import story_warnings
 from ..core.quoting import printable, quote, quote_all
 from ..core.story import Frame, Story
 from ..core.story_fields import LARGEST_FILE, check_text
 from ..core.story_table import story_table
+from ..core.story_warnings import story_warnings
 from .host.folders import TYPED_IN, story_files, story_path
 from .host.node_text import show_text
 from .host.story_prompts import encode_frames

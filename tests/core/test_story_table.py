@@ -1,8 +1,8 @@
 """What the Story node shows of a story."""
 
-from story_identity.core.story_warnings import story_warnings
 from story_identity.core.story import Story
 from story_identity.core.story_table import MOST_ROWS, story_table
+from story_identity.core.story_warnings import story_warnings
 
 CHARACTERS = "Mira | woman | a woman with red hair\nB\x1b[31m | man | a man"
 
