@@ -11,8 +11,8 @@ from .text_search import SearchedText, Span, composed, content_words, folded
 
 _PERSON_WORDS = frozenset(
     "baby boy boyfriend bride brother child daughter doctor father fisherman gentleman girl girlfriend "
-    "grandfather grandma grandmother grandpa groom guy husband kid king knight lady man mother nurse officer person "
-    "pirate policeman prince princess queen robot sailor sister soldier son stranger teenager toddler wife witch wizard "
+    "grandfather grandma grandmother grandpa groom guy husband kid king knight lady man mother nurse person "
+    "pirate policeman prince princess queen robot sailor sister soldier son teenager toddler wife witch wizard "
     "woman".split()
 )
 """Words that mean one person, who would be drawn anew in every frame."""
