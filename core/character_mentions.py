@@ -1,17 +1,19 @@
 """Who is in a frame, and which words of its prompt say so."""
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .quoting import quote
-from .text_search import PhraseIndex, SearchedText, Span, content_words, find_word, folded, needs_space
+from .text_search import PhraseIndex, SearchedText, Span, composed, content_words, find_word, folded, needs_space
 
 _FUNCTION_WORDS = frozenset(
     "a an and any as at be by for from had has have he her his in is it its of on or she some that the their they this "
     "to was which who whose with".split()
 )
 _ARTICLE = "the "
+_BRACKETED = re.compile(r"\[[^\[\]]{1,200}\]")
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,31 @@ def cut_after_word(character: Character) -> str:
     return character.description[: find_word(character.word, character.description)[0][1]]
 
 
+def marked_names(names: Iterable[str], captions: Iterable[str]) -> set[str]:
+    """The names that some caption has in square brackets, as in "[May] waits"; such a name counts nowhere else.
+
+    Args:
+        names: In composed form.
+        captions: The captions of a whole story.
+    """
+    bracketed = {f"[{name}]": name for name in names}
+    found: set[str] = set()
+    for caption in captions:
+        if "[" in caption:
+            found |= {bracketed[part] for part in _BRACKETED.findall(composed(caption)) if part in bracketed}
+    return found
+
+
 class CaptionReader:
     """Reads the captions of one story; what is looked for is prepared once, and a caption takes one pass.
 
     Args:
         characters: The story's characters, in composed form, with every class word a word of its description.
+        marked: The names that count only in square brackets, see `marked_names`.
     """
 
-    def __init__(self, characters: Sequence[Character]) -> None:
+    def __init__(self, characters: Sequence[Character], marked: Collection[str] = ()) -> None:
+        self._marked = frozenset(marked)
         self._by_name = {character.name: character for character in characters}
         self._by_word: dict[str, list[Character]] = {}
         self._described: dict[str, list[Character]] = {}
@@ -109,7 +128,8 @@ class CaptionReader:
         """Replace names by what a text encoder understands.
 
         The first mention that is no possessive (or the first, if all are) becomes the description, the others become
-        "the <class word>". The name of somebody whose whole description is in the caption stays. Descriptions the
+        "the <class word>". The name of somebody whose whole description is in the caption stays. A marked name counts
+        only in its brackets, which go. Descriptions the
         author wrote out count, whole or cut after the class word if that says more than "a woman".
 
         Args:
@@ -118,7 +138,14 @@ class CaptionReader:
         searched = SearchedText(caption)
         described = sorted(self._descriptions.find(searched), key=lambda hit: hit[1][0] - hit[1][1])  # longest first
         written = {each.name for phrase, _ in described for each in self._described.get(phrase, ())}
-        named = list(self._names.find_leftmost(searched, without=written))
+        for name in self._marked & written:
+            if f"[{name}]" in caption:  # the name stays, its brackets do not
+                return self.expand(caption.replace(f"[{name}]", name))
+        named = [
+            (name, span)
+            for name, found in self._names.find_leftmost(searched, without=written)
+            if (span := self._counted(name, found, caption))
+        ]
         taken = bytearray(len(caption))
         for _, span in named:
             _take(taken, span)
@@ -138,6 +165,13 @@ class CaptionReader:
         for word, span in free:
             free_words.setdefault(word, []).append(result.shifted(span))
         return Expanded(result.text(), mentions, free_words)
+
+    def _counted(self, name: str, span: Span, caption: str) -> Span | None:
+        """What of the caption stands for a name that was found: with the brackets of a marked one; else nothing."""
+        if name not in self._marked:
+            return span
+        start, end = span
+        return (start - 1, end + 1) if start and caption[start - 1] == "[" and caption[end : end + 1] == "]" else None
 
     def find_cast(self, expanded: Expanded, where: str) -> list[Character]:
         """Everybody who is mentioned, and those whose class word stands there by itself.

@@ -32,7 +32,7 @@ _DETERMINERS = frozenset(
     "a an the this that these those his her its their my your our some any no every each another one two three "
     "der die das dem den des ein eine einen einem einer eines le la les un une du el los las una il lo".split()
 )
-_ALSO_WORDS = frozenset(
+ALSO_WORDS = frozenset(
     "amber angel april art august autumn baker basil bear bill bob brook candy carter chase cherry cliff cook coral "
     "crystal daisy dale dawn dean drew duke eve faith fox frank ginger glen grace grant hazel heath holly honey hope "
     "hunter iris ivy jack jade jasmine joy june king lily lucky mark mason max may melody miles olive page pat peach "
@@ -52,7 +52,7 @@ class _Word(NamedTuple):
 
     def is_ordinary(self) -> bool:
         """Whether a word that could be a name is more likely none."""
-        return self.before.lower() in _DETERMINERS or (self.text.islower() and self.text in _ALSO_WORDS)
+        return self.before.lower() in _DETERMINERS or (self.text.islower() and self.text in ALSO_WORDS)
 
 
 def unfound_names(story: Story) -> list[str]:
@@ -188,15 +188,16 @@ def _absent(name: str, words: Mapping[str, Sequence[int]]) -> str:
     if not words:
         return f"{sentence}."
     frames = sorted({frame for own in words.values() for frame in own})
-    return f"{sentence}; there is {listed(words)} in {_numbered(frames)}."
+    return f"{sentence}; there is {listed(words)} in {numbered(frames)}."
 
 
 def _misspelt(name: str, word: str, frames: Sequence[int]) -> str:
-    where = _numbered(frames)
+    where = numbered(frames)
     return f"{where[0].upper()}{where[1:]}: {quote(word)} looks like the name {quote(name)}, but is spelt differently."
 
 
-def _numbered(frames: Sequence[int]) -> str:
+def numbered(frames: Sequence[int]) -> str:
+    """Frames in the middle of a sentence; at most five are counted up."""
     if len(frames) == 1:
         return f"frame {frames[0]}"
     shown = ", ".join(map(str, frames[:5]))

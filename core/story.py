@@ -16,7 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .character_mentions import CaptionReader, Character, Span, cut_after_word, find_word, identifying_words
+from .character_mentions import (
+    CaptionReader,
+    Character,
+    Span,
+    cut_after_word,
+    find_word,
+    identifying_words,
+    marked_names,
+)
 from .quoting import printable, quote
 from .story_fields import (
     LARGEST_FILE,
@@ -180,12 +188,14 @@ class Story:
                 )
             characters = _parse_characters(mapping["characters"])
             raw_frames, prefix = _parse_frames(mapping), f"{style}, " if style else ""
+            captions = (raw["prompt"] for raw in raw_frames if isinstance(raw.get("prompt"), str))
+            marked = marked_names((each.name for each in characters), captions)
         else:
             characters = _published_characters(mapping)
             raw_frames, prefix = _published_frames(mapping, characters, style, as_published)
-            style = ""
+            style, marked = "", set()
         negative = text_of(mapping, "negative", "the story")
-        built = _build_frames(raw_frames, characters, style, negative)
+        built = _build_frames(raw_frames, CaptionReader(characters, marked), style, negative)
         frames = tuple(replace(frame, style_prefix=prefix) for frame in built)
         known = {"characters", "frames", "prompts", "negative", "character", "token"}
         return cls(characters, frames, {key: value for key, value in mapping.items() if key not in known})
@@ -350,10 +360,9 @@ def _with_article(description: str) -> str:
 
 
 def _build_frames(
-    raw_frames: Iterable[Mapping[str, Any]], characters: Sequence[Character], style: str, negative: str
+    raw_frames: Iterable[Mapping[str, Any]], reader: CaptionReader, style: str, negative: str
 ) -> Iterator[Frame]:
-    reader, names = CaptionReader(characters), tuple(character.name for character in characters)
-    length = 0
+    names, length = tuple(reader.names), 0
     for index, raw in enumerate(raw_frames):
         frame = _build_frame(index, raw, reader, names, style, negative)
         length += max(len(frame.caption), len(frame.prompt))

@@ -16,7 +16,7 @@ def story_table(story: Story, warnings: Sequence[str]) -> str:
 
     Args:
         story: The story.
-        warnings: What `near_misses.unfound_names` says of it.
+        warnings: What `story_warnings.story_warnings` says of it.
     """
     frames = story.frames
     shown = [*frames[: MOST_ROWS // 2], *frames[-MOST_ROWS // 2 :]] if len(frames) > MOST_ROWS else list(frames)

@@ -123,15 +123,15 @@ def run(
 
 
 def _run(story: Path, out: Path, overwrite: bool, as_published: bool, given: Mapping[str, Any]) -> None:
-    from ..core.near_misses import unfound_names
     from ..core.story import CHARACTER, Story
+    from ..core.story_warnings import story_warnings
     from .run import run_story
     from .run_together import notes_on
 
     loaded = Story.load(story, as_published)
     chosen = {"prompt": CHARACTER, **given} if as_published and not given.get("together") else given
     settings = settings_from(with_story_references(chosen, loaded, story.parent))
-    for sentence in (*unfound_names(loaded), *notes_on(loaded, settings)):
+    for sentence in (*story_warnings(loaded), *notes_on(loaded, settings)):
         say(sentence, error=True)
     with progress() as report:
         folder = run_story(loaded, settings, out, overwrite=overwrite, report=report)

@@ -16,6 +16,8 @@ from .host import photomaker as pm
 from .host.checkpoint_parts import require_parts
 from .host.folders import check_present, full_path, names
 from .host.identity_encoders import encode_portraits
+from .host.miswiring import generator_as_base, mark_fused, refuse_shared_attention
+from .host.node_text import report, warn
 from .host.portraits import sample_portraits
 from .host.prompt import first_word, prompt_input, word_end_position
 from .types import FaceRecogniserSocket, IdentitySocket, StoryFrameSocket, StorySocket
@@ -104,6 +106,8 @@ class CharacterPortraitsNode(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         require_parts("Character Portraits", model=model, clip=clip, vae=vae)
+        refuse_shared_attention("Character Portraits", model)
+        warn(generator_as_base("Character Portraits", model))
         person = story.character(character.strip())
         safe_file_name(person.name)  # for Save Identity, which runs only after all the portraits are drawn
         if "{character}" not in template:
@@ -280,8 +284,8 @@ class IdentityDiscoveryNode(io.ComfyNode):
         levels = (255 * best).round().clamp(0, 255).byte().cpu()
         identity = Identity(name, description, encoded.encoder, found.embedding, about, levels)
         kept = portraits[[encoded.rows[row] for row in found.kept]]
-        report = describe_discovery(name, found, rank, encoded.rows, len(portraits), nearest, cosines)
-        return io.NodeOutput(identity, kept, report, best)
+        about_it = describe_discovery(name, found, rank, encoded.rows, len(portraits), nearest, cosines)
+        return io.NodeOutput(identity, kept, about_it, best, ui=report(about_it))
 
 
 class IdentityConditioningNode(io.ComfyNode):
@@ -355,5 +359,5 @@ class IdentityConditioningNode(io.ComfyNode):
                     f"{tensor.shape[-1]}. Use the CLIP of the model it was made for: for PhotoMaker v1, an SDXL "
                     "checkpoint's."
                 )
-            fused.append([pm.fuse_identity(photomaker, tensor, identity.embedding, position), extras])
+            fused.append([pm.fuse_identity(photomaker, tensor, identity.embedding, position), mark_fused(extras)])
         return io.NodeOutput(fused)

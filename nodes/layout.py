@@ -4,11 +4,13 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.layout import Layout, chessboard_distance, subtract_smaller_first
+from ..core.pass_reports import describe_layout
 from ..core.quoting import quote_all
 from ..core.sheet import draw_layout
 from ..core.story import Frame
 from .host.detector import Detector, find_layout, load_detector
 from .host.folders import check_present, check_tokenizer, names
+from .host.node_text import report
 from .types import DetectorSocket, LayoutSocket, StoryFrameSocket
 
 
@@ -140,7 +142,8 @@ class GroundedSAMLayoutNode(io.ComfyNode):
             dilate_px=dilate_px,
             skip_missing=on_missing == "skip",
         )
-        return io.NodeOutput(layout, layout.masks.float(), draw_layout(picture, layout).unsqueeze(0))
+        shown = draw_layout(picture, layout).unsqueeze(0)
+        return io.NodeOutput(layout, layout.masks.float(), shown, ui=report(describe_layout(layout)))
 
 
 class LayoutFromMasksNode(io.ComfyNode):

@@ -11,10 +11,14 @@ from comfy_api.latest import io
 from ..core.identity import Identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
+from ..core.pass_reports import describe_redenoising
 from ..core.quoting import quote
+from ..core.redenoise import ProgressiveMasks, scaled_kernel
 from ..core.story import Frame
 from .host.checkpoint_parts import require_parts
 from .host.latents import as_latent, frame_latent
+from .host.miswiring import base_as_generator, generator_as_base, refuse_shared_attention
+from .host.node_text import report, warn
 from .host.passes import check_sampler, redenoise, sample_template, sampler_name_of, schedule
 from .host.references import warn_if_ignored
 from .step_widget import link_problem, step_or_share, step_problem
@@ -153,6 +157,8 @@ class NoisyLatentCacheNode(io.ComfyNode):
         sigmas: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         require_parts("Noisy Latent Cache", model=model)
+        refuse_shared_attention("Noisy Latent Cache", model)
+        warn(generator_as_base("Noisy Latent Cache", model))
         if sampler is not None:
             sampler_name = sampler_name_of(sampler)
         if sigmas is None:
@@ -351,7 +357,9 @@ class RedenoiseNode(io.ComfyNode):
         mask_edge: str,
     ) -> io.NodeOutput:
         require_parts("Progressive-Mask Re-denoise", model=model)
+        refuse_shared_attention("Progressive-Mask Re-denoise", model)
         warn_if_ignored(model, cast)
+        warn(base_as_generator(model, cast))
         done = redenoise(
             model,
             cast,
@@ -362,4 +370,5 @@ class RedenoiseNode(io.ComfyNode):
             cfg=cfg,
             soft_edge=mask_edge == "soft",
         )
-        return io.NodeOutput(as_latent(done.final), done)
+        masks = ProgressiveMasks(layout.masks, cache.steps, start, scaled_kernel(max_kernel, *layout.size))
+        return io.NodeOutput(as_latent(done.final), done, ui=report(describe_redenoising(layout, masks)))

@@ -4,17 +4,18 @@ import hashlib
 import logging
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
 from ..core.frame_seeds import BY_NUMBER, RULES, frame_seeds
-from ..core.near_misses import unfound_names
 from ..core.quoting import printable, quote, quote_all
 from ..core.story import Frame, Story
 from ..core.story_fields import LARGEST_FILE, check_text
 from ..core.story_table import story_table
+from ..core.story_warnings import story_warnings
 from .host.folders import TYPED_IN, story_files, story_path
-from .host.node_text import show_text
+from .host.graph_names import check_typed_names
+from .host.node_text import report
 from .host.story_prompts import encode_frames
 from .types import StoryFrameSocket, StorySocket
 
@@ -72,19 +73,19 @@ class StoryNode(io.ComfyNode):
                     tooltip="For Story Frames, Character Portraits, Encode Story and AMSA Model Patch.",
                 )
             ],
+            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
     def execute(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> io.NodeOutput:
         story = cls._read(story_file, characters, prompts, style, negative)
+        check_typed_names(story, getattr(cls.hidden, "prompt", None) or {})
         for frame in story.frames:
             logging.info("Story: %s shows %s", frame.label, quote_all(each.name for each in frame.cast) or "nobody")
-        warnings = unfound_names(story)
+        warnings = story_warnings(story)
         for sentence in warnings:
             logging.warning("Story: %s", sentence)
-        table = story_table(story, warnings)
-        show_text(table)
-        return io.NodeOutput(story, ui=ui.PreviewText(table))
+        return io.NodeOutput(story, ui=report(story_table(story, warnings)))
 
     @classmethod
     def _read(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> Story:

@@ -1,5 +1,9 @@
 """Text on a node, while it runs, by the means that ComfyUI has for reports of progress."""
 
+import logging
+from collections.abc import Sequence
+
+from comfy_api.latest import ui
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -16,3 +20,17 @@ def show_text(text: str, node_id: str | None = None) -> None:
     server = getattr(PromptServer, "instance", None)
     if node_id and server is not None:
         server.send_progress_text(text, node_id)
+
+
+def report(text: str) -> ui.PreviewText:
+    """Show on the running node what it did; gives what the node's output takes as `ui`, for when a page is reloaded."""
+    show_text(text)
+    return ui.PreviewText(text)
+
+
+def warn(sentences: Sequence[str]) -> None:
+    """Sentences in the log and, while the node runs, on it."""
+    for sentence in sentences:
+        logging.warning("%s", sentence)
+    if sentences:
+        show_text("\n".join(f"⚠ {sentence}" for sentence in sentences))

@@ -22,6 +22,7 @@ from ...core.lora_file import check_lora, lora_pairs
 from ...core.photomaker import ENCODER_ID, FuseModule, split_file, vision_config
 from ...core.quoting import quote
 from ...core.state_dict import WeightFileError, named, reading
+from .miswiring import mark_generator
 
 _SDXL_WIDTH = 2048
 _EXPECTED = "photomaker-v1.bin"
@@ -114,7 +115,8 @@ def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str, 
         for layer, both in lora_pairs(lora, quote(name)).items()
         for half, tensor in zip(("down", "up"), both, strict=True)
     }
-    return patch_unet(model, named_for_host, strength, name)
+    patched = patch_unet(model, named_for_host, strength, name)
+    return mark_generator(patched) if strength else patched
 
 
 def _check_layers(lora: dict[str, Tensor], layers: dict[str, tuple[int, ...] | None], name: str, family: str) -> None:

@@ -24,6 +24,7 @@ from ...core.subject_bank import CallBank, SubjectBank
 from .character_guider import WRAPPER_STATE
 from .frame_calls import FrameCalls, need_own_calls
 from .frame_groups import ROWS, Conds, WholeBatch, groups_of, of_group
+from .miswiring import SHARED_ATTENTION
 from .passes import sampler_name_of
 from .story_prompts import Named, named_in
 from .token_maps import level_of, new_reader
@@ -37,8 +38,6 @@ from .unet_hooks import (
     warn_if_compiled,
     with_participant,
 )
-
-_KEY = "story_identity_shared_attention"
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,11 @@ class SharedAttention:
         """
         family = refuse_unknown(model, "AMSA")
         self._check_settings(model, family)
-        if model.get_wrappers(WrappersMP.OUTER_SAMPLE, _KEY):
+        if model.get_wrappers(WrappersMP.OUTER_SAMPLE, SHARED_ATTENTION):
             raise ValueError("This MODEL has the AMSA patch already; remove one of the two AMSA Model Patch nodes.")
         patched = model.clone()
         if self.sharing.strength > 0 or family:  # a transformer's frames may need a call each all the same
-            patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, self.sample)
+            patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, SHARED_ATTENTION, self.sample)
         return patched
 
     def sample(
@@ -149,7 +148,7 @@ class SharedAttention:
             runs.append(run)
         if not self.sharing.strength:
             runs = [None] * frames
-        return FrameCalls(guider, runs, _KEY, apply_transformer, bank.clear, 1 + min(anchors, frames - 1))
+        return FrameCalls(guider, runs, SHARED_ATTENTION, apply_transformer, bank.clear, 1 + min(anchors, frames - 1))
 
     def _check_settings(self, model: Any, family: Family | None) -> None:
         blocks = self.sharing.blocks
@@ -234,7 +233,7 @@ def _known_to(guider: Any, run: "_Run", rows: slice, around: Callable[..., Tenso
     own = guider.model_options
     options = own.get("transformer_options", {})
     fresh = copy.deepcopy({key: options[key] for key in WRAPPER_STATE if key in options})
-    own["transformer_options"] = with_participant({**options, ROWS: rows, **fresh}, _KEY, run, around)
+    own["transformer_options"] = with_participant({**options, ROWS: rows, **fresh}, SHARED_ATTENTION, run, around)
     try:
         yield
     finally:

@@ -1,15 +1,15 @@
 """What the Story node shows of a story."""
 
-from story_identity.core.near_misses import unfound_names
 from story_identity.core.story import Story
 from story_identity.core.story_table import MOST_ROWS, story_table
+from story_identity.core.story_warnings import story_warnings
 
 CHARACTERS = "Mira | woman | a woman with red hair\nB\x1b[31m | man | a man"
 
 
 def table(*prompts: str) -> list[str]:
     story = Story.from_lines(CHARACTERS, "\n".join(prompts), "ink")
-    return story_table(story, unfound_names(story)).splitlines()
+    return story_table(story, story_warnings(story)).splitlines()
 
 
 def test_warnings_come_first_then_who_is_where():
