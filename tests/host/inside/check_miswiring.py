@@ -3,6 +3,7 @@
 import logging
 from functools import cache
 
+import torch
 from setting import counted, refused
 from story_identity.core.identity import Identity
 from story_identity.core.layout import Layout
@@ -18,7 +19,6 @@ from story_identity.nodes.story import EncodeStoryNode
 from story_identity.nodes.toyworld import ToyWorldLoaderNode
 
 import nodes
-import torch
 
 MIRA = {"name": "Mira", "word": "woman", "description": "a woman with red hair"}
 STORY = Story.parse({"characters": [MIRA], "frames": ["Mira waits", "Mira sleeps"]})
@@ -27,7 +27,8 @@ SAMPLING = (1, 3, 4.0, "euler", "normal", 1.0, 0, "float32")
 
 @cache
 def world():
-    return dict(zip(("model", "generator", "clip", "vae", "photomaker", "detector"), ToyWorldLoaderNode.execute().result))
+    names = ("model", "generator", "clip", "vae", "photomaker", "detector")
+    return dict(zip(names, ToyWorldLoaderNode.execute().result, strict=False))
 
 
 def prompts():
