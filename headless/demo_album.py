@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.guidance import redenoising_evaluations
 from ..core.identity import Identity
 from ..core.layout import Layout
+from ..core.redenoise import first_step
 from ..core.scores.cosines import Likeness, likeness
 from ..core.shapes import Bool, Float
 from ..core.story import Frame, Story
@@ -153,13 +155,16 @@ class Evaluations:
 
 
 def count_evaluations(album: Album) -> Evaluations:
-    """What the run cost: 2T per template, 2(T - start) per character found, for CFG above 1."""
+    """What the run cost: 2T per template and what `core.guidance` says of re-denoising, for CFG above 1."""
     settings = album.settings
     each, of_a_portrait = (1 if cfg == 1 else 2 for cfg in (settings.cfg, settings.portrait_cfg))
-    found = sum(len(page.found) for page in album.pages)
+    redenoised = settings.steps - first_step(settings.start, settings.steps)
     drawn = sum(len(portraits.pictures) for portraits in album.portraits)
     return Evaluations(
         portraits=of_a_portrait * settings.portrait_steps * drawn,
         templates=each * settings.steps * len(album.pages),
-        redenoising=each * (settings.steps - settings.start) * found,
+        redenoising=sum(
+            redenoising_evaluations(len(page.found), redenoised, settings.guidance, settings.cfg)
+            for page in album.pages
+        ),
     )

@@ -36,8 +36,11 @@ def option(name: str, panel: str, flag: str = "") -> Any:
 
 
 def given_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A command's arguments that are settings and were given."""
-    return {name: value for name, value in arguments.items() if name in _SETTINGS and value not in (None, [])}
+    """A command's arguments that are settings and were given; a whole `start` is the number of a step."""
+    given = {name: value for name, value in arguments.items() if name in _SETTINGS and value not in (None, [])}
+    if isinstance(given.get("start"), float) and given["start"].is_integer():
+        given["start"] = int(given["start"])
+    return given
 
 
 def path_of(text: str) -> Path:
@@ -79,10 +82,11 @@ Steps = Annotated[int | None, option("steps", FRAMES)]
 Cfg = Annotated[float | None, option("cfg", FRAMES)]
 Sampler = Annotated[str | None, option("sampler", FRAMES)]
 Scheduler = Annotated[str | None, option("scheduler", FRAMES)]
-Start = Annotated[int | None, option("start", FRAMES)]
+Start = Annotated[float | None, option("start", FRAMES)]
 MaxKernel = Annotated[float | None, option("max_kernel", FRAMES)]
 SoftEdge = Annotated[bool | None, option("soft_edge", FRAMES)]
 Prompt = Annotated[str | None, option("prompt", FRAMES)]
+Guidance = Annotated[str | None, option("guidance", FRAMES)]
 Dilate = Annotated[float | None, option("dilate", FRAMES)]
 BoxThreshold = Annotated[float | None, option("box_threshold", FRAMES)]
 TextThreshold = Annotated[float | None, option("text_threshold", FRAMES)]

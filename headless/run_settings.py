@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, Strict, create_model
 
+from ..core.guidance import GUIDANCE, OWN
 from ..core.identity import largest_usable_rank
 from ..core.quoting import quote
+from ..core.redenoise import first_step
 from ..core.story import FRAME, PROMPTS
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
@@ -27,7 +29,7 @@ _PAIRS = ("loras", "identities", "references")
 _PLACES = (*_FILES, "detector", *_PAIRS)
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
-_MEANT: Mapping[str, Any] = {"prompt": FRAME}
+_MEANT: Mapping[str, Any] = {"prompt": FRAME, "guidance": OWN}
 """What a manifest means that does not mention a setting: those of the first version still describe their runs."""
 
 TOYWORLD_SETTINGS: Mapping[str, Any] = {
@@ -91,7 +93,11 @@ class RunSettings(TogetherSettings):
         2**64 - 1,
     )
     steps: int = setting(50, "Sampling steps (the paper's T).", 1)
-    start: int = setting(10, "The step at which re-denoising begins (10 of 50 is the paper's t' = 40).", 0)
+    start: int | float = setting(
+        10,
+        "The step at which re-denoising begins (10 of 50 is the paper's t' = 40), or a share of the steps below 1.",
+        0,
+    )
     cfg: int | float = setting(7.0, "Guidance scale of both passes.", 0, 100)
     sampler: str = setting("euler", f"One of {', '.join(SAMPLERS)}.")
     scheduler: str = setting("normal", f"One of {', '.join(SCHEDULES)}.")
@@ -100,6 +106,11 @@ class RunSettings(TogetherSettings):
     soft_edge: bool = setting(False, "Blend mask edges by coverage in place of selecting whole latent cells.")
     prompt: str = setting(
         FRAME, "What the second pass draws a character from: the frame's prompt, or the character's description alone."
+    )
+    guidance: str = setting(
+        OWN,
+        "Whose unconditional prediction guides a character in the second pass: own; shared, one for all of a frame; or "
+        "template's, for half the evaluations.",
     )
     box_threshold: int | float = setting(0.3, "Least score of a box.", 0, 1)
     text_threshold: int | float = setting(0.25, "Least score of the word itself.", 0, 1)
@@ -145,6 +156,11 @@ class RunSettings(TogetherSettings):
             raise ValueError(
                 "prompt is for re-denoising, which frames drawn together do not have: leave out --prompt or --together."
             )
+        if self.guidance != OWN:
+            raise ValueError(
+                "guidance is for re-denoising, which frames drawn together do not have: leave out --guidance or "
+                "--together."
+            )
         if self.masks and not self.adapter:
             raise ValueError("masks are given, but no adapter whose faces they confine: give --adapter too.")
 
@@ -165,8 +181,8 @@ class RunSettings(TogetherSettings):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a multiple of 8.")
         for path, strength in self.loras:
             _check_range(f"The strength of the LoRA {quote(path, _LONGEST_PATH)}", strength, *_LORA_STRENGTHS)
-        if self.start >= self.steps and not self.together:
-            raise ValueError(f"start is {self.start}, but there are {self.steps} steps: use 0 to {self.steps - 1}.")
+        if not self.together:
+            first_step(self.start, self.steps)
         if max(self.steps, self.portrait_steps) > 1000:
             raise ValueError(f"{max(self.steps, self.portrait_steps)} steps are more than the 1000 there are.")
 
@@ -197,6 +213,7 @@ class RunSettings(TogetherSettings):
             "on_missing": ("error", "skip"),
             "dtype": DTYPES,
             "prompt": PROMPTS,
+            "guidance": GUIDANCE,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.guidance import OWN, SHARED
 from ..core.latent_cache import CacheReplay, LatentRecorder, NoisyLatentCache, Recipe
 from ..core.layout import Layout
 from ..core.quoting import quote
@@ -58,44 +59,35 @@ class SamplingPlan:
         return Denoiser(self.pipe, positive, negative, self.cfg)
 
 
-class Denoiser:
-    """The guided x0 prediction for one pair of prompts; counts one UNet sample per prompt and picture.
+class Predictor:
+    """The x0 prediction of a UNet for each of several prompts, in one call; one UNet sample per prompt and picture.
 
     Args:
         pipe: Whose UNet and prediction type (epsilon or v) are used.
-        positive: What to show.
-        negative: What to keep out; not evaluated where `cfg` is 1.
-        cfg: Guidance scale.
     """
 
-    def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
+    def __init__(self, pipe: Any) -> None:
         self._unet = pipe.unet
         self._logs = log_levels(pipe.scheduler.config)
         self._predicts = prediction_type(pipe.scheduler.config)
-        self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
-        self._cfg = cfg
         self._pipe = pipe
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The prompts of a model call, in the order of its rows."""
-        return (CONDITIONAL,) if len(self._prompts) == 1 else (UNCONDITIONAL, CONDITIONAL)
-
     @torch.no_grad()
-    def __call__(self, latent: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
-        """Predict x0 from a latent in variance-exploding scale, both float32."""
+    def __call__(
+        self, latent: Float[Tensor, "b c h w"], sigma: float, prompts: Sequence[Prompt]
+    ) -> list[Float[Tensor, "b c h w"]]:
+        """Predict x0 from a latent in variance-exploding scale, both float32; a prediction per prompt."""
         scale = (1 + sigma**2) ** -0.5
-        model_input = torch.cat([latent * scale] * len(self._prompts)).to(self._unet.dtype)
-        summaries = [prompt.pooled for prompt in self._prompts if prompt.pooled is not None]
+        model_input = torch.cat([latent * scale] * len(prompts)).to(self._unet.dtype)
+        summaries = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
         pooled = self._repeated(summaries, len(latent)) if summaries else None
         output = self._unet(
             model_input,
             nearest_timesteps(torch.full((len(model_input),), sigma, device=latent.device), self._logs),
-            encoder_hidden_states=self._repeated([prompt.embeddings for prompt in self._prompts], len(latent)),
+            encoder_hidden_states=self._repeated([prompt.embeddings for prompt in prompts], len(latent)),
             added_cond_kwargs=added_conditions(self._pipe, pooled, latent),
         ).sample.float()
-        parts = [self._denoised(latent, part, sigma) for part in output.chunk(len(self._prompts))]
-        return parts[0] if len(parts) == 1 else parts[0] + (parts[1] - parts[0]) * self._cfg
+        return [self._denoised(latent, part, sigma) for part in output.chunk(len(prompts))]
 
     def _denoised(self, latent: Tensor, output: Tensor, sigma: float) -> Tensor:
         if self._predicts == "epsilon":
@@ -105,6 +97,70 @@ class Denoiser:
     def _repeated(self, rows: Sequence[Tensor], count: int) -> Tensor:
         """One row per prompt and picture, all pictures of a prompt together."""
         return torch.cat([row.expand(count, *row.shape[1:]) for row in rows]).to(self._unet.device, self._unet.dtype)
+
+
+def guided(unconditional: Tensor, conditional: Tensor, cfg: int | float) -> Tensor:
+    """Classifier-free guidance."""
+    return unconditional + (conditional - unconditional) * cfg
+
+
+class Denoiser:
+    """The guided x0 prediction for one pair of prompts.
+
+    Args:
+        pipe: As `Predictor` takes it.
+        positive: What to show.
+        negative: What to keep out; not evaluated where `cfg` is 1.
+        cfg: Guidance scale.
+    """
+
+    def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
+        self._predict = Predictor(pipe)
+        self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
+        self._cfg = cfg
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts of a model call, in the order of its rows."""
+        return (CONDITIONAL,) if len(self._prompts) == 1 else (UNCONDITIONAL, CONDITIONAL)
+
+    def __call__(self, latent: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
+        """Predict x0 from a latent in variance-exploding scale, both float32."""
+        return self.with_unconditional(latent, sigma)[0]
+
+    def with_unconditional(self, latent: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
+        """The guided prediction and the unconditional one, which is None where there is no guidance."""
+        parts = self._predict(latent, sigma, self._prompts)
+        return (parts[0], None) if len(parts) == 1 else (guided(*parts, self._cfg), parts[0])
+
+
+class CharacterDenoiser:
+    """The guided x0 predictions of several characters.
+
+    Args:
+        plan: The identity generator and its guidance scale.
+        prompts: Positive and negative prompt of each character; unless `guidance` is `OWN`, their negatives are one.
+        guidance: One of `core.guidance.GUIDANCE`.
+    """
+
+    def __init__(self, plan: SamplingPlan, prompts: Sequence[tuple[Prompt, Prompt]], guidance: str) -> None:
+        self._predict, self._cfg = Predictor(plan.pipe), plan.cfg
+        self._own = [plan.denoiser(*pair) for pair in prompts] if guidance == OWN or math.isclose(plan.cfg, 1) else []
+        self._shares = guidance == SHARED
+        self._rows = [*([prompts[0][1]] if self._shares else []), *(positive for positive, _ in prompts)]
+
+    def __call__(
+        self, latent: Float[Tensor, "b c h w"], sigma: float, unconditional: Float[Tensor, "b c h w"] | None
+    ) -> Float[Tensor, "s b c h w"]:
+        """Predict all characters; `unconditional` is the template's prediction, which `TEMPLATES` reads."""
+        if self._own:
+            return torch.stack([denoiser(latent, sigma) for denoiser in self._own])
+        parts = self._predict(latent, sigma, self._rows)
+        if self._shares:
+            unconditional, *parts = parts
+        if unconditional is None:
+            raise ValueError("The template was sampled without guidance, so that it has no unconditional to give.")
+        return torch.stack([guided(unconditional, part, self._cfg) for part in parts])
 
 
 def added_conditions(
@@ -153,14 +209,18 @@ def sample_template(
     noise: Float[Tensor, "1 c h w"],
     seed: int,
     on_step: OnStep = lambda step: None,
+    keep_unconditional: bool = False,
 ) -> NoisyLatentCache:
-    """Sample one frame with the base model and keep every model call (IdentityStory, equations 3 and 4)."""
+    """Sample one frame with the base model and keep every model call (IdentityStory, equations 3 and 4).
+
+    With `keep_unconditional` also each call's unconditional prediction, for a second pass with `TEMPLATES`.
+    """
     sigmas, levels = plan.sigmas(), plan.levels()
     denoiser, recorder = plan.denoiser(positive, negative), LatentRecorder()
 
     def predict(latent: Tensor, sigma: float) -> Tensor:
-        prediction = denoiser(latent, sigma)
-        recorder.add(sigma, latent, prediction)
+        prediction, unconditional = denoiser.with_unconditional(latent, sigma)
+        recorder.add(sigma, latent, prediction, unconditional if keep_unconditional else None)
         recorder.begin_step(len(recorder.calls) - 1)  # these solvers call the model once per step
         return prediction
 
@@ -191,9 +251,10 @@ def redenoise(
     layout: Layout,
     prompts: Mapping[str, tuple[Prompt, Prompt]],
     *,
-    start: int,
+    start: int | float,
     max_kernel: int | float,
     soft_edge: bool = False,
+    guidance: str = OWN,
     on_step: OnStep = lambda step: None,
 ) -> Float[Tensor, "1 c h w"]:
     """Run the schedule again with the characters' identities (IdentityStory, equations 6 to 8).
@@ -207,9 +268,11 @@ def redenoise(
         cache: From `sample_template`.
         layout: The layout of the picture that the cache decodes to.
         prompts: Positive and negative prompt of each character who has a mask, by name.
-        start: The first step that re-denoises, 0-based, counted up.
+        start: The first step that re-denoises, 0-based, counted up, or a share of the steps below 1.
         max_kernel: How far masks have grown at the last step, in pixels of a 1024-pixel picture.
         soft_edge: Blend mask edges by coverage in place of selecting whole latent cells.
+        guidance: One of `core.guidance.GUIDANCE`: whose unconditional prediction guides the characters. For all but
+            `OWN` the negative prompts are one; `TEMPLATES` needs a cache with unconditional predictions.
         on_step: Called with the number of steps done.
 
     Returns:
@@ -219,16 +282,17 @@ def redenoise(
     masks = ProgressiveMasks(layout.masks[rows], cache.steps, start, scaled_kernel(max_kernel, *layout.size))
     if not rows:
         return cache.final
-    denoisers = [plan.denoiser(*prompts[layout.names[row]]) for row in rows]
+    denoiser = CharacterDenoiser(plan, [prompts[layout.names[row]] for row in rows], guidance)
     replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
 
     def predict(latent: Tensor, sigma: float) -> Tensor:
         call = replay.answer(sigma)
         step = cache.step_of_call(call)
         background = call.prediction.to(latent.device, latent.dtype)
-        if step < start:
+        if step < masks.start:
             return background
-        characters = torch.stack([denoiser(latent, sigma) for denoiser in denoisers])
+        unconditional = None if call.unconditional is None else call.unconditional.to(latent.device, latent.dtype)
+        characters = denoiser(latent, sigma, unconditional)
         grid = to_latent_grid(masks.at(step), latent.shape[-2], latent.shape[-1], soft_edge)
         return composite(background, characters, grid.unsqueeze(1).to(latent.device))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.character_mentions import Character
+from ..core.guidance import TEMPLATES
 from ..core.identity import Identity, discover_identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
@@ -117,7 +118,8 @@ class Studio:
         noise = starting_noise([seed], channels, settings.height // ratio, settings.width // ratio)
         positive, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
         plan = self._plan(settings.steps, settings.cfg)
-        cache = sample_template(plan, positive, negative, noise, seed, self._steps(f"{frame.label}, template", report))
+        on_step, with_unconditional = self._steps(f"{frame.label}, template", report), settings.guidance == TEMPLATES
+        cache = sample_template(plan, positive, negative, noise, seed, on_step, with_unconditional)
         check_finite(cache.final, f"{frame.label}: the template", settings)
         return cache
 
@@ -152,6 +154,7 @@ class Studio:
                 start=settings.start,
                 max_kernel=settings.max_kernel,
                 soft_edge=settings.soft_edge,
+                guidance=settings.guidance,
                 on_step=self._steps(f"{frame.label}, re-denoising", report),
             )
 

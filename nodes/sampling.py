@@ -8,6 +8,7 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
+from ..core.guidance import GUIDANCE, OWN
 from ..core.identity import Identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
@@ -104,6 +105,14 @@ class NoisyLatentCacheNode(io.ComfyNode):
                     optional=True,
                     tooltip="Replaces steps, scheduler and denoise. Noise levels must not rise.",
                 ),
+                io.Boolean.Input(
+                    "keep_unconditional",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip='Also keep the unconditional predictions, for guidance "template\'s" in Progressive-Mask '
+                    "Re-denoise. The cache grows by half or more.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -155,6 +164,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
         noise: Any = None,
         sampler: Any = None,
         sigmas: torch.Tensor | None = None,
+        keep_unconditional: bool = False,
     ) -> io.NodeOutput:
         require_parts("Noisy Latent Cache", model=model)
         refuse_shared_attention("Noisy Latent Cache", model)
@@ -183,6 +193,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
             keep_from_step=keep_from_step,
             dtype=PRECISIONS[precision],
             keep_maps=keep_attention_maps,
+            keep_unconditional=keep_unconditional,
         )
         passed_on = {key: value for key, value in latent_image.items() if not key.startswith("downscale_ratio")}
         return io.NodeOutput({**passed_on, **as_latent(cache.final)}, cache)
@@ -329,6 +340,16 @@ class RedenoiseNode(io.ComfyNode):
                     default="hard",
                     tooltip="hard selects whole latent cells, as published; soft blends cells covered in part.",
                 ),
+                io.Combo.Input(
+                    "guidance",
+                    options=list(GUIDANCE),
+                    default=OWN,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whose unconditional prediction guides a character. own: their own, as published. shared: "
+                    "one for all whose negative prompt and MODEL are equal, the same picture for fewer evaluations. "
+                    "template's: the cached one, an approximation that costs half.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The finished frame, for VAE Decode."),
@@ -355,6 +376,7 @@ class RedenoiseNode(io.ComfyNode):
         max_kernel: int,
         cfg: float,
         mask_edge: str,
+        guidance: str = OWN,
     ) -> io.NodeOutput:
         require_parts("Progressive-Mask Re-denoise", model=model)
         refuse_shared_attention("Progressive-Mask Re-denoise", model)
@@ -369,6 +391,7 @@ class RedenoiseNode(io.ComfyNode):
             max_kernel=max_kernel,
             cfg=cfg,
             soft_edge=mask_edge == "soft",
+            guidance=guidance,
         )
         masks = ProgressiveMasks(layout.masks, cache.steps, start, scaled_kernel(max_kernel, *layout.size))
         return io.NodeOutput(as_latent(done.final), done, ui=report(describe_redenoising(layout, masks)))

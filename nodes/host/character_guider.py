@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.conds
 import comfy.model_management
 import comfy.samplers
 import torch
@@ -18,9 +19,12 @@ from ..types import Cast
 
 PostCfgHook = Callable[[dict[str, Any]], Tensor]
 _HOOKS = "sampler_post_cfg_function"
+_BOTH_PROMPTS = "sampler_calc_cond_batch_function"
 _READS_UNCONDITIONAL = "disable_cfg1_optimization"
 WRAPPER_STATE = ("easycache",)
 """Transformer options in which core wrappers (EasyCache, LazyCache) remember the last call; not to be shared."""
+_OF_NO_ACCOUNT = {"uuid"}
+"""Keys of a prepared conditioning that differ between equal ones."""
 _REFERENCE_MEMORY = "KV_Attn_Input"
 """The class of core's patch (Flux KV Cache) that remembers the reference pictures of the first call."""
 
@@ -86,6 +90,44 @@ class Character:
                 patch.cache = kept
 
 
+class Unconditionals:
+    """The unconditional predictions of one call of the sampler, that several characters share.
+
+    Args:
+        given: The one for everybody, such as the template's; None where each group of characters has its own.
+    """
+
+    def __init__(self, given: Tensor | None = None) -> None:
+        self._given = given
+        self._known: dict[int, Tensor] = {}
+
+    def added_to(self, model_options: dict[str, Any], group: int) -> dict[str, Any]:
+        """The options with which a character of a group takes the unconditional from here, or leaves it here.
+
+        It is a hook in place of the evaluation of both prompts; one that is there already is called by it.
+        """
+        before = model_options.get(_BOTH_PROMPTS)
+
+        def evaluate(args: dict[str, Any]) -> list[Tensor]:
+            if before is not None:
+                return before(args)
+            inputs = (args[name] for name in ("model", "conds", "input", "sigma", "model_options"))
+            return comfy.samplers.calc_cond_batch(*inputs)
+
+        def with_shared(args: dict[str, Any]) -> list[Tensor]:
+            conditional, negative = args["conds"]
+            if negative is None:
+                return evaluate(args)
+            unconditional = self._known.get(group) if self._given is None else self._given
+            if unconditional is not None:
+                return [evaluate({**args, "conds": [conditional, None]})[0], unconditional]
+            both = evaluate(args)
+            self._known[group] = both[1]
+            return both
+
+        return {**model_options, _BOTH_PROMPTS: with_shared}
+
+
 class CharacterGuider(comfy.samplers.CFGGuider):
     """Predicts characters with one MODEL; while it samples, `predict` answers for each of its members.
 
@@ -134,6 +176,8 @@ class CharacterGuider(comfy.samplers.CFGGuider):
             )
             for pair in pairs
         ]
+        negatives = [character.conds.get("negative") for character in self.characters]
+        self.groups = [_first_equal(negatives, index) for index in range(len(negatives))]
         self.conds = {}
         try:
             return super().inner_sample(
@@ -141,14 +185,26 @@ class CharacterGuider(comfy.samplers.CFGGuider):
             )
         finally:
             self.conds = all_conds
-            del self.characters
+            del self.characters, self.groups
 
     def predict(
-        self, index: int, x: Tensor, timestep: Tensor, model_options: dict[str, Any], with_tap: bool, seed: int | None
+        self,
+        index: int,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        with_tap: bool,
+        seed: int | None,
+        unconditionals: Unconditionals | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """One member's guided prediction and, with `with_tap`, the last unconditional that the model gave for them."""
+        """One member's guided prediction and, with `with_tap`, the last unconditional that the model gave for them.
+
+        With `unconditionals` it is shared with the members whose negative conditioning is equal.
+        """
         character = self.characters[index]
         options = character.options(model_options, with_tap)
+        if unconditionals is not None:
+            options = unconditionals.added_to(options, self.groups[index])
         self.conds = character.conds
         with character.own_references(options):
             prediction = comfy.samplers.CFGGuider.outer_predict_noise(self, x, timestep, options, seed)
@@ -176,13 +232,20 @@ class OwnModelGuider(CharacterGuider):
         return sampler.result
 
     def predict(
-        self, index: int, x: Tensor, timestep: Tensor, model_options: dict[str, Any], with_tap: bool, seed: int | None
+        self,
+        index: int,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        with_tap: bool,
+        seed: int | None,
+        unconditionals: Unconditionals | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """As above, with this MODEL's own options; of the sampler's only whether it reads the unconditional."""
         options = self.options
         if model_options.get(_READS_UNCONDITIONAL, False):
             options = {**options, _READS_UNCONDITIONAL: True}
-        return super().predict(index, x, timestep, options, with_tap, seed)
+        return super().predict(index, x, timestep, options, with_tap, seed, unconditionals)
 
 
 class _Ready(comfy.samplers.Sampler):
@@ -203,3 +266,26 @@ class _Ready(comfy.samplers.Sampler):
         model_wrap.options = extra_args["model_options"]
         self.result = self._run()
         return noise
+
+
+def _first_equal(values: list[Any], index: int) -> int:
+    """The position of the first of some values that equals the one at `index`."""
+    return next(place for place, value in enumerate(values) if _equal(value, values[index]))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two prepared conditionings evaluate alike: the same numbers, and the very same ControlNets and hooks."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        keys = one.keys() - _OF_NO_ACCOUNT
+        return keys == other.keys() - _OF_NO_ACCOUNT and all(_equal(one[key], other[key]) for key in keys)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, comfy.conds.CONDRegular):
+        return _equal(vars(one), vars(other))
+    return isinstance(one, (int, float, str)) and one == other

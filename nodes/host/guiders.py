@@ -13,6 +13,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...core.guidance import OWN, TEMPLATES
 from ...core.latent_cache import CacheReplay, LatentRecorder, ModelCall, NoisyLatentCache
 from ...core.quoting import quote
 from ...core.redenoise import ProgressiveMasks, composite, to_latent_grid
@@ -20,6 +21,7 @@ from ..types import Cast, CastMember
 from .character_guider import (
     CharacterGuider,
     OwnModelGuider,
+    Unconditionals,
     UnconditionalTap,
     sampler_hooks,
     without_last_hooks,
@@ -27,18 +29,25 @@ from .character_guider import (
 
 
 class RecordingGuider(comfy.samplers.CFGGuider):
-    """A stock guider that also hands every model call to a recorder."""
+    """A stock guider that also hands every model call to a recorder.
 
-    def __init__(self, model_patcher: Any, recorder: LatentRecorder) -> None:
+    Args:
+        model_patcher: The base model.
+        recorder: What remembers the calls.
+        keep_unconditional: Remember the unconditional predictions also where the sampler does not read them.
+    """
+
+    def __init__(self, model_patcher: Any, recorder: LatentRecorder, keep_unconditional: bool = False) -> None:
         super().__init__(model_patcher)
         self.recorder = recorder
+        self.keep_unconditional = keep_unconditional
 
     def outer_predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
         model_options = model_options or {}
         tap = UnconditionalTap()
-        if sampler_hooks(model_options, self.model_options):
+        if self.keep_unconditional or sampler_hooks(model_options, self.model_options):
             model_options = tap.added_to(model_options)
         prediction = super().outer_predict_noise(x, timestep, model_options, seed)
         self.recorder.add(float(timestep.max()), x, prediction, tap.value)
@@ -58,10 +67,17 @@ class RedenoiseGuider(CharacterGuider):
         masks: One mask per member of `cast`, in that order.
         cast: The characters to put in; may be empty.
         soft_edge: Blend mask edges by coverage in place of selecting whole latent cells.
+        guidance: One of `core.guidance.GUIDANCE`; the template's needs a cache with unconditional predictions.
     """
 
     def __init__(
-        self, model_patcher: Any, cache: NoisyLatentCache, masks: ProgressiveMasks, cast: Cast, soft_edge: bool = False
+        self,
+        model_patcher: Any,
+        cache: NoisyLatentCache,
+        masks: ProgressiveMasks,
+        cast: Cast,
+        soft_edge: bool = False,
+        guidance: str = OWN,
     ) -> None:
         by_model: dict[int, list[CastMember]] = {id(model_patcher): []}
         places = []
@@ -77,6 +93,7 @@ class RedenoiseGuider(CharacterGuider):
         self.cache = cache
         self.masks = masks
         self.soft_edge = soft_edge
+        self.guidance = guidance
         self.replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
         self.arrived = False
         self.calls: list[ModelCall] = []
@@ -162,16 +179,22 @@ class RedenoiseGuider(CharacterGuider):
         """Predict every character on the current latent and composite with the masks of a step (equation 7)."""
         options = without_last_hooks(model_options, hook_count)
         predictions, unconditionals = [], []
+        given = background_unconditional if self.guidance == TEMPLATES else None
+        shared = {id(guider): Unconditionals(given) for guider, _ in self.places} if self.guidance != OWN else {}
         for guider, index in self.places:
             if self.others:
                 guider.make_current(x)
-            prediction, unconditional = guider.predict(index, x, timestep, options, hook_count > 0, seed)
+            prediction, unconditional = guider.predict(
+                index, x, timestep, options, hook_count > 0, seed, shared.get(id(guider))
+            )
             predictions.append(prediction)
             if unconditional is not None:
                 unconditionals.append(unconditional)
         masks = to_latent_grid(self.masks.at(step), x.shape[-2], x.shape[-1], self.soft_edge)
         masks = masks.view(len(masks), *[1] * (x.ndim - 2), *masks.shape[-2:]).to(x.device)
         prediction = composite(background, torch.stack(predictions), masks)
+        if given is not None and not unconditionals:
+            return prediction, given  # for another pass that is guided by the template's
         if background_unconditional is None or len(unconditionals) < len(self.places):
             return prediction, None
         return prediction, composite(background_unconditional, torch.stack(unconditionals), masks)

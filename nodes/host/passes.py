@@ -11,6 +11,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
+from ...core.guidance import OWN, TEMPLATES
 from ...core.latent_cache import LatentRecorder, NoisyLatentCache
 from ...core.layout import Layout
 from ...core.quoting import quote, quote_all
@@ -70,13 +71,20 @@ def sample_template(
     keep_from_step: int | float,
     dtype: torch.dtype,
     keep_maps: bool = False,
+    keep_unconditional: bool = False,
 ) -> NoisyLatentCache:
     """Sample one frame as the stock KSampler does, and keep every model call.
 
     `samples` is what `frame_latent` gives; `noise_mask` the LATENT's, if it has one. With `keep_maps` the cache also
-    gets the characters' attention maps; the positive must say where it names them (Encode Frame).
+    gets the characters' attention maps; the positive must say where it names them (Encode Frame). With
+    `keep_unconditional` it gets the unconditional predictions, for a second pass that is guided by them.
     """
     check_sampler(sampler_name)
+    if keep_unconditional and (math.isclose(cfg, 1.0) or not negative):
+        raise ValueError(
+            f"Noisy Latent Cache: cfg is {cfg:g} {'without' if not negative else 'with'} a negative prompt, so that no "
+            "unconditional prediction is made. Switch keep_unconditional off."
+        )
     check_guidance("Noisy Latent Cache", negative, cfg, sampler_name)
     steps = len(sigmas) - 1
     if steps < 1:
@@ -90,7 +98,7 @@ def sample_template(
         )
     kept_from = steps - 1 if keep_from_step >= steps else first_step(keep_from_step, steps, "keep_from_step")
     recorder = LatentRecorder(keep_from=float(sigmas[kept_from]), dtype=dtype)
-    guider = RecordingGuider(model, recorder)
+    guider = RecordingGuider(model, recorder, keep_unconditional)
     guider.inner_set_conds({"positive": positive, "negative": negative} if negative else {"positive": positive})
     guider.set_cfg(cfg)
     reader = attach_reader(guider, len(samples)) if keep_maps else None
@@ -118,10 +126,12 @@ def redenoise(
     max_kernel: float,
     cfg: float,
     soft_edge: bool,
+    guidance: str = OWN,
 ) -> NoisyLatentCache:
     """Run the schedule again with the characters' identities (equation 8).
 
-    `start` is a step of the schedule or a share of its steps, see `core.redenoise.first_step`. Gives what happened as
+    `start` is a step of the schedule or a share of its steps, see `core.redenoise.first_step`; `guidance` one of
+    `core.guidance.GUIDANCE`. Gives what happened as
     a cache, whose `final` is the finished frame; another pass can go on from it with other characters.
     """
     check_sampler(cache.recipe.sampler_name)
@@ -132,9 +142,10 @@ def redenoise(
     masks = ProgressiveMasks(layout.masks[rows], cache.steps, start, scaled_kernel(max_kernel, *layout.size))
     if not members:
         return cache
+    check_unconditionals(cache, masks, guidance, cfg, layout.label)
     models = drawing_models(model, members)
     used = model if any(each is model for each in models) else models[0]  # one that draws nobody is not loaded
-    guider = RedenoiseGuider(used, cache, masks, members, soft_edge)
+    guider = RedenoiseGuider(used, cache, masks, members, soft_edge, guidance)
     guider.set_cfg(cfg)
     recipe = cache.recipe
     final = _sample(
@@ -151,6 +162,19 @@ def check_guidance(where: str, negative: Conditioning, cfg: float, sampler_name:
         f"{where}: there is no negative prompt, and a guidance scale of {cfg:g} with the sampler {quote(sampler_name)} "
         "needs one: connect one, or set cfg to 1 and use a sampler without cfg_pp in its name."
     )
+
+
+def check_unconditionals(
+    cache: NoisyLatentCache, masks: ProgressiveMasks, guidance: str, cfg: float, where: str
+) -> None:
+    """Refuse guidance by the template's unconditional predictions where the cache has none."""
+    if guidance != TEMPLATES or math.isclose(cfg, 1.0):
+        return
+    if any(call.unconditional is None for call in cache.calls if cache.step_of_call(call) >= masks.start):
+        raise ValueError(
+            f"{where}: guidance is {quote(guidance)}, but the cache has no unconditional predictions. Switch "
+            "keep_unconditional on in Noisy Latent Cache, or choose own or shared."
+        )
 
 
 def drawing_models(model: Any, members: Cast) -> list[Any]:

@@ -75,9 +75,9 @@ def layout(*masks, names=("Mira", "Ben")):
     return Layout(tuple(names[: len(masks)]), torch.stack(masks))
 
 
-def redenoise(model, cache, where, cast, *, start=START, max_kernel=0, cfg=3.0, mask_edge="hard"):
+def redenoise(model, cache, where, cast, *, start=START, max_kernel=0, cfg=3.0, mask_edge="hard", **more):
     """The finished latent and the cache of the pass, by the node."""
-    latent, done = RedenoiseNode.execute(model, cast, cache, where, start, max_kernel, cfg, mask_edge).result
+    latent, done = RedenoiseNode.execute(model, cast, cache, where, start, max_kernel, cfg, mask_edge, **more).result
     return latent["samples"], done
 
 
