@@ -9,8 +9,10 @@ from story_identity.headless.run_settings import RunSettings, settings_of, toywo
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"start": 50}, "start is 50, but there are 50 steps"),
+        ({"start": 50}, "start is 50, but the schedule has 50 steps"),
         ({"start": -1}, "start is -1"),
+        ({"start": 2.5}, "start is 2.5: use a share"),
+        ({"guidance": "mine"}, 'guidance is "mine".*own, shared, template'),
         ({"steps": 1001}, "1001 steps"),
         ({"width": 100}, "width is 100.*multiple of 8"),
         ({"portrait_side": 0}, "portrait_side is 0"),

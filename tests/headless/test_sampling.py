@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from story_identity.core.guidance import GUIDANCE, OWN, SHARED, TEMPLATES, redenoising_evaluations
 from story_identity.core.layout import Layout
 from story_identity.core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
 from story_identity.headless.identity_generator import identity_generator
 from story_identity.headless.option_values import SAMPLERS
 from story_identity.headless.prompts import Prompt, encode_prompt
 from story_identity.headless.sampling import Denoiser, SamplingPlan, decode, redenoise, sample_template, starting_noise
+
+from tests.closeness import assert_close
 
 STEPS, START, CFG = 5, 2, 4.0
 PROMPT = "a woman with red hair and a boy with black hair on a beach"
@@ -99,6 +102,53 @@ def test_the_same_prompt_and_model_everywhere_give_the_template(pipe, prompts, n
     everywhere = layout_of((0, 0, 64, 64))
     found = redenoise(plan_of(pipe, sampler), cache, everywhere, {"person 0": prompts}, start=0, max_kernel=0)
     assert torch.equal(found, cache.final)
+
+
+@pytest.mark.parametrize("people", [1, 2])
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_evaluations_by_guidance(generator, prompts, noise, count, people, guidance):
+    pipe, _ = generator
+    plan, layout = plan_of(pipe), layout_of(*[(4, 4, 40, 24), (8, 36, 44, 60)][:people])
+    cache = sample_template(plan, *prompts, noise, 7, keep_unconditional=True)
+    before, steps = count(), STEPS - START
+    words = dict.fromkeys(layout.names, prompts)
+    redenoise(plan, cache, layout, words, start=START, max_kernel=50, guidance=guidance)
+    assert count() - before == redenoising_evaluations(people, steps, guidance, CFG)
+    assert redenoising_evaluations(people, steps, guidance, CFG) == steps * {
+        "own": 2 * people, "shared": people + 1, "template's": people
+    }[guidance]  # fmt: skip
+
+
+def test_a_shared_unconditional_gives_the_same_picture(generator, prompts, noise):
+    pipe, photomaker = generator
+    plan, layout = plan_of(pipe), layout_of((4, 4, 40, 24), (8, 36, 44, 60))
+    cache = sample_template(plan, *prompts, noise, 7)
+    faces = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    words = {
+        name: (photomaker.fuse(prompts[0], 2, face), prompts[1]) for name, face in zip(layout.names, faces, strict=True)
+    }
+    with identity_generator(pipe):
+        own, shared = (
+            redenoise(plan, cache, layout, words, start=START, max_kernel=50, guidance=each) for each in (OWN, SHARED)
+        )
+    assert_close(shared, own, 1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_templates_unconditional_with_its_prompt_gives_the_template(pipe, prompts, noise, sampler):
+    cache = sample_template(plan_of(pipe, sampler), *prompts, noise, 7, keep_unconditional=True)
+    everywhere = layout_of((0, 0, 64, 64))
+    found = redenoise(
+        plan_of(pipe, sampler), cache, everywhere, {"person 0": prompts}, start=0, max_kernel=0, guidance=TEMPLATES
+    )
+    assert_close(found, cache.final, 1e-4)
+
+
+def test_a_share_of_the_steps_is_its_step(pipe, prompts, noise):
+    cache = sample_template(plan_of(pipe), *prompts, noise, 7)
+    layout, words = layout_of((4, 4, 40, 24)), {"person 0": (prompts[1], prompts[0])}
+    one, two = (redenoise(plan_of(pipe), cache, layout, words, start=each, max_kernel=50) for each in (2, 0.4))
+    assert torch.equal(one, two)
 
 
 def test_masks_that_touch_nothing_give_the_templates_latent(pipe, prompts, noise):
