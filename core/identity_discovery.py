@@ -1,5 +1,6 @@
 """Iterative Identity Discovery (IdentityStory, section 3.1), and which portraits represent what it found."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +119,30 @@ def discover_identity(
         cohesion_before=_cohesion(rows),
         cohesion_after=_cohesion(rows[kept]),
     )
+
+
+def identity_movement(
+    embeddings: Float[Tensor, "m d"], last: int, rank: int = 10, keep_ratio: int | float = 0.6, iterations: int = 3
+) -> float:
+    """How far the last portraits moved the identity: 1 minus the cosine of what is found without and with them.
+
+    With few portraits the rank of either discovery is the largest usable one, if that is below `rank`. Infinite where
+    there is no identity yet without the last portraits. Drawing more portraits changes little once this is small.
+
+    Args:
+        embeddings: One row per portrait, in the order in which they were drawn.
+        last: How many came last, 1 or more.
+        rank: As for `discover_identity`, like the two after it.
+        keep_ratio: Share of rows kept per round.
+        iterations: Rounds.
+    """
+    found = []
+    for rows in (embeddings[: len(embeddings) - last], embeddings):
+        usable = largest_usable_rank(*rows.shape, keep_ratio, iterations) if len(rows) else 0
+        if usable < 1:
+            return math.inf
+        found.append(discover_identity(rows, min(rank, usable), keep_ratio, iterations).embedding.double())
+    return 1 - float(torch.nn.functional.cosine_similarity(*found, dim=0))
 
 
 def _check_settings(embeddings: Tensor, rank: int, keep_ratio: int | float, iterations: int) -> None:

@@ -2,6 +2,7 @@
 
     python -m story_identity.lab.evaluation toyworld --stories 60 --out evaluation --processes 2
     python -m story_identity.lab.evaluation prompts --stories 30 --out evaluation_prompts --processes 2
+    python -m story_identity.lab.evaluation fewer-evaluations --stories 60 --out evaluation_fewer --processes 2
     python -m story_identity.lab.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
     python -m story_identity.lab.evaluation training --stories 60 --out evaluation_training --processes 2
 
@@ -16,8 +17,10 @@ from typing import Annotated
 
 import typer
 
+from ...core.guidance import TEMPLATES
 from ...core.story import CHARACTER, FRAME
 from ...core.toyworld.models import WEIGHTS
+from . import fewer_evaluations as of_fewer
 from . import identitystory as of_toyworld
 from . import prompts as of_prompts
 from . import storynizor as of_storynizor
@@ -49,6 +52,15 @@ PROMPTS_FIGURE = Figure(
     stories=(0, 1, 2, 5),
 )
 PROMPTS = Evaluation("prompts", of_prompts.open_measure, of_prompts.make_tables, PROMPTS_FIGURE, reported=CHARACTER)
+
+FEWER_FIGURE = Figure(
+    "fewer_evaluations",
+    rows=of_fewer.DRAWINGS,
+    columns={name: name for name in of_fewer.DRAWINGS},
+    across=4,
+    stories=(0, 1, 2, 5),
+)
+FEWER = Evaluation("fewer-evaluations", of_fewer.open_measure, of_fewer.make_tables, FEWER_FIGURE, reported=TEMPLATES)
 
 STORYNIZOR_FIGURE = Figure(
     "storynizor",
@@ -106,6 +118,12 @@ def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Pa
 def prompts(out: Out, stories: Stories = 30, processes: Processes = 1, page: Page = _PAGE) -> None:
     """Re-denoise from the frame's prompt and from the character's description, and write the tables and the figure."""
     _run(PROMPTS, out, stories, processes, page)
+
+
+@app.command()
+def fewer_evaluations(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+    """Draw stories with fewer evaluations of the networks, measure them, and write the tables and the figure."""
+    _run(FEWER, out, stories, processes, page)
 
 
 @app.command()

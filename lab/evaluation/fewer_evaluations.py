@@ -1,0 +1,188 @@
+"""Ways to draw a story with fewer evaluations of the networks, measured against the way of IdentityStory.
+
+The templates of all but the few steps are the same pictures, as are the starting noises of all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ...core.guidance import OWN, SHARED, TEMPLATES
+from ...core.identity import Identity, discover_identity, largest_usable_rank
+from ...core.identity_discovery import identity_movement
+from ...headless.studio import Studio
+from ..toyworld.probe import PERSON, SCENE
+from .identitystory import (
+    DRAWN,
+    FIRST_FRAME,
+    SEEDS_PER_STORY,
+    Instruments,
+    Picture,
+    Row,
+    evaluation_settings,
+    look_at_all,
+    measure_agreement,
+    measure_faces,
+    open_instruments,
+)
+from .identitystory import drawings as reference_drawings
+from .markdown import Rows, about, at, cell, difference, table
+from .stories import ToyStory, make_story
+from .variants import TEMPLATE, Portraits, counted_evaluations, make_portraits, silent
+
+FEW_PORTRAITS = "until settled"
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    OWN: {},
+    SHARED: {"guidance": SHARED},
+    TEMPLATES: {"guidance": TEMPLATES},
+    FEW_PORTRAITS: {},
+    "8 steps": {"steps": 8, "start": 0.2},
+    "4 steps": {"steps": 4, "start": 0.2},
+}
+"""The settings of each way, where they differ from those of the evaluation."""
+DRAWINGS = (TEMPLATE, *WAYS)
+BATCH, TOLERANCE = 8, 0.01
+"""Portraits drawn at a time, and how little the last of them may move the identity to be the last."""
+_LABELS = {
+    TEMPLATE: "the template",
+    OWN: "as in the paper: 25 steps, 64 portraits, own unconditional",
+    SHARED: "one unconditional for all characters of a frame",
+    TEMPLATES: "the template's unconditional",
+    FEW_PORTRAITS: f"portraits until {BATCH} more move the identity by less than {TOLERANCE}",
+    "8 steps": "8 steps",
+    "4 steps": "4 steps",
+}
+
+
+def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
+    """`measure_story` with the shipped weights."""
+    return partial(measure_story, open_instruments(evaluation_settings()))
+
+
+def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str, list[Picture]]]:
+    """Draw a story's frames in every way and measure them.
+
+    Returns:
+        The numbers, JSON's own types only, None where there is nothing to measure; and the pictures by way, one per
+        frame.
+    """
+    toy, counts = make_story(number), dict[str, int]()
+    with counted_evaluations(instruments.studio) as of_portraits:
+        identities, portraits = find_identities(instruments.studio, toy)
+    pictures: dict[str, list[Picture]] = {}
+    for way, changes in WAYS.items():
+        studio = replace(instruments.studio, settings=replace(instruments.studio.settings, **changes))
+        found = identities[FEW_PORTRAITS if way == FEW_PORTRAITS else OWN]
+        with counted_evaluations(studio) as evaluations:
+            templates, pictures[way] = draw_frames(studio, toy, found)
+        counts[way] = sum(evaluations)
+        if way == OWN:
+            pictures = {TEMPLATE: templates, **pictures}
+    pictures |= reference_drawings(toy)
+    seen = {name: look_at_all(instruments, toy, images) for name, images in pictures.items()}
+    row = {
+        "story": number,
+        "people": [character.description for character in toy.story.characters],
+        "prompts": [frame.prompt for frame in toy.story.frames],
+        "evaluations": sum(of_portraits) + sum(counts.values()),
+        "evaluations_by_way": counts,
+        "portraits": portraits,
+        "moved": [
+            1 - float(torch.nn.functional.cosine_similarity(found.embedding, few.embedding, dim=0))
+            for found, few in zip(identities[OWN].values(), identities[FEW_PORTRAITS].values(), strict=True)
+        ],
+        "faces_wanted": len(toy.people) * len(toy.plans),
+        **measure_faces(toy, seen),
+        "agreement": {
+            name: measure_agreement(instruments.probe, toy.plans, images, seen[name], toy)
+            for name, images in pictures.items()
+        },
+    }
+    return row, pictures
+
+
+def find_identities(studio: Studio, toy: ToyStory) -> tuple[dict[str, dict[str, Identity]], dict[str, list[int]]]:
+    """Every character's identity from all portraits and from the first ones, and from how many, by the ways' names."""
+    identities: dict[str, dict[str, Identity]] = {OWN: {}, FEW_PORTRAITS: {}}
+    used: dict[str, list[int]] = {OWN: [], FEW_PORTRAITS: []}
+    first_seed = toy.number * SEEDS_PER_STORY
+    for place, (character, person) in enumerate(zip(toy.story.characters, toy.people, strict=True)):
+        drawn = make_portraits(studio, character, person, first_seed + place * studio.settings.portraits)
+        for way, count in ((OWN, len(drawn.embeddings)), (FEW_PORTRAITS, settled_after(studio, drawn))):
+            chosen = studio.settings
+            rows = drawn.embeddings[:count]
+            rank = min(chosen.rank, largest_usable_rank(*rows.shape, chosen.keep_ratio, chosen.rounds))
+            found = discover_identity(rows, rank, chosen.keep_ratio, chosen.rounds)
+            identities[way][character.name] = studio.identity(character, found.embedding, {})
+            used[way].append(count)
+    return identities, used
+
+
+def settled_after(studio: Studio, portraits: Portraits) -> int:
+    """After how many portraits, drawn in batches, the identity has settled; all of them if it never does."""
+    chosen, total = studio.settings, len(portraits.embeddings)
+    for count in range(2 * BATCH, total, BATCH):
+        rows = portraits.embeddings[:count]
+        if identity_movement(rows, BATCH, chosen.rank, chosen.keep_ratio, chosen.rounds) < TOLERANCE:
+            return count
+    return total
+
+
+def draw_frames(
+    studio: Studio, toy: ToyStory, identities: Mapping[str, Identity]
+) -> tuple[list[Picture], list[Picture]]:
+    """The templates and the finished frames of a story."""
+    templates, frames = [], []
+    for frame in toy.story.frames:
+        cache = studio.sample_frame(frame, toy.number * SEEDS_PER_STORY + FIRST_FRAME + frame.index, silent)
+        templates.append(studio.picture(cache.final))
+        layout = studio.find(frame, templates[-1], None)
+        frames.append(studio.picture(studio.put_in(frame, cache, layout, identities, silent)))
+    return templates, frames
+
+
+def make_tables(rows: Rows) -> str:
+    """All tables, as Markdown."""
+    return "\n\n".join(part(rows) for part in (about, _cost_table, _face_table, _agreement_table))
+
+
+def _cost_table(rows: Rows) -> str:
+    lines = []
+    for way in WAYS:
+        drawn = way if way == FEW_PORTRAITS else OWN
+        frames = [row["evaluations_by_way"][way] / len(row["prompts"]) for row in rows]
+        portraits = [count for row in rows for count in row["portraits"][drawn]]
+        lines.append((_LABELS[way], f"{sum(frames) / len(frames):.1f}", f"{sum(portraits) / len(portraits):.1f}"))
+    return table(("**Cost**", "evaluations a frame", "portraits a character"), lines)
+
+
+def _face_table(rows: Rows) -> str:
+    names = (TEMPLATE, *WAYS, DRAWN)
+    lines = [
+        (
+            _LABELS.get(name, f"*{name}*"),
+            cell(rows, at("face_sim", name)),
+            difference(rows, at("face_sim", name), at("face_sim", OWN)) if name in WAYS and name != OWN else "",
+        )
+        for name in names
+    ]
+    return table(("**Face-Sim**", "mean", "minus the paper's"), lines)
+
+
+def _agreement_table(rows: Rows) -> str:
+    lines = [
+        (
+            name,
+            *(cell(rows, at("agreement", way, name), 100, 1) for way in DRAWINGS),
+            *(
+                difference(rows, at("agreement", way, name), at("agreement", OWN, name), scale=100, digits=1)
+                for way in (TEMPLATES, "8 steps")
+            ),
+        )
+        for name in ("scene", *SCENE, "person", *PERSON)
+    ]
+    titles = (*DRAWINGS, "template's − own", "8 steps − own")
+    return table(("**As the caption says, %**", *titles), lines)
