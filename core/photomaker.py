@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .character_mentions import Span
 from .clip_shapes import vision_tower
 from .injector import Perceiver, ResamplerConfig
 from .lora_file import lora_pairs
@@ -259,3 +260,17 @@ def look_at(images: Float[Tensor, "m h w 3"], side: int) -> Float[Tensor, "m 3 s
     levels = (255 * pixels).clamp(0, 255).round() / 255
     mean, deviation = (torch.tensor(each, device=pixels.device).view(3, 1, 1) for each in (_MEAN, _DEVIATION))
     return (levels - mean) / deviation
+
+
+def with_repeated_word(text: str, span: Span, count: int) -> tuple[str, list[Span]]:
+    """A prompt in which the word at `span`, or the last of several, stands `count` times in a row, and where.
+
+    PhotoMaker v2 repeats the class word's last token, one for each of its identity tokens. Where the word is one token,
+    as class words are, writing it again gives the same. With count 1 the prompt stays as it is.
+    """
+    start, end = span
+    word = text[start:end].split()[-1]
+    again = f" {word}" * (count - 1)
+    step = len(word) + 1
+    spans = [span, *((end + 1 + number * step, end + (number + 1) * step) for number in range(count - 1))]
+    return text[:end] + again + text[end:], spans

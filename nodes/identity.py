@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 from ..core.detectors.faces import NOTICE, Recogniser
 from ..core.identity import Identity, discover_identity, largest_usable_rank, nearest_portraits, safe_file_name
 from ..core.identity_discovery import describe_discovery
+from ..core.photomaker import with_repeated_word
 from ..core.quoting import printable, quote
 from ..core.story import FRAME, Frame, Story
 from .host import photomaker as pm
@@ -19,7 +20,7 @@ from .host.checkpoint_parts import require_parts
 from .host.folders import check_present, full_path, names
 from .host.identity_encoders import encode_portraits
 from .host.portraits import sample_portraits
-from .host.prompt import first_word, prompt_input, with_repeated_word, word_end_position
+from .host.prompt import first_word, prompt_input, word_end_position
 from .types import FaceRecogniserSocket, IdentitySocket, StoryFrameSocket, StorySocket
 
 

@@ -39,20 +39,6 @@ def first_word(text: str, class_word: str) -> tuple[int, int]:
     return places[0]
 
 
-def with_repeated_word(text: str, span: tuple[int, int], count: int) -> tuple[str, list[tuple[int, int]]]:
-    """A prompt in which the word at `span`, or the last of several, stands `count` times in a row, and where.
-
-    PhotoMaker v2 repeats the class word's last token, one for each of its identity tokens. Where the word is one token,
-    as class words are, writing it again gives the same. With count 1 the prompt stays as it is.
-    """
-    start, end = span
-    word = text[start:end].split()[-1]
-    again = f" {word}" * (count - 1)
-    step = len(word) + 1
-    spans = [span, *((end + 1 + number * step, end + (number + 1) * step) for number in range(count - 1))]
-    return text[:end] + again + text[end:], spans
-
-
 def word_end_position(clip: Any, text: str, span: tuple[int, int], label: str) -> int:
     """Position, on the CONDITIONING's token axis, of the last token of the word at `span`; see `span_positions`."""
     return span_positions(clip, text, span, label)[-1]

@@ -10,6 +10,7 @@ from story_identity.core.photomaker import (
     encoder_shapes,
     perceiver_config,
     split_file,
+    with_repeated_word,
 )
 from story_identity.core.state_dict import WeightFileError
 
@@ -157,3 +158,11 @@ def test_another_layout_is_one_clear_error(weights, said):
         split_file({"id_encoder": weights, "lora_weights": LORA}, "v2.bin")
     assert "v2.bin" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_last_of_several_words_is_repeated():
+    assert with_repeated_word("the space pilot waves", (4, 15), 1) == ("the space pilot waves", [(4, 15)])
+    text, spans = with_repeated_word("the space pilot waves", (4, 15), 3)
+    assert text == "the space pilot pilot pilot waves"
+    assert [text[start:end] for start, end in spans] == ["space pilot", "pilot", "pilot"]
+    assert [end for _, end in spans] == [15, 21, 27]

@@ -15,7 +15,6 @@ from story_identity.core.layout import Layout
 from story_identity.core.photomaker import FuseModule, IdentityPerceiver, perceiver_config, vision_config
 from story_identity.core.story import Story
 from story_identity.nodes.host import photomaker as pm
-from story_identity.nodes.host.prompt import with_repeated_word
 from story_identity.nodes.identity import IdentityConditioningNode, IdentityDiscoveryNode, PhotoMakerLoaderNode
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -179,14 +178,6 @@ def check_the_class_word_stands_twice_and_both_its_tokens_get_one_of_the_identit
     assert found.shape[1] == 77
     absent = story("an empty beach").frames[0]
     assert IdentityConditioningNode.execute(clip, photomaker, who, absent).result[0] == []
-
-
-def check_the_last_of_several_words_is_repeated():
-    assert with_repeated_word("the space pilot waves", (4, 15), 1) == ("the space pilot waves", [(4, 15)])
-    text, spans = with_repeated_word("the space pilot waves", (4, 15), 3)
-    assert text == "the space pilot pilot pilot waves"
-    assert [text[start:end] for start, end in spans] == ["space pilot", "pilot", "pilot"]
-    assert [end for _, end in spans] == [15, 21, 27]
 
 
 def check_identities_of_the_other_version_are_refused_by_name():
