@@ -16,7 +16,7 @@ from .attention import Attend, plain_attention
 from .shapes import Float
 
 HEAD_WIDTH = 64
-"""The width of one head of the resampler's attention, in every public file."""
+"""The width of one head of the resampler's attention, in every public IP-Adapter file."""
 _FEED_FORWARD = 4
 _FACE_HIDDEN = 2
 
@@ -28,14 +28,16 @@ class ResamplerConfig:
     Args:
         clip_width: The width of the image encoder's hidden states; 1280 for CLIP ViT-H.
         width: The resampler's width; a multiple of 64 in public files.
-        heads: The number of attention heads, each 64 wide.
+        heads: The number of attention heads.
         depth: Attention layers.
+        head_width: The width of one head; 64 in IP-Adapter's files, 128 in PhotoMaker v2's.
     """
 
     clip_width: int
     width: int
     heads: int
     depth: int = 4
+    head_width: int = HEAD_WIDTH
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,15 @@ class ReferenceFeatures:
 class PerceiverAttention(nn.Module):
     """Tokens attend to the picture and to themselves."""
 
-    def __init__(self, width: int, heads: int, operations: Any) -> None:
+    def __init__(self, config: ResamplerConfig, operations: Any) -> None:
         super().__init__()
-        self.heads = heads
+        width, inner = config.width, config.heads * config.head_width
+        self.heads = config.heads
         self.norm1 = operations.LayerNorm(width)
         self.norm2 = operations.LayerNorm(width)
-        self.to_q = operations.Linear(width, heads * HEAD_WIDTH, bias=False)
-        self.to_kv = operations.Linear(width, 2 * heads * HEAD_WIDTH, bias=False)
-        self.to_out = operations.Linear(heads * HEAD_WIDTH, width, bias=False)
+        self.to_q = operations.Linear(width, inner, bias=False)
+        self.to_kv = operations.Linear(width, 2 * inner, bias=False)
+        self.to_out = operations.Linear(inner, width, bias=False)
 
     def forward(self, picture: Float[Tensor, "r t w"], tokens: Float[Tensor, "r k w"]) -> Float[Tensor, "r k w"]:
         picture, tokens = self.norm1(picture), self.norm2(tokens)
@@ -123,7 +126,7 @@ class Perceiver(nn.Module):
         self.proj_out = operations.Linear(width, cross_width)
         self.norm_out = operations.LayerNorm(cross_width)
         self.layers = nn.ModuleList(
-            nn.ModuleList([PerceiverAttention(width, config.heads, operations), _feed_forward(width, operations)])
+            nn.ModuleList([PerceiverAttention(config, operations), _feed_forward(width, operations)])
             for _ in range(config.depth)
         )
 

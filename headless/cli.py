@@ -149,6 +149,7 @@ def discover(
     character: Annotated[str, typer.Option(help="Whose identity to find; may be left out if there is only one.")] = "",
     checkpoint: options.Checkpoint = None,
     photomaker: options.Photomaker = None,
+    face_models: options.FaceModels = None,
     config: options.Config = None,
     loras: options.Loras = None,
     identities: options.Identities = None,
@@ -225,13 +226,14 @@ def redenoise(
     identities: options.Identities = None,
     checkpoint: options.Checkpoint = None,
     photomaker: options.Photomaker = None,
+    face_models: options.FaceModels = None,
     config: options.Config = None,
 ) -> None:
     """Do the second pass of a finished run again, with other settings of it, other identities, or painted masks.
 
     Identities and masks of the run are used as they are: a mask file painted in (0 is the background, n the nth
     character of the frame) counts. Templates are drawn again from their seeds, which gives the same ones. Give
-    --checkpoint, --photomaker and --config if those files lie elsewhere now.
+    --checkpoint, --photomaker, --face-models and --config if those files lie elsewhere now.
     """
     with command():
         _redenoise(finished, out, overwrite, options.given_settings(locals()))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.character_mentions import Span
+from ..core.photomaker import with_repeated_word
 from ..core.quoting import quote
 from ..core.shapes import Float
 from ..core.story import FRAME, Story
@@ -73,21 +74,23 @@ def check_length(pipe: Any, text: str, label: str) -> None:
             )
 
 
-def check_prompts(pipe: Any, story: Story, prompt: str = FRAME) -> None:
+def check_prompts(pipe: Any, story: Story, prompt: str = FRAME, tokens: int = 1) -> None:
     """Raise a ValueError if a prompt of a story is too long, or a class word is no token of its own.
 
     Args:
         pipe: A Stable Diffusion or SDXL pipeline.
         story: The story.
         prompt: What the second pass draws a character from, one of `core.story.PROMPTS`.
+        tokens: How many tokens an identity has; as often the class word stands in the second pass's prompt.
     """
     for frame in story.frames:
         check_length(pipe, frame.prompt, frame.label)
         check_length(pipe, frame.negative, f"{frame.label}, negative prompt")
         for each in frame.appearances:
-            text, class_word = frame.prompt_about(each, prompt)
+            text, class_words = with_repeated_word(*frame.prompt_about(each, prompt), tokens)
             check_length(pipe, text, frame.label)
-            word_position(pipe, text, class_word, frame.label)
+            for class_word in class_words:
+                word_position(pipe, text, class_word, frame.label)
 
 
 def word_position(pipe: Any, text: str, span: Span, label: str) -> int:

@@ -74,7 +74,7 @@ class RunSettings(TogetherSettings):
     """
 
     checkpoint: str = field(metadata={"meaning": 'A .safetensors or .ckpt file, a diffusers folder, or "toyworld".'})
-    photomaker: str = setting("", 'A PhotoMaker v1 file, or "toyworld"; not needed with --together.')
+    photomaker: str = setting("", 'A PhotoMaker file, version 1 or 2, or "toyworld"; not needed with --together.')
     detector: str = setting("none", f"Who finds the characters: {', '.join(DETECTORS)}.")
     grounding_dino: str = setting("", "For grounded-sam: GroundingDINO's weights.")
     sam: str = setting("", "For grounded-sam: SAM's weights.")
@@ -280,8 +280,13 @@ class RunSettings(TogetherSettings):
         return {each.name: getattr(self, each.name) for each in self._counting() if each.name in _PLACES}
 
     def _counting(self) -> list[DataclassField]:
-        """The settings that a run depends on: those of frames drawn together count only for such frames."""
+        """The settings that a run depends on: those of frames drawn together count only for such frames.
+
+        PhotoMaker v2 reads insightface's face models, too.
+        """
         others = {each.name for each in fields(TogetherSettings)} if not self.together else set()
+        if self.face_models not in ("", TOYWORLD):
+            others -= {"face_models"}
         return [each for each in fields(self) if each.name not in others]
 
 

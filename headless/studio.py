@@ -12,6 +12,7 @@ from ..core.guidance import TEMPLATES
 from ..core.identity import Identity, discover_identity
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
+from ..core.photomaker import with_repeated_word
 from ..core.quoting import quote
 from ..core.shapes import Float
 from ..core.story import Appearance, Frame, Story
@@ -45,12 +46,14 @@ class Studio:
         Raises:
             ValueError: If a prompt is too long, or a class word is no token of its own.
         """
-        check_prompts(self.pipe, story, self.settings.prompt)
+        check_prompts(self.pipe, story, self.settings.prompt, self.photomaker.tokens)
         for character in characters:
             self.check_portraits(character)
 
     def check_portraits(self, character: Character) -> None:
-        """Raise a ValueError if a prompt of this character's portraits is too long."""
+        """Raise a ValueError if their portraits cannot be drawn or read: a prompt too long, no face recogniser."""
+        if character.name not in dict(self.settings.identities):
+            self.photomaker.require_recogniser()
         check_length(self.pipe, self._portrait_prompt(character), _portraits_of(character))
         check_length(self.pipe, self.settings.portrait_negative, "The portraits' negative prompt")
 
@@ -92,11 +95,22 @@ class Studio:
 
         Returns:
             The identity, and the positions of the portraits it is the mean of.
+
+        Raises:
+            ValueError: If the encoder reads faces and finds one in too few of the portraits.
         """
-        settings, rows = self.settings, []
+        settings, rows, seen, drawn = self.settings, [], [], 0
         for pictures in self.draw_portraits(character, first_seed, report):
-            rows.append(self.photomaker.embed(pictures))
+            embeddings, found_in = self.photomaker.embed_found(pictures)
+            rows.append(embeddings)
+            seen += [drawn + row for row in found_in]
+            drawn += len(pictures)
             keep(pictures)
+        if not seen:
+            raise ValueError(
+                f"{_portraits_of(character)}: the face models find a face in none of the {drawn}. They know "
+                "photographs, not drawings: change --portrait-template, or take PhotoMaker v1, which needs no faces."
+            )
         found = discover_identity(torch.cat(rows), settings.rank, settings.keep_ratio, settings.rounds)
         about = {
             "portraits": settings.portraits,
@@ -106,7 +120,9 @@ class Studio:
             "iterations": settings.rounds,
             "rounds": [asdict(each) for each in found.rounds],
         }
-        return self.identity(character, found.embedding, {"discovery": about}), found.kept
+        if len(seen) < drawn:
+            about["without_face"] = sorted(set(range(drawn)) - set(seen))
+        return self.identity(character, found.embedding, {"discovery": about}), [seen[row] for row in found.kept]
 
     def identity(self, character: Character, embedding: Float[Tensor, " d"], metadata: Mapping) -> Identity:
         return Identity(character.name, character.description, self.photomaker.encoder_id, embedding, metadata)
@@ -161,9 +177,10 @@ class Studio:
     def _prompt_with(self, identity: Identity, frame: Frame, appearance: Appearance) -> Prompt:
         """What conditions the identity generator for one character: the prompt with the identity in the class word."""
         identity.require_encoder(self.photomaker.encoder_id)
-        text, class_word = frame.prompt_about(appearance, self.settings.prompt)
-        position = word_position(self.pipe, text, class_word, frame.label)
-        return self.photomaker.fuse(encode_prompt(self.pipe, text, frame.label), position, identity.embedding)
+        about = frame.prompt_about(appearance, self.settings.prompt)
+        text, class_words = with_repeated_word(*about, self.photomaker.tokens)
+        positions = [word_position(self.pipe, text, each, frame.label) for each in class_words]
+        return self.photomaker.fuse(encode_prompt(self.pipe, text, frame.label), positions, identity.embedding)
 
     def _plan(self, steps: int, cfg: int | float) -> SamplingPlan:
         return SamplingPlan(self.pipe, self.settings.sampler, self.settings.scheduler, steps, cfg)
@@ -206,4 +223,4 @@ def open_studio(settings: RunSettings, device: str, detector: Detector | None = 
         path = toyworld_folder(settings) / "photomaker.safetensors"
     else:
         path = Path(settings.photomaker)
-    return Studio(settings, pipe, load_photomaker(path, pipe), detector)
+    return Studio(settings, pipe, load_photomaker(path, pipe, settings.face_models), detector)

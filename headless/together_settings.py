@@ -40,7 +40,9 @@ class TogetherSettings:
         (), "A picture of a character, or a folder of pictures, NAME=FILE_OR_FOLDER."
     )
     image_encoder: str = setting("", 'For the adapter: a folder of CLIP\'s image encoder, or "toyworld".')
-    face_models: str = setting("", 'For FaceID-Plus: a folder of insightface\'s models, or "toyworld".')
+    face_models: str = setting(
+        "", 'For FaceID-Plus and PhotoMaker v2: a folder of insightface\'s models; for the toy world "toyworld".'
+    )
     mode: str = setting("shuffled", f"Which reference each frame sees: {', '.join(MODES)}.")
     shuffle_seed: int = setting(0, "Seed of the shuffling of references.", 0, 2**64 - 1)
     weight: int | float = setting(1.0, "Weight of the faces: 1 is as trained, 0 leaves the frames as they are.", 0, 3)

@@ -1,5 +1,6 @@
 """From portraits to an identity, and from an identity to a conditioning."""
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -8,9 +9,11 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
+from ..core.detectors.faces import NOTICE, Recogniser
 from ..core.identity import Identity, discover_identity, largest_usable_rank, nearest_portraits, safe_file_name
 from ..core.identity_discovery import describe_discovery
-from ..core.quoting import quote
+from ..core.photomaker import with_repeated_word
+from ..core.quoting import printable, quote
 from ..core.story import FRAME, Frame, Story
 from .host import photomaker as pm
 from .host.checkpoint_parts import require_parts
@@ -129,14 +132,16 @@ class PhotoMakerLoaderNode(io.ComfyNode):
             node_id="StoryIdentityPhotoMakerLoader",
             display_name="PhotoMaker Loader",
             category="StoryIdentity/identity",
-            description="Makes the identity generator: PhotoMaker v1's encoder, and its LoRA applied to the MODEL.",
+            description="Makes the identity generator: PhotoMaker's encoder, and its LoRA applied to the MODEL. "
+            "Version 1 needs no face recogniser; version 2 needs insightface, whose models are for non-commercial "
+            "research only.",
             search_aliases=["photomaker", "identity generator", "face", "IdentityStory"],
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model; it stays as it is, the output is a patched clone."),
                 io.Combo.Input(
                     "photomaker_name",
                     options=names("photomaker", "photomaker-v1.bin"),
-                    tooltip="A PhotoMaker v1 file in models/photomaker.",
+                    tooltip="A PhotoMaker file in models/photomaker, version 1 or 2.",
                 ),
                 io.Float.Input(
                     "lora_strength",
@@ -146,13 +151,19 @@ class PhotoMakerLoaderNode(io.ComfyNode):
                     step=0.05,
                     tooltip="Strength of the file's LoRA on the MODEL. 1 is as trained; 0 leaves the model alone.",
                 ),
+                FaceRecogniserSocket.Input(
+                    "recogniser",
+                    optional=True,
+                    tooltip="For PhotoMaker v2: insightface from Load Face Recogniser. Identity Discovery needs it; "
+                    "identities from files do not, nor does PhotoMaker v1.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The patched clone, for Progressive-Mask Re-denoise."),
                 io.Photomaker.Output(
                     display_name="photomaker",
                     tooltip="The encoder, for Identity Discovery and Identity Conditioning. ComfyUI's own PhotoMaker "
-                    "Encode takes it too.",
+                    "Encode takes version 1's too.",
                 ),
             ],
         )
@@ -162,11 +173,18 @@ class PhotoMakerLoaderNode(io.ComfyNode):
         return check_present("photomaker", photomaker_name)
 
     @classmethod
-    def execute(cls, model: Any, photomaker_name: str, lora_strength: float) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, photomaker_name: str, lora_strength: float, recogniser: Recogniser | None = None
+    ) -> io.NodeOutput:
         require_parts("PhotoMaker Loader", model=model)
         encoder, lora = pm.load_weights(str(full_path("photomaker", photomaker_name)), photomaker_name)
+        if recogniser is not None:
+            pm.check_recogniser(encoder, recogniser, photomaker_name)
         patched = pm.apply_lora(model, lora, lora_strength, photomaker_name, pm.text_width(encoder))
-        return io.NodeOutput(patched, pm.PhotoMakerEncoder(encoder))
+        photomaker = pm.PhotoMakerEncoder(encoder, recogniser=recogniser)
+        if pm.reads_faces(photomaker):
+            logging.warning("PhotoMaker Loader: %s: %s", printable(photomaker_name), NOTICE)
+        return io.NodeOutput(patched, photomaker)
 
 
 class IdentityDiscoveryNode(io.ComfyNode):
@@ -280,6 +298,7 @@ class IdentityDiscoveryNode(io.ComfyNode):
                 "rounds": [asdict(each) for each in found.rounds],
             },
             "representatives": {"numbers": [encoded.rows[row] + 1 for row in nearest], "cosines": cosines},
+            **encoded.about,
         }
         levels = (255 * best).round().clamp(0, 255).byte().cpu()
         identity = Identity(name, description, encoded.encoder, found.embedding, about, levels)
@@ -350,14 +369,17 @@ class IdentityConditioningNode(io.ComfyNode):
             if appearance is None:
                 return io.NodeOutput([])
             words, span = frame.prompt_about(appearance, prompt)
-        position = word_end_position(clip, words, span, label)
+        tokens = pm.identity_tokens(photomaker)
+        words, spans = with_repeated_word(words, span, tokens)
+        positions = [word_end_position(clip, words, each, label) for each in spans]
         fused = []
         for tensor, extras in clip.encode_from_tokens_scheduled(clip.tokenize(words)):
-            if identity.embedding.shape[0] != tensor.shape[-1]:
+            if identity.embedding.shape[0] != tokens * tensor.shape[-1]:
+                times = f"{tokens} tokens of " if tokens > 1 else ""
                 raise ValueError(
                     f"{label}: the identity is {identity.embedding.shape[0]} wide, this CLIP's conditioning "
-                    f"{tensor.shape[-1]}. Use the CLIP of the model it was made for: for PhotoMaker v1, an SDXL "
+                    f"{times}{tensor.shape[-1]}. Use the CLIP of the model it was made for: for PhotoMaker, an SDXL "
                     "checkpoint's."
                 )
-            fused.append([pm.fuse_identity(photomaker, tensor, identity.embedding, position), mark_fused(extras)])
+            fused.append([pm.fuse_identity(photomaker, tensor, identity.embedding, *positions), mark_fused(extras)])
         return io.NodeOutput(fused)

@@ -45,7 +45,8 @@ class LoadFaceRecogniserNode(io.ComfyNode):
             ],
             outputs=[
                 FaceRecogniserSocket.Output(
-                    display_name="recogniser", tooltip="For Score Story and Identity Discovery."
+                    display_name="recogniser",
+                    tooltip="For Score Story, Identity Discovery and, with insightface, PhotoMaker Loader.",
                 )
             ],
         )

@@ -33,10 +33,17 @@ class Face:
     Args:
         embedding: A vector of unit length.
         crop: The face cut out and turned upright, in [0, 1].
+        length: How long the vector was that the engine gave, above 0.
     """
 
     embedding: Float[Tensor, " d"]
     crop: Float[Tensor, "side side 3"]
+    length: float = 1.0
+
+    @property
+    def unscaled(self) -> Float[Tensor, " d"]:
+        """The embedding as the engine gave it, of any length: what PhotoMaker v2 was trained with."""
+        return self.embedding * self.length
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,8 @@ class FaceRecogniser:
     def _face(self, pixels: np.ndarray, found: FoundFace) -> Face:
         embedding = torch.from_numpy(np.array(self.engine.embed(pixels, found), dtype=np.float32)).flatten()
         crop = np.ascontiguousarray(self.engine.crop(pixels, found, CROP_PX))
-        return Face(torch.nn.functional.normalize(embedding, dim=0), torch.from_numpy(crop).float() / 255)
+        unit = torch.nn.functional.normalize(embedding, dim=0)
+        return Face(unit, torch.from_numpy(crop).float() / 255, float(embedding.norm()))
 
 
 @dataclass(frozen=True)

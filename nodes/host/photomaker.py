@@ -1,8 +1,8 @@
-"""PhotoMaker v1 in the host: its image encoder, its LoRA, and the fusion of an identity into a prompt.
+"""PhotoMaker in the host: its image encoder, its LoRA, and the fusion of an identity into a prompt.
 
-The PHOTOMAKER value is a module that the stock PhotoMaker Encode node accepts as well; ours accept the stock loader's.
-Sizes are read from the file, so small encoders of the same shape load too. Source: PhotoMaker (Li et al. 2024), section
-3.2; IdentityStory, section 3.1.
+The PHOTOMAKER value is a module. Version 1's goes into the stock PhotoMaker Encode node as well; ours accept the stock
+loader's. Version 2's brings the face recogniser along that it was loaded with. Sizes are read from the file, so small
+encoders of the same shape load too. Source: PhotoMaker (Li et al. 2024), section 3.2; IdentityStory, section 3.1.
 """
 
 from pathlib import Path
@@ -18,31 +18,54 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...core.detectors.faces import Recogniser
 from ...core.lora_file import check_lora, lora_pairs
-from ...core.photomaker import ENCODER_ID, FuseModule, split_file, vision_config
+from ...core.photomaker import (
+    ENCODER_ID,
+    FuseModule,
+    IdentityPerceiver,
+    encoder_id_of,
+    perceiver_config,
+    split_file,
+    vision_config,
+)
 from ...core.quoting import quote
 from ...core.state_dict import WeightFileError, named, reading
 from .miswiring import mark_generator
 
 _SDXL_WIDTH = 2048
-_EXPECTED = "photomaker-v1.bin"
+_EXPECTED = "photomaker-v1.bin or photomaker-v2.bin"
+_INSIGHTFACE = "Choose insightface in Load Face Recogniser, and connect it to PhotoMaker Loader"
+_OTHER_EMBEDDINGS = "auraface"
+"""A recogniser whose embeddings are as wide as insightface's and mean something else."""
 
 
 class PhotoMakerEncoder(comfy.clip_model.CLIPVisionModelProjection):
-    """The image encoder with both projections and the fuse module, under the host's memory management."""
+    """The encoder of version 1 or 2 under the host's memory management: image encoder, projections, fuse module.
 
-    def __init__(self, weights: dict[str, Tensor], encoder_id: str = ENCODER_ID) -> None:
+    Args:
+        weights: The encoder part of the file, as `core.photomaker.split_file` gives it.
+        encoder_id: What identities call it; None: by the file's version.
+        recogniser: Where version 2 gets its face embeddings from; None where only identities from files are used.
+    """
+
+    def __init__(
+        self, weights: dict[str, Tensor], encoder_id: str | None = None, recogniser: Recogniser | None = None
+    ) -> None:
         management = comfy.model_management
         self.load_device = management.text_encoder_device()
         offload_device = management.text_encoder_offload_device()
         config = vision_config(weights)
         operations = comfy.ops.manual_cast
         super().__init__(config, management.text_encoder_dtype(self.load_device), offload_device, operations)
-        self.encoder_id = encoder_id
+        self.encoder_id = encoder_id or encoder_id_of(weights)
         self.image_size = config["image_size"]
         second = weights["visual_projection_2.weight"].shape[0]
         self.visual_projection_2 = operations.Linear(config["hidden_size"], second, bias=False)
-        self.fuse_module = FuseModule(config["projection_dim"] + second, operations)
+        self.fuse_module = FuseModule(text_width(weights), operations)
+        perceiver = perceiver_config(weights)
+        self.qformer_perceiver = None if perceiver is None else IdentityPerceiver(perceiver, operations)
+        self.recogniser = recogniser
         self.eval()
         # Kept out of the module tree: the patcher holds this module.
         patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -52,6 +75,11 @@ class PhotoMakerEncoder(comfy.clip_model.CLIPVisionModelProjection):
 
     def forward(self, id_pixel_values: Tensor, prompt_embeds: Tensor, class_tokens_mask: Tensor) -> Tensor:
         """What the stock PhotoMaker Encode node calls: pixels `(1, n, 3, h, w)`, text `(1, t, d)`, mask `(1, t)`."""
+        if self.qformer_perceiver is not None:
+            raise ValueError(
+                "ComfyUI's PhotoMaker Encode takes PhotoMaker v1; this is v2, which also reads face embeddings. Use "
+                "Identity Discovery and Identity Conditioning."
+            )
         embeddings = image_embeddings(self, id_pixel_values[0])
         fused = self.fuse_module.fuse_fn(prompt_embeds[class_tokens_mask], embeddings[: class_tokens_mask.sum()])
         result = prompt_embeds.clone()
@@ -59,18 +87,24 @@ class PhotoMakerEncoder(comfy.clip_model.CLIPVisionModelProjection):
         return result
 
 
-def image_embeddings(photomaker: Any, pixels: Tensor) -> Tensor:
-    """Identity embeddings `(m, d)` of preprocessed pixels: both projections of the pooled tokens, side by side."""
+def image_embeddings(photomaker: Any, pixels: Tensor, faces: Tensor | None = None) -> Tensor:
+    """Identity embeddings `(m, d)` of preprocessed pixels.
+
+    Version 1 puts both projections of the pooled tokens side by side. Version 2 reads all tokens and the face
+    embeddings `(m, w)`; its identity tokens stand one after the other.
+    """
+    if faces is not None:
+        return photomaker.qformer_perceiver(faces, photomaker.vision_model(pixels)[0]).flatten(1)
     pooled = photomaker.vision_model(pixels)[2]
     return torch.cat([photomaker.visual_projection(pooled), photomaker.visual_projection_2(pooled)], dim=-1)
 
 
 def load_weights(path: str, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Encoder and LoRA of a PhotoMaker v1 file, the original or a safetensors copy.
+    """Encoder and LoRA of a PhotoMaker file, the original or a safetensors copy.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is PhotoMaker v2 or something else, or not all of it; the message says what was found.
+        ValueError: If the file is something else, or not all of it; the message says what was found.
     """
     with reading(Path(path), _EXPECTED):
         data = comfy.utils.load_torch_file(path, safe_load=True)
@@ -81,6 +115,56 @@ def load_weights(path: str, name: str) -> tuple[dict[str, Tensor], dict[str, Ten
 def text_width(encoder: dict[str, Tensor]) -> int:
     """The width of the prompts that an encoder's weights are made for."""
     return encoder["fuse_module.layer_norm.weight"].shape[0]
+
+
+def check_recogniser(encoder: dict[str, Tensor], recogniser: Recogniser, name: str) -> None:
+    """Refuse a face recogniser whose embeddings are not those that PhotoMaker v2 was trained with.
+
+    Args:
+        encoder: The weights; those of version 1, which reads no faces, suit any recogniser.
+        recogniser: The recogniser.
+        name: What messages call the file.
+
+    Raises:
+        ValueError: If its embeddings are of another width, or known to mean something else.
+    """
+    config = perceiver_config(encoder)
+    if config is None:
+        return
+    if recogniser.width != config.face_width:
+        raise ValueError(
+            f"PhotoMaker Loader: {quote(name)} is PhotoMaker v2, which reads face embeddings of {config.face_width} "
+            f"numbers; the face recogniser {quote(recogniser.name)} gives {recogniser.width}. {_INSIGHTFACE}."
+        )
+    if recogniser.name == _OTHER_EMBEDDINGS:
+        raise ValueError(
+            f"PhotoMaker Loader: {quote(name)} is PhotoMaker v2, which was trained with the face embeddings of "
+            f"insightface; those of {quote(recogniser.name)} are as wide and mean something else. {_INSIGHTFACE}."
+        )
+
+
+def face_recogniser(photomaker: Any) -> Recogniser:
+    """The face recogniser of version 2.
+
+    Raises:
+        ValueError: If it was loaded without one.
+    """
+    if photomaker.recogniser is None:
+        raise ValueError(
+            "Identity Discovery: PhotoMaker v2 reads a face embedding of each portrait, and PhotoMaker Loader has no "
+            f"face recogniser. {_INSIGHTFACE}; or take PhotoMaker v1, which needs none."
+        )
+    return photomaker.recogniser
+
+
+def reads_faces(photomaker: Any) -> bool:
+    """Whether this PHOTOMAKER is of version 2."""
+    return getattr(photomaker, "qformer_perceiver", None) is not None
+
+
+def identity_tokens(photomaker: Any) -> int:
+    """How many tokens of a prompt an identity is merged into: 1 in version 1, 2 in version 2."""
+    return photomaker.qformer_perceiver.config.tokens if reads_faces(photomaker) else 1
 
 
 def apply_lora(model: Any, lora: dict[str, Tensor], strength: float, name: str, made_for: int) -> Any:
@@ -170,28 +254,47 @@ def _layers(model: Any) -> dict[str, tuple[int, ...] | None]:
     }
 
 
-def embed_portraits(photomaker: Any, images: Tensor, batch_size: int, advance: Any) -> Tensor:
-    """Identity embeddings `(m, d)`, float32 on the CPU, of portraits `(m, h, w, 3)`, in sub-batches."""
+def embed_portraits(
+    photomaker: Any, images: Tensor, batch_size: int, advance: Any, faces: Tensor | None = None
+) -> Tensor:
+    """Identity embeddings `(m, d)`, float32 on the CPU, of portraits `(m, h, w, 3)`, in sub-batches.
+
+    Args:
+        photomaker: The encoder.
+        images: The portraits.
+        batch_size: How many are encoded at a time.
+        advance: Called with the number of portraits done.
+        faces: For version 2, their face embeddings `(m, w)`, not scaled to unit length.
+    """
     _to_device(photomaker)
     rows = []
     for start in range(0, len(images), batch_size):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        batch = images[start : start + batch_size].to(photomaker.load_device)
+        part = slice(start, start + batch_size)
+        batch = images[part].to(photomaker.load_device)
         size = getattr(photomaker, "image_size", 224)
         pixels = comfy.clip_model.clip_preprocess(batch, size=size).float()
-        rows.append(image_embeddings(photomaker, pixels).to("cpu", torch.float32))
+        seen = None if faces is None else faces[part].to(pixels)
+        rows.append(image_embeddings(photomaker, pixels, seen).to("cpu", torch.float32))
         advance(len(batch))
     return torch.cat(rows)
 
 
-def fuse_identity(photomaker: Any, conditioning: Tensor, embedding: Tensor, position: int) -> Tensor:
-    """Replace the token at `position` of a conditioning `(1, t, d)` by its fusion with an identity `(d,)`."""
+def fuse_identity(photomaker: Any, conditioning: Tensor, embedding: Tensor, *positions: int) -> Tensor:
+    """Merge an identity into a conditioning `(1, t, d)`.
+
+    Args:
+        photomaker: The encoder.
+        conditioning: The prompt.
+        embedding: The identity: its tokens `(tokens * d,)` one after the other.
+        positions: Which tokens of the prompt are replaced, one for each of the identity's.
+    """
     _to_device(photomaker)
-    device = photomaker.load_device
-    text = conditioning[:, position].to(device)
-    fused = photomaker.fuse_module.fuse_fn(text, embedding.unsqueeze(0).to(device, text.dtype))
+    device, where = photomaker.load_device, list(positions)
+    text = conditioning[0, where].to(device)
+    tokens = embedding.unflatten(0, (len(where), -1)).to(device, text.dtype)
     result = conditioning.clone()
-    result[:, position] = fused.to(conditioning.device, conditioning.dtype)
+    result[0, where] = photomaker.fuse_module.fuse_fn(text, tokens).to(conditioning.device, conditioning.dtype)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Files of weights and identities damaged in some 1,700 ways, the same in every run: each loads, or is refused by name.
+"""Files of weights and identities damaged in some 1,800 ways, the same in every run: each loads, or is refused by name.
 
 Whatever is wrong, the error is a ValueError or a FileNotFoundError in one short line that names the file.
 """
@@ -37,7 +37,7 @@ LAYERS = {f"mid_block.transformer_blocks.{block}.attn{kind}.to_q": (6, 6) for bl
 # --- what is damaged: a small file of each kind, and what reads it
 
 
-def photomaker():
+def photomaker(version=1):
     sizes = {
         "vision_model.embeddings.patch_embedding.weight": (8, 3, 2, 2),
         "vision_model.embeddings.position_embedding.weight": (5, 8),
@@ -45,6 +45,11 @@ def photomaker():
         "visual_projection.weight": (3, 8),
         "visual_projection_2.weight": (4, 8),
     }
+    if version == 2:
+        root = "qformer_perceiver"
+        sizes |= {f"{root}.token_proj.0.weight": (5, 6), f"{root}.token_proj.2.weight": (14, 5)}
+        sizes |= {f"{root}.token_norm.weight": (7,), f"{root}.perceiver_resampler.proj_in.weight": (7, 8)}
+        sizes |= {f"{root}.perceiver_resampler.layers.0.0.to_q.weight": (128, 7)}
     shapes = encoder_shapes({key: torch.empty(shape) for key, shape in sizes.items()}, "")
     lora = {}
     for layer, (width_out, width_in) in LAYERS.items():
@@ -53,7 +58,7 @@ def photomaker():
 
 
 def read_photomaker(path):
-    _, lora = split_file(read_tensors(path, "a PhotoMaker v1 file"), str(path))
+    _, lora = split_file(read_tensors(path, "a PhotoMaker file"), str(path))
     check_lora(lora, LAYERS, str(path))
 
 
@@ -95,6 +100,7 @@ KINDS = {
         save({f"{part}.{key}": value for part, held in photomaker().items() for key, value in held.items()}),
         read_photomaker,
     ),
+    "photomaker v2": ("photomaker-v2.bin", pickled(photomaker(2)), read_photomaker),
     "photomaker, pickle": ("photomaker.bin", pickled(photomaker()), read_photomaker),
     "adapter, safetensors": ("faceid.safetensors", save(flat(ADAPTER)), read_adapter),
     "adapter, pickle": ("faceid.bin", pickled(ADAPTER), read_adapter),
