@@ -29,14 +29,14 @@ class Page:
 
     Args:
         frame: What the story says of it.
-        told: The sentence under the picture.
+        sentence: What stands under the picture.
         template: As the base model drew it.
         layout: Who is where in the template.
         picture: With the identities put in.
     """
 
     frame: Frame
-    told: str
+    sentence: str
     template: Float[Tensor, "h w 3"]
     layout: Layout
     picture: Float[Tensor, "h w 3"]
@@ -99,11 +99,11 @@ def open_album(folder: RunFolder, story: Story, settings: RunSettings) -> Album:
     return Album(story.metadata["title"], pages, portraits, settings)
 
 
-def _open_page(folder: RunFolder, frame: Frame, told: str) -> Page:
+def _open_page(folder: RunFolder, frame: Frame, sentence: str) -> Page:
     picture = _read_picture(folder.frame(frame.index))
     height, width, _ = picture.shape
     layout = read_masks(folder.masks(frame.index), frame, height, width)
-    return Page(frame, told, _read_picture(folder.template(frame.index)), layout, picture)
+    return Page(frame, sentence, _read_picture(folder.template(frame.index)), layout, picture)
 
 
 def _open_portraits(folder: RunFolder, name: str, count: int) -> Portraits:

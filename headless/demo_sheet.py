@@ -67,7 +67,7 @@ def draw_sheet(album: Album) -> Float[Tensor, "H W 3"]:
     pictures += [enlarge(page.picture, _FRAME_WIDTH) for page in pages]
     captions = [f"{page.frame.index + 1}. template" for page in pages]
     captions += [f"masks: {', '.join(page.found) or 'nobody found'}" for page in pages]
-    captions += [f"re-denoised: {page.told}" for page in pages]
+    captions += [f"re-denoised: {page.sentence}" for page in pages]
     frames = contact_sheet(pictures, captions, len(pages), _FRAME_WIDTH)
     parts = [_heading(album.title, _TITLE_PX), frames]
     for portraits in album.portraits:

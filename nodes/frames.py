@@ -107,7 +107,7 @@ class CollectFramesNode(io.ComfyNode):
                     template=matching[0],
                     lazy=True,
                     raw_link=True,
-                    tooltip="What a frame comes to, such as the IMAGE of VAE Decode.",
+                    tooltip="The result of a frame, such as the IMAGE of VAE Decode.",
                 ),
                 *(
                     io.MatchType.Input(

@@ -60,7 +60,7 @@ class NoisyLatentCacheNode(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="The frame's seed, from Story Frames.",
+                    tooltip="The frame's seed, from Each Frame or Story Frames.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Sampling steps (the paper's T)."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
