@@ -77,6 +77,7 @@ def run(
     text_threshold: options.TextThreshold = None,
     on_missing: options.OnMissing = None,
     portraits: options.Portraits = None,
+    settled: options.Settled = None,
     portrait_side: options.PortraitSide = None,
     portrait_batch: options.PortraitBatch = None,
     portrait_steps: options.PortraitSteps = None,
@@ -175,6 +176,7 @@ def discover(
     text_threshold: options.TextThreshold = None,
     on_missing: options.OnMissing = None,
     portraits: options.Portraits = None,
+    settled: options.Settled = None,
     portrait_side: options.PortraitSide = None,
     portrait_batch: options.PortraitBatch = None,
     portrait_steps: options.PortraitSteps = None,
@@ -207,7 +209,8 @@ def _discover(story: Path, out: Path, character: str, given: Mapping[str, Any]) 
         first_seed = studio.first_portrait_seed(loaded.characters.index(found))
         identity, kept = studio.discover(found, first_seed, lambda pictures: None, report)
     identity.save(out)
-    say(f"{quote(found.name)} is in {shown(out)}: the mean of {len(kept)} of {settings.portraits} portraits")
+    drawn = identity.metadata["discovery"]["portraits"]
+    say(f"{quote(found.name)} is in {shown(out)}: the mean of {len(kept)} of {drawn} portraits")
 
 
 @app.command(rich_help_panel=STORIES)

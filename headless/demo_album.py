@@ -95,7 +95,10 @@ def open_album(folder: RunFolder, story: Story, settings: RunSettings) -> Album:
     """
     sentences = story.metadata["told"]
     pages = tuple(_open_page(folder, frame, text) for frame, text in zip(story.frames, sentences, strict=True))
-    portraits = tuple(_open_portraits(folder, character.name, settings.portraits) for character in story.characters)
+    portraits = tuple(
+        _open_portraits(folder, name, folder.portrait_count(name, settings.portraits))
+        for name in (character.name for character in story.characters)
+    )
     return Album(story.metadata["title"], pages, portraits, settings)
 
 

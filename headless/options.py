@@ -93,6 +93,7 @@ TextThreshold = Annotated[float | None, option("text_threshold", FRAMES)]
 OnMissing = Annotated[str | None, option("on_missing", FRAMES)]
 
 Portraits = Annotated[int | None, option("portraits", PORTRAITS)]
+Settled = Annotated[float | None, option("settled", PORTRAITS)]
 PortraitSide = Annotated[int | None, option("portrait_side", PORTRAITS)]
 PortraitBatch = Annotated[int | None, option("portrait_batch", PORTRAITS)]
 PortraitSteps = Annotated[int | None, option("portrait_steps", PORTRAITS)]

@@ -175,7 +175,7 @@ class _Production:
             if saved is None:
                 given.save(folder.identity(name))
             return saved or given
-        count = self.studio.settings.portraits
+        count = folder.portrait_count(name, self.studio.settings.portraits)
         if saved is not None and next(folder.lost_portraits(name, count), None) is None:
             return saved
         first_seed = self.studio.first_portrait_seed(self.story.characters.index(person))
@@ -188,7 +188,7 @@ class _Production:
                     write_picture(folder.portrait(name, number), picture, about)
 
         identity, kept = self.studio.discover(person, first_seed, keep, self.report)
-        folder.name_portraits(name, count, kept)
+        folder.name_portraits(name, identity.metadata["discovery"]["portraits"], kept)
         if saved is None:
             identity.save(folder.identity(name))
         return saved or identity

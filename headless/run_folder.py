@@ -170,11 +170,18 @@ class RunFolder:
             if self.saved_identity(name) is None:
                 yield self.identity(name)
         for name in extent.drawn:
-            yield from self.lost_portraits(name, extent.portraits)
+            yield from self.lost_portraits(name, self.portrait_count(name, extent.portraits))
 
     def lost_of_frame(self, index: int, files: Sequence[str] = FRAME_FILES) -> list[Path]:
         """Those of a frame's files that are missing or damaged."""
         return [path for path in self.frame_files(index, files) if not is_whole(path)]
+
+    def portrait_count(self, name: str, most: int) -> int:
+        """How many portraits a character's saved identity was found in; `most` where none is saved."""
+        saved = self.saved_identity(name)
+        discovery = saved.metadata.get("discovery") if saved else None
+        count = discovery.get("portraits") if isinstance(discovery, Mapping) else None
+        return min(count, most) if isinstance(count, int) and count > 0 else most
 
     def lost_portraits(self, name: str, count: int) -> Iterator[Path]:
         """Portraits of one character that are missing or damaged."""

@@ -29,7 +29,7 @@ _PAIRS = ("loras", "identities", "references")
 _PLACES = (*_FILES, "detector", *_PAIRS)
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
-_MEANT: Mapping[str, Any] = {"prompt": FRAME, "guidance": OWN}
+_MEANT: Mapping[str, Any] = {"prompt": FRAME, "guidance": OWN, "settled": 0}
 """What a manifest means that does not mention a setting: those of the first version still describe their runs."""
 
 TOYWORLD_SETTINGS: Mapping[str, Any] = {
@@ -116,6 +116,13 @@ class RunSettings(TogetherSettings):
     text_threshold: int | float = setting(0.25, "Least score of the word itself.", 0, 1)
     on_missing: str = setting("error", "A character who is not found: error, or skip to leave them as drawn.")
     portraits: int = setting(64, "Portraits per character (the paper's m).", 1, 1024)
+    settled: int | float = setting(
+        0,
+        "Stop drawing portraits when a batch of them moves the identity by less than this, 1 minus the cosine, such as "
+        "0.01; 0 draws them all.",
+        0,
+        2,
+    )
     portrait_side: int = setting(1024, "Their width and height in pixels.", 8, 4096)
     portrait_batch: int = setting(4, "Portraits drawn at a time; lower it if memory runs out.", 1, 1024)
     portrait_steps: int = setting(50, "Their sampling steps.", 1)

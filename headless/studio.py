@@ -1,5 +1,6 @@
 """The loaded models and what they do: portraits, identities, the two passes of a frame."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from ..core.character_mentions import Character
 from ..core.guidance import TEMPLATES
-from ..core.identity import Identity, discover_identity
+from ..core.identity import Identity, discover_identity, largest_usable_rank
+from ..core.identity_discovery import identity_movement
 from ..core.latent_cache import NoisyLatentCache
 from ..core.layout import Layout
 from ..core.photomaker import with_repeated_word
@@ -106,16 +108,19 @@ class Studio:
             seen += [drawn + row for row in found_in]
             drawn += len(pictures)
             keep(pictures)
+            if settings.settled and self._moved(torch.cat(rows), len(embeddings)) < settings.settled:
+                break
         if not seen:
             raise ValueError(
                 f"{_portraits_of(character)}: the face models find a face in none of the {drawn}. They know "
                 "photographs, not drawings: change --portrait-template, or take PhotoMaker v1, which needs no faces."
             )
-        found = discover_identity(torch.cat(rows), settings.rank, settings.keep_ratio, settings.rounds)
+        embedded = torch.cat(rows)
+        found = discover_identity(embedded, self._rank_for(embedded), settings.keep_ratio, settings.rounds)
         about = {
-            "portraits": settings.portraits,
+            "portraits": drawn,
             "first_seed": first_seed,
-            "rank": settings.rank,
+            "rank": found.rank,
             "keep_ratio": settings.keep_ratio,
             "iterations": settings.rounds,
             "rounds": [asdict(each) for each in found.rounds],
@@ -123,6 +128,17 @@ class Studio:
         if len(seen) < drawn:
             about["without_face"] = sorted(set(range(drawn)) - set(seen))
         return self.identity(character, found.embedding, {"discovery": about}), [seen[row] for row in found.kept]
+
+    def _moved(self, embeddings: Tensor, last: int) -> float:
+        """How far the last portraits moved the identity; infinite where they had no face."""
+        chosen = self.settings
+        return identity_movement(embeddings, last, chosen.rank, chosen.keep_ratio, chosen.rounds) if last else math.inf
+
+    def _rank_for(self, embeddings: Tensor) -> int:
+        """The rank of the settings; where drawing has stopped early, at most what so few portraits allow."""
+        chosen = self.settings
+        usable = largest_usable_rank(*embeddings.shape, chosen.keep_ratio, chosen.rounds)
+        return min(chosen.rank, usable) if chosen.settled and usable else chosen.rank
 
     def identity(self, character: Character, embedding: Float[Tensor, " d"], metadata: Mapping) -> Identity:
         return Identity(character.name, character.description, self.photomaker.encoder_id, embedding, metadata)

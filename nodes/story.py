@@ -250,7 +250,9 @@ class EncodeFrameNode(io.ComfyNode):
                     "clip",
                     tooltip="The text encoder of the checkpoint: of SD1.5, SDXL, the toy world or a transformer.",
                 ),
-                StoryFrameSocket.Input("frame", tooltip="From Each Frame or Story Frames; the node runs once per frame."),
+                StoryFrameSocket.Input(
+                    "frame", tooltip="From Each Frame or Story Frames; the node runs once per frame."
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The frame's prompt."),
