@@ -50,7 +50,7 @@ def character_seeds(characters: Sequence[Character], seed: int) -> list[int]:
     """One seed per character, from 0 to 2^64 - 1, hashed of the seed, the class word and the description.
 
     So it depends neither on the name nor on who else is there, and not on the order. Of characters with the same class
-    word and description each after the first adds one, since they are to be different people.
+    word and description each after the first has their number hashed too, since they are to be different people.
 
     Args:
         characters: All characters.
@@ -62,7 +62,7 @@ def character_seeds(characters: Sequence[Character], seed: int) -> list[int]:
         words = f"{character.word}\n{character.description}"
         repeated = earlier.get(words, 0)
         earlier[words] = repeated + 1
-        seeds.append((_hashed(seed, words) + repeated) % _SEEDS)
+        seeds.append(_hashed(seed, f"{words}\n{repeated + 1}" if repeated else words))
     return seeds
 
 

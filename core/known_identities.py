@@ -36,10 +36,12 @@ def identities_of(frame: Frame, identities: Sequence[Identity]) -> list[Identity
         own = [each for each in identities if composed(each.name) == composed(character.name)]
         if not own:
             there = quote_all(each.name for each in identities) or "nobody's"
+            whose = quote(character.name)
+            whose = quote(character.name)
             raise ValueError(
-                f"{frame.label[0].upper()}{frame.label[1:]} shows {quote(character.name)}, but there is no identity of "
-                f"this name. There is {there}. Give {quote(character.name)} a line in Characters, connect their identity, or "
-                "correct its name with Load Identity."
+                f"{frame.label[0].upper()}{frame.label[1:]} shows {whose}, but there is no identity of this name. "
+                f"There is {there}. Give {whose} a line in Characters, connect their identity, or correct its name "
+                "with Load Identity."
             )
         if len(own) > 1:
             raise ValueError(

@@ -20,6 +20,7 @@ from .character_mentions import CaptionReader, Character, Span, cut_after_word, 
 from .quoting import printable, quote
 from .story_characters import (
     BAR,
+    character_named,
     check_unique,
     make_character,
     parse_characters,
@@ -228,13 +229,7 @@ class Story:
 
     def character(self, name: str) -> Character:
         """The character of this name; an empty name means the only one there is."""
-        if not name and len(self.characters) == 1:
-            return self.characters[0]
-        for character in self.characters:
-            if composed(character.name) == composed(name):
-                return character
-        names = listed(character.name for character in self.characters)
-        raise ValueError(f'The story has no character "{printable(name, 120)}". It has {names}.')
+        return character_named(self.characters, name)
 
 
 def _typed_frame(line: str, number: int) -> str | dict[str, Any]:

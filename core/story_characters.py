@@ -6,7 +6,16 @@ from typing import Any
 
 from .character_mentions import Character, find_word
 from .quoting import printable, quote
-from .story_fields import LARGEST_FILE, MOST_CHARACTERS, check_keys, check_text, list_of, paths_of, required_text_of
+from .story_fields import (
+    LARGEST_FILE,
+    MOST_CHARACTERS,
+    check_keys,
+    check_text,
+    list_of,
+    listed,
+    paths_of,
+    required_text_of,
+)
 from .text_search import composed
 
 BAR = re.compile("[|\uff5c\uffe8]")
@@ -97,6 +106,21 @@ def check_unique(characters: Sequence[Character]) -> tuple[Character, ...]:
     return tuple(characters)
 
 
+def character_named(characters: Sequence[Character], name: str) -> Character:
+    """The character of this name; an empty name means the only one there is.
+
+    Raises:
+        ValueError: If nobody has it.
+    """
+    if not name and len(characters) == 1:
+        return characters[0]
+    for character in characters:
+        if composed(character.name) == composed(name):
+            return character
+    names = listed(character.name for character in characters)
+    raise ValueError(f'The story has no character "{printable(name, 120)}". It has {names}.')
+
+
 def refuse_contradictions(typed: Sequence[Character], given: Sequence[Character]) -> None:
     """Refuse lines of characters that do not say what a list from elsewhere says.
 
@@ -116,8 +140,8 @@ def refuse_contradictions(typed: Sequence[Character], given: Sequence[Character]
                 "Characters node, and empty the field characters."
             )
         if (each.word, each.description) != (other.word, other.description):
-            said, listed = (printable(f"{one.word} | {one.description}", 200) for one in (each, other))
+            said, there = (printable(f"{one.word} | {one.description}", 200) for one in (each, other))
             raise ValueError(
-                f'characters, line {number}: {quote(each.name, 60)} is "{said}" here, but "{listed}" in '
+                f'characters, line {number}: {quote(each.name, 60)} is "{said}" here, but "{there}" in '
                 "character_list. Empty the field characters, or write the same in both."
             )

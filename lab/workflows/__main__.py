@@ -11,12 +11,13 @@ from .graph import PACK, stored
 from .identitystory import IDENTITYSTORY
 from .pages import filled_pages
 from .schemas import read_schemas
+from .story import STORY
 from .storynizor import STORYNIZOR
 
 
 def generated() -> dict[Path, str]:
     """The text of every generated file, by path."""
-    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME}
+    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **STORY}
     written = {PACK / "workflows" / name: stored(make()) for name, make in workflows.items()}
     return {**written, **filled_pages(PACK, read_schemas())}
 

@@ -16,7 +16,6 @@ import nodes
 from ...core.quoting import printable, quote_all
 
 
-
 class LoopKind(NamedTuple):
     """What runs once per what: the ids and names of the nodes that begin and end it, and the word for one turn."""
 
@@ -113,6 +112,9 @@ class Graph:
 
     def kind(self, node_id: str) -> str:
         return self._get_node(node_id)["class_type"]
+
+    def loop_kind(self, loop: Loop) -> LoopKind:
+        return _BEGINNINGS[self.kind(loop.each)]
 
     def links(self, node_id: str) -> dict[str, Link]:
         """The inputs of a node that are connected: where each link begins."""
@@ -248,8 +250,7 @@ class Graph:
             others = [self.called(one) for one in self._ids if self.kind(one) in _ENDINGS]
             known = f" There is {quote_all(others)}, which does not depend on it." if others else ""
             raise ValueError(
-                f"{self.called(each)}: no {end} comes after it. Connect what the nodes after it make to a "
-                f"{end}.{known}"
+                f"{self.called(each)}: no {end} comes after it. Connect what the nodes after it make to a {end}.{known}"
             )
 
 

@@ -80,6 +80,8 @@ def test_a_characters_seed_depends_on_words_alone():
     assert of(f"Ada | girl | a girl\n{CHARACTERS.replace('Mira', 'Maria')}")[1:] == [mira, ben]
     assert of(CHARACTERS.replace("short", "long"))[0] != mira
     assert of(CHARACTERS, 8)[0] != mira
-    assert of(f"{CHARACTERS}\nMia | woman | a young woman with short red hair")[2] == (mira + 1) % 2**64
+    twins = of(f"{CHARACTERS}\nMia | woman | a young woman with short red hair")
+    assert twins[:2] == [mira, ben]
+    assert abs(twins[2] - mira) > 1024  # their portraits have other seeds than hers
     # sha256 of "7\nman an old man in a raincoat" begins with these 8 bytes
     assert ben == int("1e0f858d348ca97e", 16)
