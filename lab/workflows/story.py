@@ -10,8 +10,8 @@ PREFIX = "StoryIdentity/toy cast"
 def toy_world() -> Json:
     name = "toyworld_story.json"
     about = """# A story of any cast, in the toy world
-**Find Identity** finds everybody of **Characters**, **Story Cast** chooses who is in a frame: a fourth character is one \
-more line. Small networks that come with the pack: nothing to download, no GPU.
+**Find Identity** finds everybody of **Characters**, **Story Cast** chooses who is in a frame: a fourth character is \
+one more line. Small networks that come with the pack: nothing to download, no GPU.
 
 ## What to try first
 - Press Run. Then change one line of the **Story** and press Run again: only that frame is drawn.
@@ -23,7 +23,11 @@ is drawn.
 The networks know these words: man, woman, boy, girl, robot; black, brown, blond, red, white hair (a robot has a \
 lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, balloon, kite; \
 at night."""
-    people = "Mira | woman | a woman with red hair\nPip | robot | a robot with a white lamp\nBen | boy | a boy with black hair"
+    people = (
+        "Mira | woman | a woman with red hair",
+        "Pip | robot | a robot with a white lamp",
+        "Ben | boy | a boy with black hair",
+    )
     prompts = (
         "Mira waving and Pip in the garden with a balloon\n"
         "Ben sitting on the beach with a dog\n"
@@ -36,15 +40,8 @@ at night."""
     seen = "image=template.IMAGE detector=toy.detector frame=each.frame"
     again = "model=toy.identity_model cast=cast.cast cache=cache.cache layout=layout.layout"
     finding = {**TOY.values["CharacterPortraits"], **TOY.values["IdentityDiscovery"], "seed": 1}
-    story = node(
-        "story",
-        "Story",
-        "character_list=people.characters",
-        size=(420, 400),
-        characters="",
-        prompts=prompts,
-        negative="",
-    )
+    typed = {"characters": "", "prompts": prompts, "negative": ""}
+    story = node("story", "Story", "character_list=people.characters", size=(420, 400), **typed)
     drawing = [
         [
             node("each", "EachFrame", "story=story.story", size=(320, 0), seed=1),
@@ -62,9 +59,11 @@ at night."""
         [
             TOY.node("again", "Redenoise", again, size=(320, 0)),
             node("decoded", "VAEDecode", "samples=again.latent vae=toy.vae", size=(320, 0)),
+        ],
+        [
+            node("saved", "SaveFrame", "images=decoded.IMAGE", size=(320, 0), filename_prefix=PREFIX),
             node("collected", "CollectFrames", "value_1=saved.images", size=(320, 230)),
         ],
-        [node("saved", "SaveFrame", "images=decoded.IMAGE", size=(320, 0), filename_prefix=PREFIX)],
     ]
     sheet = TOY.node(
         "sheet", "StorySheet", "images=collected.value_1 frames=collected.frames", size=(640, 0), columns=2
@@ -78,7 +77,9 @@ at night."""
         [
             [
                 Group(
-                    "1 · The story", BLUE, [[node("people", "Characters", size=(420, 130), characters=people), story]]
+                    "1 · The story",
+                    BLUE,
+                    [[node("people", "Characters", size=(420, 130), characters="\n".join(people)), story]],
                 ),
                 Group("2 · Who they are", GREEN, [[node("found", "FindIdentity", models, size=(420, 900), **finding)]]),
                 Group("4 · All frames", AMBER, [[sheet]]),
