@@ -8,7 +8,7 @@ from comfy_execution.utils import get_executing_context
 
 from ..core.character_mentions import Character
 from ..core.frame_seeds import character_seeds
-from ..core.identity import Identity, safe_file_name
+from ..core.identity import Identity, largest_usable_rank, safe_file_name
 from ..core.quoting import quote
 from ..core.story import Story
 from .characters import digests_of
@@ -30,8 +30,10 @@ _DRAWING = {"model": "model", "clip": "text encoder", "vae": "VAE"}
 """The inputs that portraits are drawn with, and what notes call them."""
 
 _DRAWN_BY = ("count", "steps", "cfg", "sampler_name", "scheduler", "template", "negative")
-_FOUND_BY = ("width", "height", "rank", "keep_ratio", "iterations", "representatives")
-"""The settings that decide which identity is found. Portraits that are drawn together start as each would alone."""
+_FOUND_BY = ("rank", "keep_ratio", "iterations")
+_SHOWN_BY = ("width", "height", "representatives")
+"""The settings that decide which identity is found; for pictures only the last ones do. batch_size is none of them: a
+portrait starts from the same noise in every batch."""
 
 
 class Task(NamedTuple):
@@ -137,6 +139,7 @@ class FindIdentityNode(io.ComfyNode):
             require_parts("Find Identity", **{name: given.get(name) for name in _DRAWING})
             check_template(given["template"])
             check_vae(given["model"], given["vae"])
+            _check_count(given["count"], given["keep_ratio"], given["iterations"])
         pictures = {task.character.name: _pictures(task.character, given) for task in tasks if task.saved is None}
         identities, reports = [], []
         for number, task in enumerate(tasks, start=1):
@@ -183,17 +186,32 @@ class FindIdentityNode(io.ComfyNode):
     @classmethod
     def _found(cls, task: Task, given: dict[str, Any], pictures: torch.Tensor | None) -> tuple[Identity, str]:
         """Find an identity in pictures or, where there are none, in portraits, and save it if it can be used again."""
-        person = task.character
+        person, discovery = task.character, {name: given[name] for name in _FOUND_BY}
         if pictures is None:
             settings = {name: given[name] for name in (*_DRAWN_BY, "batch_size", "width", "height")}
             models = given["model"], given["clip"], given["vae"]
             pictures = draw_portraits(*models, person.description, seed=task.seed, **settings)
-        discovery = {name: given[name] for name in ("rank", "keep_ratio", "iterations", "representatives")}
-        found = find_identity(given["encoder"], pictures, person.name, person.description, lower_rank=True, **discovery)
+        else:
+            discovery["iterations"] = 0  # all of them show the character, so that none is left out
+        known = given["encoder"], pictures, person.name, person.description
+        found = find_identity(*known, representatives=given["representatives"], lower_rank=True, **discovery)
         lines = [task.report, found.report]
         if task.note is not None:
             lines.append(f"saved as {save_found(found.identity, task.note).name}")
         return found.identity, "\n".join(lines)
+
+
+def _check_count(count: int, keep_ratio: float, iterations: int) -> None:
+    """Refuse so few portraits that no discovery can tell them apart, before they are drawn.
+
+    Raises:
+        ValueError: If they are too few for any rank.
+    """
+    if iterations and largest_usable_rank(count, count, keep_ratio, iterations) < 1:
+        raise ValueError(
+            f"Find Identity: count is {count}, too few portraits for any rank with keep_ratio {keep_ratio:g} and "
+            f"iterations {iterations}. Raise count, or lower iterations."
+        )
 
 
 def _pictures(character: Character, given: dict[str, Any]) -> torch.Tensor | None:
@@ -208,10 +226,10 @@ def _note(character: Character, seed: int, given: dict[str, Any], digests: dict[
     """What an identity is found from; None if a model is not known."""
     if character.reference_images:
         known: dict[str, Any] = {"pictures": " ".join(digests_of(character))}
-        used, names = ["identity encoder"], _FOUND_BY
+        used, names = ["identity encoder"], _SHOWN_BY
     else:
         known = {"description": character.description, "class word": character.word, "seed": seed}
-        used, names = list(digests), (*_DRAWN_BY, *_FOUND_BY)
+        used, names = list(digests), (*_DRAWN_BY, *_FOUND_BY, *_SHOWN_BY)
     if any(digests[called] is None for called in used):
         return None
     return {**known, **{name: given[name] for name in names}, **{called: digests[called] for called in used}}
