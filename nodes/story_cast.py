@@ -53,8 +53,8 @@ class StoryCastNode(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Of an editing model, in place of photomaker: portraits become references, as in Reference "
-                    "Conditioning.",
+                    tooltip="The VAE of an editing model, in place of photomaker: portraits become reference "
+                    "latents, as in Reference Conditioning.",
                 ),
                 io.Conditioning.Input(
                     "positive",
