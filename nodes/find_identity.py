@@ -17,7 +17,7 @@ from .host.discovery import find_identity
 from .host.folders import picture_path
 from .host.loops import workflow_of
 from .host.node_text import show_text
-from .host.pictures import pictures_of_one_size
+from .host.picture_files import pictures_of_one_size
 from .host.portraits import check_template, check_vae, draw_portraits
 from .host.saved_identities import Note, input_digest, save_found, saved_identity
 from .identity_widgets import discovery_widgets, portrait_widgets, representatives_widget

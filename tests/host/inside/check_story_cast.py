@@ -17,7 +17,7 @@ from story_identity.nodes.find_identity import FindIdentityNode
 from story_identity.nodes.host.folders import register_folders
 from story_identity.nodes.host.loops import Graph
 from story_identity.nodes.host.name_free import NameFree
-from story_identity.nodes.host.pictures import pictures_of_one_size
+from story_identity.nodes.host.picture_files import pictures_of_one_size
 from story_identity.nodes.host.result_keys import key_of
 from story_identity.nodes.identity import IdentityConditioningNode
 from story_identity.nodes.identity_files import LoadIdentityNode

@@ -89,4 +89,4 @@ at night."""
     )
 
 
-STORY = {"toyworld_story.json": toy_world}
+ANY_CAST = {"toyworld_story.json": toy_world}
