@@ -1,8 +1,12 @@
-"""The seeds of a story's frames, by one of three rules; a seed that the story gives a frame comes before all."""
+"""The seeds of a story's frames, by one of three rules, and those of its characters.
+
+A seed that the story gives a frame comes before all rules.
+"""
 
 import hashlib
 from collections.abc import Sequence
 
+from .character_mentions import Character
 from .quoting import quote
 from .story import Frame
 
@@ -39,6 +43,26 @@ def frame_seeds(frames: Sequence[Frame], seed: int, rule: str) -> list[int]:
             seeds.append((_hashed(seed, frame.wording) + repeated) % _SEEDS)
         else:
             seeds.append((seed + (frame.index if rule == BY_NUMBER else 0)) % _SEEDS)
+    return seeds
+
+
+def character_seeds(characters: Sequence[Character], seed: int) -> list[int]:
+    """One seed per character, from 0 to 2^64 - 1, hashed of the seed, the class word and the description.
+
+    So it depends neither on the name nor on who else is there, and not on the order. Of characters with the same class
+    word and description each after the first has their number hashed too, since they are to be different people.
+
+    Args:
+        characters: All characters.
+        seed: Another one gives everybody another seed.
+    """
+    earlier: dict[str, int] = {}
+    seeds = []
+    for character in characters:
+        words = f"{character.word}\n{character.description}"
+        repeated = earlier.get(words, 0)
+        earlier[words] = repeated + 1
+        seeds.append(_hashed(seed, f"{words}\n{repeated + 1}" if repeated else words))
     return seeds
 
 

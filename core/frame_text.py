@@ -1,7 +1,8 @@
 """A frame as a line of text that has all of the frame and nothing of the others, and back.
 
 The text has no number, and of the story's characters only those who are in the frame. So it stays the same when other
-frames are edited, inserted, deleted or moved, and a host that keeps results by the text keeps them then.
+frames are edited, inserted, deleted or moved, and a host that keeps results by the text keeps them then. A second text
+has no names either, for results in which names do not show.
 """
 
 import json
@@ -17,9 +18,26 @@ UNNUMBERED = -1
 
 def frame_as_text(frame: Frame) -> str:
     """The frame as one line of JSON; equal for frames that are equal but for their number and the story's names."""
+    known = {"caption": frame.caption, **_drawn(frame)}
+    known["cast"] = [
+        {"name": each.character.name, **drawn} for each, drawn in zip(frame.appearances, known["cast"], strict=True)
+    ]
+    return _as_line(known)
+
+
+def frame_without_names(frame: Frame) -> str:
+    """The frame as a line of JSON that stays the same when its characters get other names.
+
+    It has no caption, and its cast is in the order of the prompt. A picture depends on this text alone where names only
+    say which identity and which mask belong together.
+    """
+    return _as_line(_drawn(frame))
+
+
+def _drawn(frame: Frame) -> dict[str, Any]:
+    """Everything that decides what is drawn."""
     cast = [
         {
-            "name": each.character.name,
             "word": each.character.word,
             "description": each.character.description,
             "reference_images": each.character.reference_images,
@@ -28,13 +46,10 @@ def frame_as_text(frame: Frame) -> str:
         }
         for each in frame.appearances
     ]
-    known = {
-        "prompt": frame.prompt,
-        "negative": frame.negative,
-        "caption": frame.caption,
-        "style_prefix": frame.style_prefix,
-        "cast": cast,
-    }
+    return {"prompt": frame.prompt, "negative": frame.negative, "style_prefix": frame.style_prefix, "cast": cast}
+
+
+def _as_line(known: dict[str, Any]) -> str:
     return json.dumps(known, ensure_ascii=True, separators=(",", ":"))
 
 

@@ -175,6 +175,21 @@ class Identity:
         return replace(identity, embedding=identity.embedding.to(torch.float32))
 
 
+def identity_metadata(path: Path) -> dict[str, Any] | None:
+    """The metadata of an identity file, without reading the rest; None if it is no whole identity file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except Exception:  # safetensors has an error of its own for each kind of damage
+        return None
+    if header.get("format") != _FILE_FORMAT:
+        return None
+    try:
+        return _read_metadata(header, printable(str(path)))
+    except WeightFileError:
+        return None
+
+
 def _check_embedding(embedding: Tensor, whose: str) -> None:
     """Raise a ValueError unless it is one row of fractions that float32 can hold, not all of them zero."""
     if not embedding.is_floating_point():

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from .atomic_files import atomic_write
+from .identity import Identity
 from .quoting import printable
 
 _PLAIN = (str, bytes, int, float, bool, type(None), UUID)
@@ -51,7 +52,12 @@ def size_of(value: object) -> int | None:
 
 
 def is_storable(value: object) -> bool:
-    """Whether `save_value` can write a value: tensors, text, numbers, None, and lists, tuples and dicts of those."""
+    """Whether `save_value` can write a value.
+
+    These are tensors, text, numbers, None and identities, and lists, tuples and dicts (with keys of text) of those.
+    """
+    if isinstance(value, Identity):
+        return is_storable(_fields(value))
     if isinstance(value, Tensor):
         return value.device.type == "cpu" and not value.is_sparse and not value.is_quantized
     if isinstance(value, Mapping):
@@ -125,6 +131,8 @@ def _form(value: Any, tensors: dict[str, Tensor]) -> Any:
         order = sorted(range(value.ndim), key=lambda axis: -value.stride(axis))
         tensors[number] = value.permute(order).contiguous().clone()
         return {"tensor": number, "order": order}
+    if isinstance(value, Identity):
+        return {"identity": _form(_fields(value), tensors)}
     if isinstance(value, dict):
         return {"dict": {key: _form(each, tensors) for key, each in value.items()}}
     if isinstance(value, (list, tuple)):
@@ -135,8 +143,15 @@ def _form(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _value(form: Any, file: Any) -> Any:
     if "tensor" in form:
         return file.get_tensor(form["tensor"]).permute(np.argsort(form["order"]).tolist())
+    if "identity" in form:
+        return Identity(**_value(form["identity"], file))
     if "dict" in form:
         return {key: _value(each, file) for key, each in form["dict"].items()}
     if "list" in form:
         return [_value(each, file) for each in form["list"]]
     return tuple(_value(each, file) for each in form["tuple"]) if "tuple" in form else form["plain"]
+
+
+def _fields(identity: Identity) -> dict[str, Any]:
+    known = {each.name: getattr(identity, each.name) for each in dataclasses.fields(identity)}
+    return {**known, "metadata": dict(identity.metadata)}

@@ -12,7 +12,7 @@ published.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,16 @@ from .character_mentions import (
     marked_names,
 )
 from .quoting import printable, quote
+from .story_characters import (
+    BAR,
+    character_named,
+    check_unique,
+    make_character,
+    parse_characters,
+    refuse_contradictions,
+    text_lines,
+    typed_characters,
+)
 from .story_fields import (
     LARGEST_FILE,
     LONGEST_PROMPTS,
@@ -35,18 +45,14 @@ from .story_fields import (
     check_text,
     list_of,
     listed,
-    paths_of,
     read_json,
     required_text_of,
     text_of,
 )
 from .text_search import composed
 
-_CHARACTER_KEYS = ("name", "word", "description", "reference_images")
 _FRAME_KEYS = ("prompt", "cast", "seed", "negative")
 _MAX_SEED = 2**64 - 1
-_BAR = re.compile("[|\uff5c\uffe8]")
-"""What stands between the parts of a typed line; keyboards of East Asia write it full-width."""
 _TYPED_SEED = re.compile(r"seed\b\s*(\S*)", re.IGNORECASE)
 
 
@@ -186,7 +192,7 @@ class Story:
                     'The story has "characters", which is our own form. Only stories in the published form, with '
                     '"character" and "token", can be made as published.'
                 )
-            characters = _parse_characters(mapping["characters"])
+            characters = parse_characters(mapping["characters"])
             raw_frames, prefix = _parse_frames(mapping), f"{style}, " if style else ""
             captions = (raw["prompt"] for raw in raw_frames if isinstance(raw.get("prompt"), str))
             marked = marked_names((each.name for each in characters), captions)
@@ -201,45 +207,45 @@ class Story:
         return cls(characters, frames, {key: value for key, value in mapping.items() if key not in known})
 
     @classmethod
-    def from_lines(cls, characters: str, prompts: str, style: str = "", negative: str = "") -> "Story":
+    def from_lines(
+        cls,
+        characters: str,
+        prompts: str,
+        style: str = "",
+        negative: str = "",
+        character_list: Sequence[Character] = (),
+    ) -> "Story":
         """Build a story from text: `name | class word | description` per line, and one prompt per line.
 
         A prompt may begin with its own seed: `seed 1234 | Mira waits at a bus stop`.
+
+        Args:
+            characters: The lines of characters; with a list of them, none, or lines that say the same.
+            prompts: The lines of prompts.
+            style: Put before every prompt.
+            negative: The negative prompt of every frame.
+            character_list: The characters, where they are known from elsewhere.
         """
         for name, text in (("characters", characters), ("prompts", prompts)):
             check_text(text, name, LARGEST_FILE)
-        parsed = []
-        lines = list_of(_lines(characters), '"characters"', MOST_CHARACTERS)
-        for number, line in enumerate(lines, start=1):
-            parts = [part.strip() for part in _BAR.split(line)]
-            if len(parts) != 3:
-                raise ValueError(
-                    f'Character line {number} is {quote(line)}; write "name | class word | description", '
-                    'such as "Mira | woman | a young woman with short red hair".'
-                )
-            parsed.append(dict(zip(("name", "word", "description"), parts, strict=True)))
-        lines = list_of(_lines(prompts), '"prompts"', MOST_FRAMES)
+        people: Sequence[Character] = character_list
+        if not people or text_lines(characters):
+            typed = typed_characters(characters)
+            refuse_contradictions(typed, people or typed)
+            people = people or typed
+        lines = list_of(text_lines(prompts), '"prompts"', MOST_FRAMES)
         frames = [_typed_frame(line, number) for number, line in enumerate(lines, start=1)]
-        return cls.parse({"characters": parsed, "frames": frames, "style": style, "negative": negative})
+        listed = [asdict(each) for each in people]
+        return cls.parse({"characters": listed, "frames": frames, "style": style, "negative": negative})
 
     def character(self, name: str) -> Character:
         """The character of this name; an empty name means the only one there is."""
-        if not name and len(self.characters) == 1:
-            return self.characters[0]
-        for character in self.characters:
-            if composed(character.name) == composed(name):
-                return character
-        names = listed(character.name for character in self.characters)
-        raise ValueError(f'The story has no character "{printable(name, 120)}". It has {names}.')
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        return character_named(self.characters, name)
 
 
 def _typed_frame(line: str, number: int) -> str | dict[str, Any]:
     """A typed prompt, or the frame of one that begins with a seed."""
-    before, *words = _BAR.split(line, maxsplit=1)
+    before, *words = BAR.split(line, maxsplit=1)
     written = _TYPED_SEED.fullmatch(before.strip())
     if not words or written is None:
         return line
@@ -249,39 +255,6 @@ def _typed_frame(line: str, number: int) -> str | dict[str, Any]:
             'the bar, such as "seed 1234 | Mira waits at a bus stop".'
         )
     return {"prompt": words[0].strip(), "seed": int(written[1])}
-
-
-def _make_character(name: str, word: str, description: str, references: Sequence[str] = ()) -> Character:
-    if not find_word(word, description):
-        raise ValueError(
-            f"Character {quote(name, 60)}: the class word {quote(word, 60)} is not a word of the description "
-            f"{quote(description)}. Add it to the description or change the word."
-        )
-    return Character(name, word, description, tuple(references))
-
-
-def _check_unique(characters: Sequence[Character]) -> tuple[Character, ...]:
-    if not characters:
-        raise ValueError("The story has no characters.")
-    seen = set()
-    for character in characters:
-        if character.name in seen:
-            raise ValueError(f"Two characters are called {quote(character.name)}; names must be unique.")
-        seen.add(character.name)
-    return tuple(characters)
-
-
-def _parse_characters(value: object) -> tuple[Character, ...]:
-    characters = []
-    for number, raw in enumerate(list_of(value, '"characters"', MOST_CHARACTERS), start=1):
-        where = f"Character {number}"
-        if not isinstance(raw, Mapping):
-            raise ValueError(f"{where} must be an object with {', '.join(_CHARACTER_KEYS)}, not {quote(raw)}.")
-        check_keys(raw, _CHARACTER_KEYS, where)
-        references = paths_of(raw.get("reference_images", []), f'{where}: "reference_images"')
-        name, word, description = (required_text_of(raw, key, where) for key in ("name", "word", "description"))
-        characters.append(_make_character(name, word, description, references))
-    return _check_unique(characters)
 
 
 def _parse_frames(mapping: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -323,8 +296,8 @@ def _published_characters(mapping: Mapping[str, Any]) -> tuple[Character, ...]:
     characters = []
     for number, (description, word) in enumerate(pairs, start=1):
         name = word if words.count(word) == 1 else f"{word} {words[:number].count(word)}"
-        characters.append(_make_character(name, word, description))
-    return _check_unique(characters)
+        characters.append(make_character(name, word, description))
+    return check_unique(characters)
 
 
 def _published_frames(

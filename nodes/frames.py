@@ -1,28 +1,25 @@
 """Each Frame and Collect Frames: what stands between them runs once per frame; and the nodes that this is made of."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from comfy_api.latest import get_progress_state, io
+from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
-from comfy_execution.utils import get_executing_context
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
 from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds
-from ..core.frame_text import frame_as_text, frame_from_text
-from ..core.story import Story
-from .host.expansion import ABOUT, CONSTANT, KEEP_BOTH, KEEP_MEMORY, KEEPS, LIST, MARK, VALUE, About, FrameToRun, expand
-from .host.loops import VALUES, workflow_of
-from .host.node_text import show_text
-from .host.result_cache import frame_results
-from .host.result_keys import key_of
+from ..core.frame_text import frame_as_text, frame_from_text, frame_without_names
+from ..core.identity import Identity
+from ..core.known_identities import identities_of, identity_digest
+from ..core.story import Frame, Story
+from .host.expansion import KEEP_BOTH, KEEP_MEMORY, Turn, expand
+from .host.loops import VALUES, Link, workflow_of
 from .host.sources import sources_digest
+from .loop_values import as_lists, collect_inputs, collect_outputs, matching_types, waiting_node
 from .types import StoryFrameSocket, StorySocket
 
-RUN = "StoryIdentityRunFrames"
-"""The id of the node that Collect Frames becomes, which waits for the story."""
-
-_FOUND = "found"
-"""Where a Frame Value's node has a value that was kept, from the moment it is found until it is passed on."""
+RUN, CONSTANT = "StoryIdentityRunFrames", "StoryIdentityFrameConstant"
+"""The ids of the node that Collect Frames becomes, which waits for the story, and of a frame in the copies."""
 
 
 class EachFrameNode(io.ComfyNode):
@@ -93,7 +90,7 @@ class EachFrameNode(io.ComfyNode):
 class CollectFramesNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        matching = [io.MatchType.Template(name) for name in VALUES]
+        matching = matching_types()
         return io.Schema(
             node_id="StoryIdentityCollectFrames",
             display_name="Collect Frames",
@@ -101,49 +98,20 @@ class CollectFramesNode(io.ComfyNode):
             description="The end of what runs once per frame: everything that the nodes since Each Frame made, as "
             "lists in the order of the story.",
             search_aliases=["loop end", "gather", "for each", "frames", "list", "story", "comic"],
-            inputs=[
-                io.MatchType.Input(
-                    VALUES[0],
-                    template=matching[0],
-                    lazy=True,
-                    raw_link=True,
-                    tooltip="The result of a frame, such as the IMAGE of VAE Decode.",
-                ),
-                *(
-                    io.MatchType.Input(
-                        name,
-                        template=template,
-                        optional=True,
-                        lazy=True,
-                        raw_link=True,
-                        tooltip="More of the same frames: latents, layouts, masks, anything.",
-                    )
-                    for name, template in zip(VALUES[1:], matching[1:], strict=True)
-                ),
-                io.Combo.Input(
-                    "keep",
-                    options=list(KEEPS),
-                    default=KEEP_BOTH,
-                    optional=True,
-                    tooltip="Where finished frames are kept, so that an edited story runs only what changed. On the "
-                    "disk are only the values that arrive here.",
-                ),
-            ],
+            inputs=collect_inputs(
+                matching,
+                "The result of a frame, such as the IMAGE of VAE Decode.",
+                "More of the same frames: latents, layouts, masks, anything.",
+                "Where finished frames are kept, so that an edited story runs only what changed. On the disk are only "
+                "the values that arrive here.",
+            ),
             outputs=[
                 StoryFrameSocket.Output(
                     display_name="frames",
                     is_output_list=True,
                     tooltip="The frames themselves, for the captions of Story Sheet.",
                 ),
-                *(
-                    io.MatchType.Output(
-                        template=template,
-                        display_name=name,
-                        is_output_list=True,
-                        tooltip="The values of the input of the same name, one or more per frame.",
-                    )
-                    for name, template in zip(VALUES, matching, strict=True)
-                ),
+                *collect_outputs(matching, "The values of the input of the same name, one or more per frame."),
             ],
             hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
             enable_expand=True,
@@ -158,14 +126,7 @@ class CollectFramesNode(io.ComfyNode):
     @classmethod
     def execute(cls, keep: str = KEEP_BOTH, **_: Any) -> io.NodeOutput:
         """Check the loop, before anything else runs, and put in its place a node that waits for the story."""
-        collect = cls.hidden.unique_id
-        graph = workflow_of(cls.hidden.dynprompt)
-        loop = graph.loop(collect)
-        run = f"{MARK}~{collect}~frames"
-        settings = {"keep": keep, **graph.node(collect)["inputs"], **graph.node(loop.each)["inputs"]}
-        settings["collect"] = collect
-        node = {"class_type": RUN, "inputs": settings, "override_display_id": collect}
-        return io.NodeOutput(*([run, slot] for slot in range(1 + len(VALUES))), expand={run: node})
+        return waiting_node(cls.hidden.dynprompt, cls.hidden.unique_id, RUN, 1 + len(VALUES), keep)
 
 
 class RunFramesNode(io.ComfyNode):
@@ -191,6 +152,8 @@ class RunFramesNode(io.ComfyNode):
             ],
             outputs=[StoryFrameSocket.Output(), *(io.AnyType.Output(name) for name in VALUES)],
             hidden=[io.Hidden.dynprompt],
+            is_input_list=True,
+            accept_all_inputs=True,
             enable_expand=True,
             is_dev_only=True,
         )
@@ -201,17 +164,53 @@ class RunFramesNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, collect: str, keep: str, story: Story, frames: str, seed: int, seeds: str, **_: Any
+        cls,
+        collect: list[str],
+        keep: list[str],
+        story: list[Story],
+        frames: list[str],
+        seed: list[int],
+        seeds: list[str],
+        **more: list[Any],
     ) -> io.NodeOutput:
         graph = workflow_of(cls.hidden.dynprompt)
-        loop = graph.loop(collect)
-        chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
-        own = frame_seeds(story.frames, seed, seeds)
-        to_run = [FrameToRun(frame_as_text(f), f.prompt, f.negative, own[f.index], f.index + 1) for f in chosen]
+        loop = graph.loop(collect[0])
+        all_frames = story[0].frames
+        chosen = [all_frames[index] for index in frame_numbers(frames[0], len(all_frames))]
+        own = frame_seeds(all_frames, seed[0], seeds[0])
+        identities = {link: more[f"known_{number}"] for number, link in enumerate(dict.fromkeys(loop.known.values()))}
+        digests = {id(each): identity_digest(each) for all_of_them in identities.values() for each in all_of_them}
+        turns = [_turn(frame, own[frame.index], identities, digests) for frame in chosen]
         files, steady = sources_digest(graph, loop)
-        expansion = expand(graph, loop, to_run, keep if steady or keep != KEEP_BOTH else KEEP_MEMORY, files)
-        lists = [[expansion.lists[name], 0] if name in expansion.lists else [] for name in VALUES]
-        return io.NodeOutput(chosen, *lists, expand=expansion.nodes)
+        kept = keep[0] if steady or keep[0] != KEEP_BOTH else KEEP_MEMORY
+        expansion = expand(graph, loop, turns, kept, files)
+        return io.NodeOutput(chosen, *as_lists(expansion), expand=expansion.nodes)
+
+
+def _turn(frame: Frame, seed: int, identities: Mapping[Link, list[Identity]], digests: Mapping[int, str]) -> Turn:
+    """What a frame's copies are made of.
+
+    Args:
+        frame: The frame.
+        seed: Its seed.
+        identities: Everybody's, per link that they come by.
+        digests: Those of the identities, by the identity of the object.
+
+    Raises:
+        ValueError: If somebody who is in it has no identity.
+    """
+    known = {}
+    for link, all_of_them in identities.items():
+        own = [(each.name, digests[id(each)]) for each in identities_of(frame, all_of_them)]
+        known[link] = repr(own), repr([digest for _, digest in own])
+    return Turn(
+        text=frame_as_text(frame),
+        without_names=frame_without_names(frame),
+        constant=CONSTANT,
+        constants={1: frame.prompt, 2: frame.negative, 3: seed, 4: frame.index + 1},
+        number=frame.index + 1,
+        known=known,
+    )
 
 
 class FrameConstantNode(io.ComfyNode):
@@ -223,89 +222,11 @@ class FrameConstantNode(io.ComfyNode):
             node_id=CONSTANT,
             display_name="Frame",
             category="StoryIdentity/story",
-            inputs=[io.String.Input("frame")],
+            inputs=[io.String.Input("text")],
             outputs=[StoryFrameSocket.Output()],
             is_dev_only=True,
         )
 
     @classmethod
-    def execute(cls, frame: str) -> io.NodeOutput:
-        return io.NodeOutput(frame_from_text(frame))
-
-
-class FrameValueNode(io.ComfyNode):
-    """A value between two copies; what makes it runs only if the value is not kept from an earlier run."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id=VALUE,
-            display_name="Frame Value",
-            category="StoryIdentity/story",
-            inputs=[
-                io.AnyType.Input("value", lazy=True),
-                io.String.Input("files", optional=True),
-            ],
-            outputs=[io.AnyType.Output(is_output_list=True)],
-            hidden=[io.Hidden.dynprompt],
-            is_input_list=True,
-            is_dev_only=True,
-        )
-
-    @classmethod
-    def check_lazy_status(cls, **_: Any) -> list[str]:
-        """Ask for the value if it is not kept; a kept one waits in the node of this run."""
-        node, key = cls._node()
-        kept = frame_results().get(key, node[ABOUT].on_disk) if key and node[ABOUT].keep else None
-        if kept is None:
-            return ["value"]
-        node[_FOUND] = kept
-        return []
-
-    @classmethod
-    def execute(cls, value: list[Any], files: list[str] | None = None) -> io.NodeOutput:
-        """Pass the value on, and keep it."""
-        node, key = cls._node()
-        about: About = node[ABOUT]
-        if about.collect:
-            _show_progress(about.collect, about.frame, about.frames)
-        if _FOUND in node:
-            return io.NodeOutput(node.pop(_FOUND))
-        if key and about.keep:
-            frame_results().put(key, value, about.on_disk)
-        return io.NodeOutput(value)
-
-    @classmethod
-    def _node(cls) -> tuple[dict[str, Any], str | None]:
-        """The node that is running, and the key of its result."""
-        context = get_executing_context()
-        assert context is not None
-        dynprompt = cls.hidden.dynprompt
-        return dynprompt.get_node(context.node_id), key_of(workflow_of(dynprompt), context.node_id)
-
-
-class FrameListNode(io.ComfyNode):
-    """The values of all frames as one list, which is one value."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id=LIST,
-            display_name="Frame List",
-            category="StoryIdentity/story",
-            inputs=[],
-            outputs=[io.AnyType.Output()],
-            is_input_list=True,
-            accept_all_inputs=True,
-            is_dev_only=True,
-        )
-
-    @classmethod
-    def execute(cls, **values: list[Any]) -> io.NodeOutput:
-        return io.NodeOutput([value for name in sorted(values) for value in values[name]])
-
-
-def _show_progress(node_id: str, frame: int, frames: int) -> None:
-    """Say on a node how far it is."""
-    get_progress_state().update_progress(node_id, frame, frames)
-    show_text(f"frame {frame} of {frames}", node_id)
+    def execute(cls, text: str) -> io.NodeOutput:
+        return io.NodeOutput(frame_from_text(text))

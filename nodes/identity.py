@@ -1,29 +1,35 @@
 """From portraits to an identity, and from an identity to a conditioning."""
 
 import logging
-from dataclasses import asdict
 from typing import Any
 
-import comfy.samplers
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
 from ..core.detectors.faces import NOTICE, Recogniser
-from ..core.identity import Identity, discover_identity, largest_usable_rank, nearest_portraits, safe_file_name
-from ..core.identity_discovery import describe_discovery
+from ..core.identity import Identity, safe_file_name
 from ..core.photomaker import with_repeated_word
 from ..core.quoting import printable, quote
 from ..core.story import FRAME, Frame, Story
+from ..core.story_characters import character_named
 from .host import photomaker as pm
 from .host.checkpoint_parts import require_parts
+from .host.discovery import find_identity
 from .host.folders import check_present, full_path, names
-from .host.identity_encoders import encode_portraits
 from .host.miswiring import generator_as_base, mark_fused, refuse_shared_attention
 from .host.node_text import report, warn
-from .host.portraits import sample_portraits
+from .host.portraits import draw_portraits
 from .host.prompt import first_word, prompt_input, word_end_position
-from .types import FaceRecogniserSocket, IdentitySocket, StoryFrameSocket, StorySocket
+from .identity_widgets import discovery_widgets, portrait_widgets, representatives_widget
+from .types import (
+    Characters,
+    CharactersSocket,
+    FaceRecogniserSocket,
+    IdentitySocket,
+    StoryFrameSocket,
+    StorySocket,
+    characters_of,
+)
 
 
 class CharacterPortraitsNode(io.ComfyNode):
@@ -39,48 +45,17 @@ class CharacterPortraitsNode(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model, without any identity LoRA."),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
-                StorySocket.Input("story", tooltip="From the Story node."),
+                io.MultiType.Input(
+                    "story", [StorySocket, CharactersSocket], tooltip="From Story, Characters or Each Character."
+                ),
                 io.String.Input(
                     "character",
                     default="",
                     tooltip="The character's name, as in the story. It may stay empty if the story has only one.",
                 ),
-                io.Int.Input("count", default=64, min=1, max=1024, tooltip="Portraits to draw (the paper's m)."),
-                io.Int.Input(
-                    "batch_size", default=4, min=1, max=64, tooltip="Drawn at a time; lower it if memory runs out."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="The first portrait's seed; the next ones count up, so batch_size does not change the "
-                    "starting noise.",
-                ),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler", tooltip="The sampler."
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="The noise schedule.",
-                ),
-                io.Int.Input("width", default=1024, min=64, max=4096, step=8, tooltip="Portrait width in pixels."),
-                io.Int.Input("height", default=1024, min=64, max=4096, step=8, tooltip="Portrait height in pixels."),
-                io.String.Input(
-                    "template",
-                    default="a close-up photo of {character}",
-                    tooltip="The portrait prompt; {character} becomes the description.",
-                ),
-                io.String.Input(
-                    "negative",
-                    multiline=True,
-                    default="3d, cartoon, anime, sketches, illustration, painting",
-                    tooltip="The portraits' negative prompt. For drawn styles, take the words of your style out.",
+                *portrait_widgets(
+                    "The first portrait's seed; the next ones count up, so batch_size does not change the starting "
+                    "noise."
                 ),
             ],
             outputs=[
@@ -101,7 +76,7 @@ class CharacterPortraitsNode(io.ComfyNode):
         model: Any,
         clip: Any,
         vae: Any,
-        story: Story,
+        story: Story | Characters,
         character: str,
         count: int,
         template: str,
@@ -111,17 +86,9 @@ class CharacterPortraitsNode(io.ComfyNode):
         require_parts("Character Portraits", model=model, clip=clip, vae=vae)
         refuse_shared_attention("Character Portraits", model)
         warn(generator_as_base("Character Portraits", model))
-        person = story.character(character.strip())
+        person = character_named(characters_of(story), character.strip())
         safe_file_name(person.name)  # for Save Identity, which runs only after all the portraits are drawn
-        if "{character}" not in template:
-            raise ValueError(
-                f"The portrait template {quote(template)} has no {{character}} for the description to go into."
-            )
-        positive, negative_cond = (
-            clip.encode_from_tokens_scheduled(clip.tokenize(text))
-            for text in (template.replace("{character}", person.description), negative)
-        )
-        images = sample_portraits(model, vae, positive, negative_cond, count=count, **settings)
+        images = draw_portraits(model, clip, vae, person.description, template, negative, count=count, **settings)
         return io.NodeOutput(images, person.name, person.description, ui=ui.PreviewImage(images, cls=cls))
 
 
@@ -209,43 +176,14 @@ class IdentityDiscoveryNode(io.ComfyNode):
                     "name", default="", tooltip="The character's name, exactly as in the story. It is required."
                 ),
                 io.String.Input("description", default="", tooltip="Kept in the identity file; may be empty."),
-                io.Int.Input(
-                    "rank",
-                    default=10,
-                    min=1,
-                    max=2047,
-                    tooltip="Directions that count as the identity (the paper's k).",
-                ),
-                io.Float.Input(
-                    "keep_ratio",
-                    default=0.6,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the portraits kept per round (the paper's r).",
-                ),
-                io.Int.Input(
-                    "iterations",
-                    default=3,
-                    min=0,
-                    max=20,
-                    tooltip="Rounds (the paper's p). 0 takes the plain mean of all portraits.",
-                ),
+                *discovery_widgets(),
                 io.Combo.Input(
                     "rank_too_large",
                     options=["error", "lower it"],
                     default="error",
                     tooltip="What to do when there are too few portraits for the rank. The report says what was used.",
                 ),
-                io.Int.Input(
-                    "representatives",
-                    default=4,
-                    min=1,
-                    max=64,
-                    optional=True,
-                    tooltip="How many of the portraits nearest to the identity go with it, for Reference Conditioning. "
-                    "In the file each takes 3 MB at 1024 x 1024.",
-                ),
+                representatives_widget(),
             ],
             outputs=[
                 IdentitySocket.Output(
@@ -280,31 +218,11 @@ class IdentityDiscoveryNode(io.ComfyNode):
         if not name:
             raise ValueError("Identity Discovery needs the character's name: connect it from Character Portraits.")
         safe_file_name(name)  # for Save Identity
-        portraits = portraits[..., :3]
-        encoded = encode_portraits(photomaker, portraits, comfy.utils.ProgressBar(len(portraits)).update)
-        used = rank
-        if rank_too_large == "lower it":
-            count, width = encoded.embeddings.shape
-            used = max(1, min(rank, largest_usable_rank(count, width, keep_ratio, iterations)))
-        found = discover_identity(encoded.embeddings, used, keep_ratio, iterations)
-        nearest, cosines = nearest_portraits(encoded.embeddings, found.embedding, representatives)
-        best = portraits[[encoded.rows[row] for row in nearest]]
-        about = {
-            "discovery": {
-                "portraits": len(portraits),
-                "rank": used,
-                "keep_ratio": keep_ratio,
-                "iterations": iterations,
-                "rounds": [asdict(each) for each in found.rounds],
-            },
-            "representatives": {"numbers": [encoded.rows[row] + 1 for row in nearest], "cosines": cosines},
-            **encoded.about,
-        }
-        levels = (255 * best).round().clamp(0, 255).byte().cpu()
-        identity = Identity(name, description, encoded.encoder, found.embedding, about, levels)
-        kept = portraits[[encoded.rows[row] for row in found.kept]]
-        about_it = describe_discovery(name, found, rank, encoded.rows, len(portraits), nearest, cosines)
-        return io.NodeOutput(identity, kept, about_it, best, ui=report(about_it))
+        lower = rank_too_large == "lower it"
+        found = find_identity(
+            photomaker, portraits, name, description, rank, keep_ratio, iterations, representatives, lower
+        )
+        return io.NodeOutput(found.identity, found.kept, found.report, found.best, ui=report(found.report))
 
 
 class IdentityConditioningNode(io.ComfyNode):

@@ -60,7 +60,7 @@ class LoadIdentityNode(io.ComfyNode):
             node_id="StoryIdentityLoadIdentity",
             display_name="Load Identity",
             category="StoryIdentity/identity",
-            description="Reads an identity that Save Identity wrote.",
+            description="Reads an identity that Save Identity or Find Identity wrote, and shows its portraits.",
             search_aliases=["load character", "load face", "IdentityStory"],
             inputs=[
                 io.Combo.Input(
@@ -105,4 +105,5 @@ class LoadIdentityNode(io.ComfyNode):
             portraits = identity.portrait_images()
         except ValueError as error:
             return io.NodeOutput(identity, info, ExecutionBlocker(str(error)))
-        return io.NodeOutput(identity, f"{info}\n{len(portraits)} portraits", portraits)
+        shown = ui.PreviewImage(portraits, cls=cls)
+        return io.NodeOutput(identity, f"{info}\n{len(portraits)} portraits", portraits, ui=shown)

@@ -22,6 +22,41 @@ NOUNS = {PROMPT_ONLY: "image", WITH_PICTURES: "picture"}
 """What the prompt calls a reference picture."""
 
 
+def reference_widgets() -> list[io.Input]:
+    """How portraits become references."""
+    return [
+        io.Int.Input(
+            "portraits",
+            default=1,
+            min=1,
+            max=16,
+            tooltip="How many references, the best first. Each costs as much attention as a picture of its size.",
+        ),
+        io.Float.Input(
+            "megapixels",
+            default=1.0,
+            min=0.01,
+            max=16.0,
+            step=0.01,
+            tooltip="Each reference is scaled to this many pixels; 1 is 1024 x 1024.",
+        ),
+        io.Combo.Input(
+            "reference_method",
+            options=list(METHODS),
+            default=MODELS_OWN,
+            tooltip="How the model keeps references and picture apart. Krea 2 has no way of its own and ignores "
+            "them until one is chosen.",
+        ),
+        io.Combo.Input(
+            "text_encoder",
+            options=list(TEXT_ENCODERS),
+            default=PROMPT_ONLY,
+            tooltip="prompt and pictures: shows the text encoder up to 3 references too, as "
+            "TextEncodeQwenImageEditPlus does. For Qwen-Image-Edit.",
+        ),
+    ]
+
+
 class ReferenceConditioningNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -64,35 +99,7 @@ class ReferenceConditioningNode(io.ComfyNode):
     @classmethod
     def _widgets(cls) -> list[io.Input]:
         return [
-            io.Int.Input(
-                "portraits",
-                default=1,
-                min=1,
-                max=16,
-                tooltip="How many references, the best first. Each costs as much attention as a picture of its size.",
-            ),
-            io.Float.Input(
-                "megapixels",
-                default=1.0,
-                min=0.01,
-                max=16.0,
-                step=0.01,
-                tooltip="Each reference is scaled to this many pixels; 1 is 1024 x 1024.",
-            ),
-            io.Combo.Input(
-                "reference_method",
-                options=list(METHODS),
-                default=MODELS_OWN,
-                tooltip="How the model keeps references and picture apart. Krea 2 has no way of its own and ignores "
-                "them until one is chosen.",
-            ),
-            io.Combo.Input(
-                "text_encoder",
-                options=list(TEXT_ENCODERS),
-                default=PROMPT_ONLY,
-                tooltip="prompt and pictures: shows the text encoder up to 3 references too, as "
-                "TextEncodeQwenImageEditPlus does. For Qwen-Image-Edit.",
-            ),
+            *reference_widgets(),
             prompt_input(),
             io.String.Input(
                 "text", multiline=True, default="", optional=True, tooltip="The prompt, where there is no frame."

@@ -17,7 +17,7 @@ from .host.folders import TYPED_IN, story_files, story_path
 from .host.graph_names import check_typed_names
 from .host.node_text import report
 from .host.story_prompts import encode_frames
-from .types import StoryFrameSocket, StorySocket
+from .types import Characters, CharactersSocket, StoryFrameSocket, StorySocket
 
 EXAMPLE_CHARACTERS = "Mira | woman | a young woman with short red hair, green eyes and freckles"
 EXAMPLE_PROMPTS = """Mira opens a letter at the kitchen table, morning light
@@ -66,6 +66,11 @@ class StoryNode(io.ComfyNode):
                     default="noisy, blurry, soft, deformed, ugly",
                     tooltip="The negative prompt of every frame typed in above; a story file has its own.",
                 ),
+                CharactersSocket.Input(
+                    "character_list",
+                    optional=True,
+                    tooltip="From the Characters node, in place of the field characters, which may then be empty.",
+                ),
             ],
             outputs=[
                 StorySocket.Output(
@@ -77,8 +82,16 @@ class StoryNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> io.NodeOutput:
-        story = cls._read(story_file, characters, prompts, style, negative)
+    def execute(
+        cls,
+        story_file: str,
+        characters: str,
+        prompts: str,
+        style: str,
+        negative: str,
+        character_list: Characters = (),
+    ) -> io.NodeOutput:
+        story = cls._read(story_file, characters, prompts, style, negative, character_list)
         check_typed_names(story, getattr(cls.hidden, "prompt", None) or {})
         for frame in story.frames:
             logging.info("Story: %s shows %s", frame.label, quote_all(each.name for each in frame.cast) or "nobody")
@@ -88,9 +101,22 @@ class StoryNode(io.ComfyNode):
         return io.NodeOutput(story, ui=report(story_table(story, warnings)))
 
     @classmethod
-    def _read(cls, story_file: str, characters: str, prompts: str, style: str, negative: str) -> Story:
+    def _read(
+        cls,
+        story_file: str,
+        characters: str,
+        prompts: str,
+        style: str,
+        negative: str,
+        character_list: Characters = (),
+    ) -> Story:
         if story_file == TYPED_IN:
-            return Story.from_lines(characters, prompts, style, negative)
+            return Story.from_lines(characters, prompts, style, negative, character_list)
+        if character_list:
+            raise ValueError(
+                f"story_file: {quote(story_file)} has its own characters. Disconnect character_list, or choose "
+                f"{quote(TYPED_IN)} and type the prompts in."
+            )
         if not isinstance(story_file, str) or printable(story_file, 255) != story_file:
             raise ValueError(f"story_file: {quote(story_file)} is not the name of a file. Choose one of the list.")
         return Story.load(story_path(story_file))
@@ -103,14 +129,17 @@ class StoryNode(io.ComfyNode):
         prompts: str | None,
         style: str | None,
         negative: str | None,
+        character_list: tuple[()] | None = (),
     ) -> bool | str:
-        """Refuse a bad story before anything runs; fields that come through a link are checked when they arrive."""
+        """Refuse a bad story before anything runs; what comes through a link, which is None, is checked on arrival."""
         fields = {"characters": characters, "prompts": prompts, "style": style, "negative": negative}
         try:
             if story_file == TYPED_IN:
                 for name, text in fields.items():
                     check_text(text or "", name, LARGEST_FILE)
             if story_file is None or characters is None or prompts is None:
+                return True
+            if character_list is None and not characters.strip():
                 return True
             cls._read(story_file, characters, prompts, style or "", negative or "")
         except (ValueError, FileNotFoundError) as error:

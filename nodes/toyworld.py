@@ -1,7 +1,10 @@
 """Toy World Loader."""
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
+from ..core.toyworld.models import WEIGHTS
 from ..core.toyworld.recogniser import load_recogniser
 from .host.toyworld import (
     load_adapter,
@@ -61,6 +64,11 @@ class ToyWorldLoaderNode(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def weight_files(cls) -> list[Path]:
+        """The files that the node reads, on which results depend."""
+        return sorted(WEIGHTS.glob("*.safetensors"))
 
     @classmethod
     def execute(cls) -> io.NodeOutput:

@@ -5,10 +5,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.character_mentions import Character
 from ..core.identity import Identity
 from ..core.injector import ReferenceFeatures
+from ..core.story import Story
 
 StorySocket = io.Custom("STORY")
+CharactersSocket = io.Custom("STORY_CHARACTERS")
 StoryFrameSocket = io.Custom("STORY_FRAME")
 IdentitySocket = io.Custom("IDENTITY")
 NoisyLatentCacheSocket = io.Custom("NOISY_LATENT_CACHE")
@@ -18,6 +21,9 @@ DetectorSocket = io.Custom("STORY_DETECTOR")
 IDAdapterSocket = io.Custom("ID_ADAPTER")
 FaceFeaturesSocket = io.Custom("FACE_FEATURES")
 FaceRecogniserSocket = io.Custom("FACE_RECOGNISER")
+
+Characters = tuple[Character, ...]
+"""What travels through a STORY_CHARACTERS socket: one character or more."""
 
 Conditioning = list[list[Any]]
 """ComfyUI's CONDITIONING."""
@@ -63,3 +69,8 @@ class FaceFeatures:
 
 Faces = tuple[FaceFeatures, ...]
 """What travels through a FACE_FEATURES socket: everybody whose face is known."""
+
+
+def characters_of(people: Characters | Story) -> Characters:
+    """The characters that came through a socket which takes a STORY as well."""
+    return people.characters if isinstance(people, Story) else people

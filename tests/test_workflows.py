@@ -28,6 +28,7 @@ PAPER = {
 TOY = {
     "StoryIdentityCharacterPortraits": {"sampler_name": "euler"},
     "StoryIdentityIdentityDiscovery": {"rank": 3, "keep_ratio": 0.6, "iterations": 3},
+    "StoryIdentityFindIdentity": {"count": 64, "rank": 3, "keep_ratio": 0.6, "iterations": 3},
     "StoryIdentityNoisyLatentCache": {"steps": 25, "sampler_name": "euler", "keep_from_step": 5},
     "StoryIdentityGroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
     "StoryIdentityRedenoise": {"start": 5, "max_kernel": 50, "mask_edge": "hard"},

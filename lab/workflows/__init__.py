@@ -2,6 +2,6 @@
 
 `schemas` asks a running ComfyUI what the nodes look like and stores it in node_schemas.json; `kinds` reads that,
 `presets` has the values that the workflows choose, `groups` the groups of nodes that recur, `graph` lays them out.
-`identitystory`, `storynizor` and `each_frame` hold one function per workflow. `pages` makes the tables of nodes, inputs
-and outputs.
+`identitystory`, `storynizor`, `each_frame` and `any_cast` hold one function per workflow. `pages` makes the tables of
+nodes, inputs and outputs.
 """

@@ -20,7 +20,7 @@ VERSIONS = {"comfy-core": SCHEMAS["comfyui"], "storyidentity": PACK_VERSION}
 TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
 PICTURES = {
     *("PreviewImage", "SaveImage", "StoryIdentitySaveFrame", "StoryIdentityStorySheet"),
-    "StoryIdentityPreviewAttentionMasks",
+    *("StoryIdentityPreviewAttentionMasks", "StoryIdentityFindIdentity"),
 }
 READABLE = 0.6  # the zoom below which the editor leaves texts out
 PICTURE = 232  # the least height of the pictures under a node's widgets

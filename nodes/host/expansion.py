@@ -1,4 +1,4 @@
-"""Copies of a loop's nodes, one set per frame, as a graph that ComfyUI runs in place of a node.
+"""Copies of a loop's nodes, one set per frame or per character, as a graph that ComfyUI runs in place of a node.
 
 What a frame's nodes get of the story is constants: the frame's own text, prompt, seed and number, never a link to the
 story. ComfyUI's key of a node's result is a digest of all that it depends on, so an edit of the story leaves the keys
@@ -6,22 +6,24 @@ of all other frames as they are. The number is in no key but those of nodes that
 
 Between the copies stand Frame Value nodes. Their input is lazy: a value that is known is asked for by its key before
 anything that would make it, and if all that is wanted of a frame is known, nothing of the frame runs.
+
+Identities are known before the frames begin. A frame's copies are linked to where they come from, and the key has the
+content of those that the frame uses. All of this holds for the loop over characters as well: a turn of a loop is a
+frame or a character.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from comfy_execution.graph_utils import is_link
 
-from .loops import EACH, SAVE, Graph, Link, Loop
+from .loops import SAVE, Graph, Link, Loop
+from .name_free import NameFree
 
-CONSTANT, VALUE, LIST = "StoryIdentityFrameConstant", "StoryIdentityFrameValue", "StoryIdentityFrameList"
-"""Ids of the nodes that only expansion makes: a frame, a value of a frame, the values of all frames."""
-
-FRAME, PROMPT, NEGATIVE, SEED, NUMBER = range(5)
-"""The outputs of Each Frame."""
+VALUE, LIST = "StoryIdentityFrameValue", "StoryIdentityFrameList"
+"""Ids of the nodes that only expansion makes: a value of a turn, the values of all turns."""
 
 KEEP_BOTH, KEEP_MEMORY, KEEP_NOTHING = "in memory and on the disk", "in memory", "nothing"
 KEEPS = (KEEP_BOTH, KEEP_MEMORY, KEEP_NOTHING)
@@ -31,36 +33,52 @@ MARK = "storyidentity"
 """How the id of every copy begins."""
 
 
-ABOUT = "about"
-"""Where a Frame Value's node has what is no input, and so in no key."""
+ABOUT, WITHOUT_NAMES, KNOWN = "about", "without_names", "known"
+"""Where a node has what is no input: what a Frame Value has to know; the text of a turn without names; digests of the
+inputs whose content is known, with names and without. `result_keys` reads the latter two."""
 
 
 class About(NamedTuple):
-    """What a Frame Value has to know: where it may be kept, and, if it is what a frame comes to, how far the loop is.
+    """What a Frame Value has to know: where it may be kept, and, if it is what a turn comes to, how far the loop is.
 
     Args:
         keep: Whether it may be kept at all.
         on_disk: Whether it may be kept on the disk too.
+        name_free: Whether it stays the same when people get other names.
         collect: The id of Collect Frames; empty for values within the loop.
-        frame: Which of the frames it is, from 1.
-        frames: How many there are.
+        turn: The word for what the loop runs once for.
+        number: Which of the turns it is, from 1.
+        turns: How many there are.
     """
 
     keep: bool
     on_disk: bool
+    name_free: bool
     collect: str
-    frame: int
-    frames: int
+    turn: str
+    number: int
+    turns: int
 
 
-class FrameToRun(NamedTuple):
-    """What a frame's copies are made of: `text` has the frame, `seed` and `number` (from 1) are its own."""
+@dataclass(frozen=True)
+class Turn:
+    """What the copies of a frame, or of a character, are made of.
+
+    Args:
+        text: All of it that its nodes may depend on.
+        without_names: The same without names.
+        constant: The id of the node that makes an object of the text.
+        constants: What the outputs of Each Frame give, by slot; the others give the object.
+        number: The number under which Save Frame saves.
+        known: Per link of `Loop.known`, digests of what this turn uses of the value, with names and without.
+    """
 
     text: str
-    prompt: str
-    negative: str
-    seed: int
-    number: int
+    without_names: str
+    constant: str
+    constants: Mapping[int, Any]
+    number: int = 0
+    known: Mapping[Link, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,23 +89,25 @@ class Expansion:
     lists: dict[str, str]
 
 
-def expand(graph: Graph, loop: Loop, frames: Sequence[FrameToRun], keep: str, files: str) -> Expansion:
-    """One copy of the loop's body per frame.
+def expand(graph: Graph, loop: Loop, turns: Sequence[Turn], keep: str, files: str) -> Expansion:
+    """One copy of the loop's body per turn.
 
     Args:
         graph: The workflow.
         loop: The loop in it.
-        frames: In the order in which they are to run.
+        turns: In the order in which they are to run.
         keep: One of `KEEPS`.
-        files: A digest of what the frames depend on besides the workflow, such as files of weights.
+        files: A digest of what the turns depend on besides the workflow, such as files of weights.
     """
     made: dict[str, dict[str, Any]] = {}
     results: dict[str, list[Any]] = {name: [] for name in loop.ends}
     times: dict[str, int] = {}
-    for position, frame in enumerate(frames, start=1):
-        times[frame.text] = times.get(frame.text, 0) + 1
-        progress = loop.collect, position, len(frames)
-        copies = _Copies(graph, loop, frame, times[frame.text], keep, files, progress)
+    names = NameFree(graph, loop)
+    for position, turn in enumerate(turns, start=1):
+        times[turn.text] = times.get(turn.text, 0) + 1
+        progress = loop.collect, graph.loop_kind(loop).turn, position, len(turns)
+        about = About(keep != KEEP_NOTHING, keep == KEEP_BOTH, False, *progress)
+        copies = _Copies(graph, loop, turn, times[turn.text], about, files, names)
         made.update(copies.nodes())
         for name, link in loop.ends.items():
             results[name].append(copies.value(link))
@@ -100,51 +120,51 @@ def expand(graph: Graph, loop: Loop, frames: Sequence[FrameToRun], keep: str, fi
 
 
 class _Copies:
-    """The copies of one frame's nodes; their ids follow the frame's text, so that they are the same in every run."""
+    """The copies of one turn's nodes; their ids follow the turn's text, so that they are the same in every run."""
 
     def __init__(
-        self,
-        graph: Graph,
-        loop: Loop,
-        frame: FrameToRun,
-        time: int,
-        keep: str,
-        files: str,
-        progress: tuple[str, int, int],
+        self, graph: Graph, loop: Loop, turn: Turn, time: int, about: About, files: str, names: NameFree
     ) -> None:
-        self._graph, self._loop, self._frame, self._keep = graph, loop, frame, keep
-        self._files, self._progress = files, progress
-        digest = hashlib.sha256(frame.text.encode()).hexdigest()[:16]
+        self._graph, self._loop, self._turn, self._about = graph, loop, turn, about
+        self._files, self._names = files, names
+        digest = hashlib.sha256(turn.text.encode()).hexdigest()[:16]
         self._prefix = f"{MARK}~{loop.collect}~{digest}.{time}~"
         self._results = {self._origin(link) for link in loop.ends.values()}
 
     def nodes(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every node by its id: the frame, the copies of the body, the values between them."""
-        yield self._constant(), self._node(CONSTANT, {"frame": self._frame.text}, self._loop.each)
+        """Every node by its id: the frame or character, the copies of the body, the values between them."""
+        constant = self._node(self._turn.constant, {"text": self._turn.text}, self._loop.each)
+        yield self._constant(), {**constant, WITHOUT_NAMES: self._turn.without_names}
         wanted = set(self._results)
         for node_id in sorted(self._loop.body):
             inputs = self._graph.node(node_id)["inputs"]
-            links = [(value[0], int(value[1])) for value in inputs.values() if is_link(value)]
-            wanted |= {self._origin(link) for link in links}
+            wanted |= {self._origin(link) for link in self._graph.links(node_id).values()}
             copied = {name: self._input(value) for name, value in inputs.items()}
             if self._graph.kind(node_id) == SAVE and not inputs.get("number"):
-                copied["number"] = self._frame.number
-            yield self._copy(node_id), self._node(self._graph.kind(node_id), copied, node_id)
-        for origin, slot in sorted(wanted):
-            if origin in self._loop.body:
-                is_result = (origin, slot) in self._results
-                inputs = {"value": [self._copy(origin), slot], "files": self._files}
-                about = About(self._keep != KEEP_NOTHING, is_result and self._keep == KEEP_BOTH, *self._progress)
-                node = self._node(VALUE, inputs, self._loop.collect)
-                yield self._value((origin, slot)), {**node, ABOUT: about if is_result else about._replace(collect="")}
+                copied["number"] = self._turn.number
+            node = self._node(self._graph.kind(node_id), copied, node_id)
+            known = {name: self._turn.known[link] for (one, name), link in self._loop.known.items() if one == node_id}
+            yield self._copy(node_id), {**node, KNOWN: known} if known else node
+        for link in sorted(wanted):
+            if link[0] in self._loop.body:
+                yield self._value(link), self._value_node(link)
+
+    def _value_node(self, link: Link) -> dict[str, Any]:
+        origin, slot = link
+        is_result = link in self._results
+        about = self._about._replace(
+            on_disk=is_result and self._about.on_disk,
+            name_free=self._names.is_free(link),
+            collect=self._loop.collect if is_result else "",
+        )
+        inputs = {"value": [self._copy(origin), slot], "files": self._files}
+        return {**self._node(VALUE, inputs, self._loop.collect), ABOUT: about}
 
     def value(self, link: Link) -> Any:
-        """What a consumer of a link gets in this frame: a link to the value, or a constant."""
+        """What a consumer of a link gets in this turn: a link to the value, or a constant."""
         origin, slot = self._origin(link)
         if origin == self._loop.each:
-            frame = self._frame
-            constants = {PROMPT: frame.prompt, NEGATIVE: frame.negative, SEED: frame.seed, NUMBER: frame.number}
-            return constants[slot] if slot in constants else [self._constant(), 0]
+            return self._turn.constants[slot] if slot in self._turn.constants else [self._constant(), 0]
         return [self._value((origin, slot)), 0] if origin in self._loop.body else [origin, slot]
 
     def _input(self, value: Any) -> Any:
@@ -161,7 +181,7 @@ class _Copies:
         return origin, slot
 
     def _constant(self) -> str:
-        return f"{self._prefix}{EACH}"
+        return f"{self._prefix}{self._graph.kind(self._loop.each)}"
 
     def _copy(self, node_id: str) -> str:
         return f"{self._prefix}{node_id}"

@@ -1,5 +1,6 @@
 """The folders of ComfyUI in which the pack's files are."""
 
+import hashlib
 from pathlib import Path
 
 import folder_paths
@@ -129,6 +130,31 @@ def story_path(name: str) -> Path:
     if path.parent != folder:
         raise ValueError(f"The story file {quote(name)} is not in the input folder.")
     return path
+
+
+def picture_path(name: str, whose: str) -> Path:
+    """A reference picture in the input folder.
+
+    Raises:
+        ValueError: If the name leads out of that folder, or is none.
+        FileNotFoundError: If there is no such file; the message names the character.
+    """
+    folder = Path(folder_paths.get_input_directory()).resolve()
+    possible = printable(name, 255) == name and len(name.encode()) <= 255
+    path = (folder / name).resolve() if possible else folder
+    if path == folder or not path.is_relative_to(folder):
+        raise ValueError(f"Character {quote(whose, 60)}: the picture {quote(name)} is not in ComfyUI's input folder.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Character {quote(whose, 60)}: there is no picture {quote(name)} in {printable(str(folder), 200)}. Put it "
+            "there, or correct its name."
+        )
+    return path
+
+
+def picture_digest(path: Path) -> str:
+    """A digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def identity_path(filename: str, overwrite: bool) -> Path:

@@ -11,8 +11,42 @@ import latent_preview
 import torch
 from torch import Tensor
 
+from ...core.quoting import quote
 from ..types import Conditioning
 from .latents import downscale_ratio, model_family
+
+
+def draw_portraits(
+    model: Any, clip: Any, vae: Any, description: str, template: str, negative: str, **settings: Any
+) -> Tensor:
+    """Portraits of somebody from words alone; `settings` are those of `sample_portraits`.
+
+    Args:
+        model: The base model.
+        clip: Its text encoder.
+        vae: Its VAE.
+        description: What they look like.
+        template: The prompt, with `{character}` where the description goes.
+        negative: The negative prompt.
+        settings: Number, size, seed and sampling.
+
+    Raises:
+        ValueError: If the template has no place for the description, or the VAE is another model's.
+    """
+    check_template(template)
+    positive, negative_cond = (
+        clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        for text in (template.replace("{character}", description), negative)
+    )
+    return sample_portraits(model, vae, positive, negative_cond, **settings)
+
+
+def check_template(template: str) -> None:
+    """Refuse a portrait prompt in which the description has no place."""
+    if "{character}" not in template:
+        raise ValueError(
+            f"The portrait template {quote(template)} has no {{character}} for the description to go into."
+        )
 
 
 def sample_portraits(

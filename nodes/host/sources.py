@@ -14,7 +14,7 @@ import folder_paths
 
 import nodes
 
-from .loops import Graph, Loop
+from .loops import Graph, Loop, NodeInfo
 
 _LONGEST_NAME = 255
 _NOT_CODE = {"venv", "node_modules", "site-packages"}
@@ -32,15 +32,35 @@ def sources_digest(graph: Graph, loop: Loop) -> tuple[str, bool]:
         content of a file, and results must not be kept for its new content.
     """
     lines, steady = set(), True
-    for node_id in graph.ancestors(*(origin for origin, _ in loop.ends.values())):
-        node = graph.node(node_id)
-        lines.add(_code(node["class_type"]))
-        for value in node["inputs"].values():
-            for path in _files(value) if isinstance(value, str) else ():
-                state = _state(path)
-                steady &= _first_states.setdefault(path, state) == state
-                lines.add(state)
+    for node_id in graph.ancestors(*(origin for origin, _ in loop.ends.values()), without=loop.known):
+        lines.add(_code(graph.kind(node_id)))
+        files, unchanged = _file_states(graph.node(node_id))
+        lines |= files
+        steady &= unchanged
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(), steady
+
+
+def files_digest(graph: Graph, node_id: str) -> tuple[str, bool]:
+    """A digest of the files that a node's result comes from, by sizes and times of change, wherever they lie.
+
+    Returns:
+        The digest, and whether all files are as this process first saw them, as `sources_digest` says it.
+    """
+    lines, steady = set(), True
+    for ancestor in graph.ancestors(node_id):
+        files, unchanged = _file_states(graph.node(ancestor))
+        lines |= {line.rpartition("/")[2] for line in files}
+        steady &= unchanged
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(), steady
+
+
+def _file_states(node: NodeInfo) -> tuple[set[str], bool]:
+    """The states of the files that a node reads, and whether they are as this process first saw them."""
+    texts = [value for value in node["inputs"].values() if isinstance(value, str)]
+    own = getattr(nodes.NODE_CLASS_MAPPINGS[node["class_type"]], "weight_files", list)()
+    states = {path: _state(path) for path in [*own, *(path for text in texts for path in _files(text))]}
+    steady = [_first_states.setdefault(path, state) == state for path, state in states.items()]
+    return set(states.values()), all(steady)
 
 
 def _files(name: str) -> list[Path]:
@@ -53,7 +73,7 @@ def _files(name: str) -> list[Path]:
 
 def _state(path: Path) -> str:
     state = path.stat()
-    return f"{path}:{state.st_size}:{state.st_mtime_ns}"
+    return f"{path.as_posix()}:{state.st_size}:{state.st_mtime_ns}"
 
 
 @cache

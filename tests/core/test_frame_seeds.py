@@ -1,8 +1,9 @@
 """Seeds of frames: typed, by number, by words, or the same."""
 
 import pytest
-from story_identity.core.frame_seeds import BY_NUMBER, BY_WORDS, RULES, SAME, frame_seeds
+from story_identity.core.frame_seeds import BY_NUMBER, BY_WORDS, RULES, SAME, character_seeds, frame_seeds
 from story_identity.core.story import Story
+from story_identity.core.story_characters import typed_characters
 
 CHARACTERS = "Mira | woman | a young woman with short red hair\nBen | man | an old man in a raincoat"
 PROMPTS = ("Mira greets Ben", "a beach", "Ben waits", "a beach")
@@ -68,3 +69,19 @@ def test_what_is_no_seed_is_refused(typed):
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match='"random" is none of'):
         seeds("a beach", rule="random")
+
+
+def test_a_characters_seed_depends_on_words_alone():
+    def of(text: str, seed: int = 7) -> list[int]:
+        return character_seeds(typed_characters(text), seed)
+
+    mira, ben = of(CHARACTERS)
+    assert of("\n".join(reversed(CHARACTERS.splitlines()))) == [ben, mira]
+    assert of(f"Ada | girl | a girl\n{CHARACTERS.replace('Mira', 'Maria')}")[1:] == [mira, ben]
+    assert of(CHARACTERS.replace("short", "long"))[0] != mira
+    assert of(CHARACTERS, 8)[0] != mira
+    twins = of(f"{CHARACTERS}\nMia | woman | a young woman with short red hair")
+    assert twins[:2] == [mira, ben]
+    assert abs(twins[2] - mira) > 1024  # their portraits have other seeds than hers
+    # sha256 of "7\nman an old man in a raincoat" begins with these 8 bytes
+    assert ben == int("1e0f858d348ca97e", 16)

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from story_identity.core.frame_text import UNNUMBERED, frame_as_text, frame_from_text
+from story_identity.core.frame_text import UNNUMBERED, frame_as_text, frame_from_text, frame_without_names
 from story_identity.core.story import Story
 
 CHARACTERS = "Mira | woman | a young woman with short red hair\nBen | man | an old man in a raincoat"
@@ -46,3 +46,17 @@ def test_a_frame_by_itself_is_called_by_its_caption_and_takes_any_name_for_someb
 def test_what_is_no_frame_is_refused(text):
     with pytest.raises(ValueError, match="is not the text of a frame"):
         frame_from_text(text)
+
+
+def test_without_names_it_stays_the_same_when_people_are_renamed_and_nothing_else_is_left_out():
+    def nameless(characters: str, prompt: str) -> str:
+        return frame_without_names(Story.from_lines(characters, prompt, "ink", "blurry").frames[0])
+
+    greeting = nameless(CHARACTERS, "Mira greets Ben")
+    assert nameless(CHARACTERS.replace("Ben", "Otto").replace("Mira", "Ben"), "Ben greets Otto") == greeting
+    for characters, prompt in (
+        (CHARACTERS, "Ben greets Mira"),
+        (CHARACTERS.replace("short", "long"), "Mira greets Ben"),
+        (CHARACTERS.replace("| woman |", "| hair |"), "Mira greets Ben"),
+    ):
+        assert nameless(characters, prompt) != greeting

@@ -75,3 +75,16 @@ def test_the_packs_own_values_are_known_and_others_are_not():
     assert (size_of([identity, layout]) or 0) >= 16 + 64
     for unknown in (object(), torch.nn.Linear(2, 2), [torch.nn.Parameter], torch.zeros(2, device="meta")):
         assert size_of([unknown]) is None
+
+
+def test_an_identity_is_stored_with_all_it_has(tmp_path):
+    portraits = torch.randint(0, 256, (2, 3, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for pictures in (None, portraits):
+        identity = Identity("Mira \u96e8", "a woman", "e", torch.tensor([1.0, 2.5]), {"a": [1, None, "x"]}, pictures)
+        save_value(tmp_path / "value.safetensors", [identity])
+        (back,) = load_value(tmp_path / "value.safetensors")
+        assert (back.name, back.description, back.encoder) == ("Mira \u96e8", "a woman", "e")
+        assert back.metadata == identity.metadata
+        assert torch.equal(back.embedding, identity.embedding)
+        assert back.portraits is None if pictures is None else torch.equal(back.portraits, pictures)
+        (tmp_path / "value.safetensors").unlink()

@@ -24,7 +24,7 @@ class LoopHost(Host):
     def __init__(self, comfyui: ComfyUI, folder: Path, *options: str, variables: dict[str, str] | None = None):
         packs = {PACK: REPOSITORY, COUNTING: Path(__file__).parent / COUNTING}
         super().__init__(comfyui, folder, packs, {"OMP_NUM_THREADS": "1", **(variables or {})})
-        self._options = options
+        self.options = options
         self._read = 0
 
     def __enter__(self) -> "LoopHost":
@@ -33,7 +33,7 @@ class LoopHost(Host):
         return self
 
     def _command(self) -> list[str]:
-        return [*super()._command(), *self._options]
+        return [*super()._command(), *self.options]
 
     def ran(self) -> list[str]:
         """The lines of the counting pack since this was asked last, in order: EVALUATION, or RAN and a word."""
