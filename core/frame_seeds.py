@@ -1,4 +1,4 @@
-"""The seeds of a story's frames, by one of three rules; a seed that the story gives a frame comes before all."""
+"""The seeds of a story's frames, by one of three rules, and of their takes; a seed that the story gives comes first."""
 
 import hashlib
 from collections.abc import Sequence
@@ -40,6 +40,19 @@ def frame_seeds(frames: Sequence[Frame], seed: int, rule: str) -> list[int]:
         else:
             seeds.append((seed + (frame.index if rule == BY_NUMBER else 0)) % _SEEDS)
     return seeds
+
+
+def take_seed(seed: int, take: int) -> int:
+    """The seed of one of several pictures of a frame, from 0 to 2^64 - 1.
+
+    It depends on nothing but the two numbers, so that one take more changes no other. It is a hash, since the seeds of
+    frames may follow one another.
+
+    Args:
+        seed: The frame's own, which the first take has.
+        take: Which picture of the frame it is, from 1.
+    """
+    return seed if take == 1 else _hashed(seed, f"take {take}")
 
 
 def _hashed(seed: int, words: str) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .layout import Layout
 from .shapes import Float
+from .text_lines import wrap
 
 _MARGIN = 16
 
@@ -31,7 +32,7 @@ def draw_layout(image: Float[Tensor, "h w 3"], layout: Layout) -> Float[Tensor, 
         raise ValueError(
             f"{layout.label}: the picture is {image.shape[1]}x{image.shape[0]}, but the layout is {width}x{height}."
         )
-    pixels = _to_uint8(image).astype(np.float32)
+    pixels = to_uint8(image).astype(np.float32)
     for index, mask in enumerate(layout.masks.numpy()):
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour_of(index), dtype=np.float32)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
@@ -57,7 +58,7 @@ def draw_maps(
         maps: In [0, 1]; a map of zeros is a character who is not there.
         names: One per map.
     """
-    pixels = 0.35 * _to_uint8(image).astype(np.float32)
+    pixels = 0.35 * to_uint8(image).astype(np.float32)
     for index, heat in enumerate(maps.numpy()):
         pixels += heat[..., None] * (np.array(colour_of(index), dtype=np.float32) - pixels)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
@@ -102,9 +103,9 @@ def contact_sheet(
 
 
 def _cell(image: Tensor, caption: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
-    picture = Image.fromarray(_to_uint8(image))
+    picture = Image.fromarray(to_uint8(image))
     picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
-    lines = _wrap(caption, width, font)
+    lines = wrap(caption, width, font.getlength)
     line_height = round(font.getbbox("Ag")[3] * 1.25)
     cell = Image.new("RGB", (width, picture.height + (line_height * len(lines) + 6 if lines else 0)), "white")
     cell.paste(picture, (0, 0))
@@ -112,20 +113,6 @@ def _cell(image: Tensor, caption: str, width: int, font: ImageFont.ImageFont | I
     for number, line in enumerate(lines):
         draw.text((0, picture.height + 4 + number * line_height), line, fill=(40, 40, 40), font=font)
     return cell
-
-
-def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] = f"{lines[-1]} {word}"
-            continue
-        lines.append("")
-        for letter in word:  # text without spaces breaks where it must
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines
 
 
 def _label(
@@ -144,7 +131,8 @@ def _label(
     draw.text((x + 4, y + 2), text, fill=colour, font=font)
 
 
-def _to_uint8(image: Tensor) -> np.ndarray:
+def to_uint8(image: Float[Tensor, "h w c"]) -> np.ndarray:
+    """A picture in [0, 1] in 8-bit levels; what is beyond is cut off."""
     return (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 

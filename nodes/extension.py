@@ -33,6 +33,7 @@ class StoryIdentityExtension(ComfyExtension):
             scores,
             sheet,
             story,
+            takes,
             toyworld,
         )
 
@@ -41,6 +42,7 @@ class StoryIdentityExtension(ComfyExtension):
             story.StoryFramesNode,
             frames.EachFrameNode,
             frames.CollectFramesNode,
+            takes.ChooseTakesNode,
             save_frame.SaveFrameNode,
             frames.RunFramesNode,
             frames.FrameConstantNode,
@@ -70,6 +72,7 @@ class StoryIdentityExtension(ComfyExtension):
             injector.ShuffledIDInjectorNode,
             sheet.StorySheetNode,
             scores.LoadFaceRecogniserNode,
+            scores.LoadCaptionEncoderNode,
             scores.ScoreStoryNode,
             toyworld.ToyWorldLoaderNode,
         ]

@@ -7,9 +7,10 @@ from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
-from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds
+from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds, take_seed
 from ..core.frame_text import frame_as_text, frame_from_text
-from ..core.story import Story
+from ..core.quoting import quote
+from ..core.story import Frame, Story
 from .host.expansion import ABOUT, CONSTANT, KEEP_BOTH, KEEP_MEMORY, KEEPS, LIST, MARK, VALUE, About, FrameToRun, expand
 from .host.loops import VALUES, workflow_of
 from .host.node_text import show_text
@@ -20,6 +21,9 @@ from .types import StoryFrameSocket, StorySocket
 
 RUN = "StoryIdentityRunFrames"
 """The id of the node that Collect Frames becomes, which waits for the story."""
+
+MOST_TAKES = 64
+"""How many pictures of one frame may be asked for."""
 
 _FOUND = "found"
 """Where a Frame Value's node has a value that was kept, from the moment it is found until it is passed on."""
@@ -57,6 +61,15 @@ class EachFrameNode(io.ComfyNode):
                     tooltip='"by words": a frame keeps its seed when others come, go or move. "by number": seed plus '
                     'n - 1, as in Story Frames. "seed 5 | Mira waits" in the story comes before all.',
                 ),
+                io.Int.Input(
+                    "takes",
+                    default=1,
+                    min=1,
+                    max=MOST_TAKES,
+                    optional=True,
+                    tooltip="How many pictures to draw of each frame, each with a seed of its own. The first is that "
+                    "of 1. Choose Takes keeps one per frame.",
+                ),
             ],
             outputs=[
                 StoryFrameSocket.Output(
@@ -84,7 +97,7 @@ class EachFrameNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, story: Story, frames: str, seed: int, seeds: str) -> io.NodeOutput:
+    def execute(cls, story: Story, frames: str, seed: int, seeds: str, takes: int = 1) -> io.NodeOutput:
         """Run by itself it gives nothing: what comes after it runs in copies, which Collect Frames makes."""
         workflow_of(cls.hidden.dynprompt).require_end(cls.hidden.unique_id)
         return io.NodeOutput(*[ExecutionBlocker(None)] * 5)
@@ -133,7 +146,8 @@ class CollectFramesNode(io.ComfyNode):
                 StoryFrameSocket.Output(
                     display_name="frames",
                     is_output_list=True,
-                    tooltip="The frames themselves, for the captions of Story Sheet.",
+                    tooltip="The frames themselves, for the captions of Story Sheet; one per take, where frames have "
+                    "several.",
                 ),
                 *(
                     io.MatchType.Output(
@@ -187,6 +201,7 @@ class RunFramesNode(io.ComfyNode):
                 io.String.Input("frames"),
                 io.Int.Input("seed"),
                 io.String.Input("seeds"),
+                io.Int.Input("takes", default=1, optional=True),
                 *(io.AnyType.Input(name, optional=True, lazy=True, raw_link=True) for name in VALUES),
             ],
             outputs=[StoryFrameSocket.Output(), *(io.AnyType.Output(name) for name in VALUES)],
@@ -201,17 +216,20 @@ class RunFramesNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, collect: str, keep: str, story: Story, frames: str, seed: int, seeds: str, **_: Any
+        cls, collect: str, keep: str, story: Story, frames: str, seed: int, seeds: str, takes: int = 1, **_: Any
     ) -> io.NodeOutput:
         graph = workflow_of(cls.hidden.dynprompt)
         loop = graph.loop(collect)
         chosen = [story.frames[index] for index in frame_numbers(frames, len(story.frames))]
         own = frame_seeds(story.frames, seed, seeds)
-        to_run = [FrameToRun(frame_as_text(f), f.prompt, f.negative, own[f.index], f.index + 1) for f in chosen]
+        if not 1 <= takes <= MOST_TAKES:
+            raise ValueError(f"Each Frame: takes is {quote(takes)}; it must be a number from 1 to {MOST_TAKES}.")
+        drawn = [(f, take) for f in chosen for take in range(1, takes + 1)]
+        to_run = [_frame_to_run(f, own[f.index], take, takes) for f, take in drawn]
         files, steady = sources_digest(graph, loop)
         expansion = expand(graph, loop, to_run, keep if steady or keep != KEEP_BOTH else KEEP_MEMORY, files)
         lists = [[expansion.lists[name], 0] if name in expansion.lists else [] for name in VALUES]
-        return io.NodeOutput(chosen, *lists, expand=expansion.nodes)
+        return io.NodeOutput([f for f, _ in drawn], *lists, expand=expansion.nodes)
 
 
 class FrameConstantNode(io.ComfyNode):
@@ -268,7 +286,7 @@ class FrameValueNode(io.ComfyNode):
         node, key = cls._node()
         about: About = node[ABOUT]
         if about.collect:
-            _show_progress(about.collect, about.frame, about.frames)
+            _show_progress(about)
         if _FOUND in node:
             return io.NodeOutput(node.pop(_FOUND))
         if key and about.keep:
@@ -305,7 +323,14 @@ class FrameListNode(io.ComfyNode):
         return io.NodeOutput([value for name in sorted(values) for value in values[name]])
 
 
-def _show_progress(node_id: str, frame: int, frames: int) -> None:
-    """Say on a node how far it is."""
-    get_progress_state().update_progress(node_id, frame, frames)
-    show_text(f"frame {frame} of {frames}", node_id)
+def _frame_to_run(frame: Frame, seed: int, take: int, takes: int) -> FrameToRun:
+    own = take_seed(seed, take)
+    return FrameToRun(
+        frame_as_text(frame), frame.prompt, frame.negative, own, frame.index + 1, take if takes > 1 else 0
+    )
+
+
+def _show_progress(about: About) -> None:
+    """Say on Collect Frames how far it is."""
+    get_progress_state().update_progress(about.collect, about.frame, about.frames)
+    show_text(about.said, about.collect)

@@ -18,6 +18,7 @@ DetectorSocket = io.Custom("STORY_DETECTOR")
 IDAdapterSocket = io.Custom("ID_ADAPTER")
 FaceFeaturesSocket = io.Custom("FACE_FEATURES")
 FaceRecogniserSocket = io.Custom("FACE_RECOGNISER")
+ImageTextEncoderSocket = io.Custom("IMAGE_TEXT_ENCODER")
 
 Conditioning = list[list[Any]]
 """ComfyUI's CONDITIONING."""

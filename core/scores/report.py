@@ -12,6 +12,17 @@ COPIES_ABOVE = 0.46
 """The median ArcFace cosine of two photographs of one person (MultiID-Bench, arXiv:2510.14975): a Face-Sim far above it
 means that faces are copied, pose and expression included."""
 _ARCFACE = ("insightface", "auraface")
+_COPIES_ABOVE = {**dict.fromkeys(_ARCFACE, COPIES_ABOVE), "toyworld": 0.96}
+"""By recogniser; the toy world's is the mean over drawings of one person (docs/evidence.md)."""
+
+
+def copies_above(recogniser: str) -> float | None:
+    """The cosine that faces of one person in two pictures usually have; None where it is not known.
+
+    Args:
+        recogniser: Its name.
+    """
+    return _COPIES_ABOVE.get(recogniser)
 
 
 def as_mapping(scores: StoryScores, about: Mapping[str, Any]) -> dict[str, Any]:

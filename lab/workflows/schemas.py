@@ -26,7 +26,15 @@ STOCK = (
 )
 """ComfyUI's own nodes that the workflows use."""
 VARYING = {
-    *("adapter_name", "ckpt_name", "clip_name", "control_net_name", "face_models", "grounding_dino_name"),
+    *(
+        "adapter_name",
+        "caption_encoder",
+        "ckpt_name",
+        "clip_name",
+        "control_net_name",
+        "face_models",
+        "grounding_dino_name",
+    ),
     *("identity_file", "image", "photomaker_name", "sam_name", "sampler_name", "scheduler", "story_file"),
 }
 """Inputs whose options are the files of a machine, or grow with ComfyUI."""

@@ -42,8 +42,9 @@ class About(NamedTuple):
         keep: Whether it may be kept at all.
         on_disk: Whether it may be kept on the disk too.
         collect: The id of Collect Frames; empty for values within the loop.
-        frame: Which of the frames it is, from 1.
+        frame: Which of the pictures it is, from 1.
         frames: How many there are.
+        said: The same in words.
     """
 
     keep: bool
@@ -51,16 +52,21 @@ class About(NamedTuple):
     collect: str
     frame: int
     frames: int
+    said: str
 
 
 class FrameToRun(NamedTuple):
-    """What a frame's copies are made of: `text` has the frame, `seed` and `number` (from 1) are its own."""
+    """What a frame's copies are made of: `text` has the frame, `seed` and `number` (from 1) are its own.
+
+    `take` says which of several pictures of the frame it is, from 1; 0 where a frame has only one.
+    """
 
     text: str
     prompt: str
     negative: str
     seed: int
     number: int
+    take: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,17 +83,18 @@ def expand(graph: Graph, loop: Loop, frames: Sequence[FrameToRun], keep: str, fi
     Args:
         graph: The workflow.
         loop: The loop in it.
-        frames: In the order in which they are to run.
+        frames: In the order in which they are to run, all takes of a frame one after the other.
         keep: One of `KEEPS`.
         files: A digest of what the frames depend on besides the workflow, such as files of weights.
     """
     made: dict[str, dict[str, Any]] = {}
     results: dict[str, list[Any]] = {name: [] for name in loop.ends}
-    times: dict[str, int] = {}
+    times: dict[tuple[str, int], int] = {}
     for position, frame in enumerate(frames, start=1):
-        times[frame.text] = times.get(frame.text, 0) + 1
-        progress = loop.collect, position, len(frames)
-        copies = _Copies(graph, loop, frame, times[frame.text], keep, files, progress)
+        which = frame.text, frame.take
+        times[which] = times.get(which, 0) + 1
+        progress = loop.collect, position, len(frames), _said(position, frame, frames)
+        copies = _Copies(graph, loop, frame, times[which], keep, files, progress)
         made.update(copies.nodes())
         for name, link in loop.ends.items():
             results[name].append(copies.value(link))
@@ -97,6 +104,13 @@ def expand(graph: Graph, loop: Loop, frames: Sequence[FrameToRun], keep: str, fi
         # ComfyUI turns to the input first that comes last, and the first frame is to be the first.
         made[node_id] = {"class_type": LIST, "inputs": dict(reversed(numbered)), "override_display_id": loop.collect}
     return Expansion(made, lists)
+
+
+def _said(position: int, frame: FrameToRun, frames: Sequence[FrameToRun]) -> str:
+    """How far the loop is, for a person."""
+    takes = max(each.take for each in frames) or 1
+    said = f"frame {(position + takes - 1) // takes} of {len(frames) // takes}"
+    return f"{said}, take {frame.take} of {takes}" if frame.take else said
 
 
 class _Copies:
@@ -110,12 +124,13 @@ class _Copies:
         time: int,
         keep: str,
         files: str,
-        progress: tuple[str, int, int],
+        progress: tuple[str, int, int, str],
     ) -> None:
         self._graph, self._loop, self._frame, self._keep = graph, loop, frame, keep
         self._files, self._progress = files, progress
         digest = hashlib.sha256(frame.text.encode()).hexdigest()[:16]
-        self._prefix = f"{MARK}~{loop.collect}~{digest}.{time}~"
+        take = f".{frame.take}" if frame.take > 1 else ""
+        self._prefix = f"{MARK}~{loop.collect}~{digest}.{time}{take}~"
         self._results = {self._origin(link) for link in loop.ends.values()}
 
     def nodes(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,8 +142,9 @@ class _Copies:
             links = [(value[0], int(value[1])) for value in inputs.values() if is_link(value)]
             wanted |= {self._origin(link) for link in links}
             copied = {name: self._input(value) for name, value in inputs.items()}
-            if self._graph.kind(node_id) == SAVE and not inputs.get("number"):
-                copied["number"] = self._frame.number
+            if self._graph.kind(node_id) == SAVE:
+                own = {"number": self._frame.number, "take": self._frame.take}
+                copied |= {name: value for name, value in own.items() if not inputs.get(name)}
             yield self._copy(node_id), self._node(self._graph.kind(node_id), copied, node_id)
         for origin, slot in sorted(wanted):
             if origin in self._loop.body:
