@@ -18,10 +18,10 @@ UNDER, BALLOONS, NO_CAPTIONS = "under the pictures", "in balloons", "none"
 CAPTIONS = (UNDER, BALLOONS, NO_CAPTIONS)
 MOST_PER_PAGE = 6
 
-_HALVINGS = 9
-_SMALLEST = 0.02
+_STEPS, _HALVINGS = 20, 5
+"""How finely the size of the pictures is searched for."""
 _BALLOON_WIDTHS = (0.45, 0.6, 0.75, 0.92)
-"""Shares of the picture's width, of which the first is taken whose balloon is low enough."""
+"""Shares of the picture's width; the first is taken that breaks no word and whose balloon is low enough."""
 _BALLOON_HEIGHT, _LARGEST_BALLOON = 0.35, 0.92
 """How high a balloon should be, and may be, as a share of the picture's height."""
 
@@ -171,11 +171,14 @@ def _fitted(
     rows: Sequence[range], ratios: Sequence[float], text_height: Callable[[int, int], int], style: PageStyle
 ) -> list[Box] | None:
     """The pictures of these rows, as large as the page allows; None if they do not fit."""
-    low, high, best = _SMALLEST, 1.0, _placed(rows, ratios, text_height, style, 1.0)
-    if best is not None:
-        return best
-    best = _placed(rows, ratios, text_height, style, low)
-    for _ in range(_HALVINGS):
+    high, best = 1.0, None
+    for step in range(_STEPS):  # smaller pictures leave more room, but their texts are higher
+        low = 1 - step / _STEPS
+        best = _placed(rows, ratios, text_height, style, low)
+        if best is not None:
+            break
+        high = low
+    for _ in range(0 if best is None or low == high else _HALVINGS):
         middle = (low + high) / 2
         placed = _placed(rows, ratios, text_height, style, middle)
         low, high, best = (low, middle, best) if placed is None else (middle, high, placed)
@@ -187,7 +190,7 @@ def _placed(
     ratios: Sequence[float],
     text_height: Callable[[int, int], int],
     style: PageStyle,
-    scale: float,
+    scale: int | float,
 ) -> list[Box] | None:
     """The pictures at a share of the size at which each row is as wide as the page; None if they are too high."""
     inner = style.width - 2 * style.margin
@@ -235,7 +238,8 @@ def _with_balloon(box: Box, text: Text, style: PageStyle, busy: Tensor | None) -
         height = len(lines) * text.line_height + 2 * padding
         if width <= _LARGEST_BALLOON * box.width and height <= _LARGEST_BALLOON * box.height:
             sized.append((height, width, lines))
-            if height <= _BALLOON_HEIGHT * box.height:
+            whole = max(map(text.measure, text.words.split())) <= share * box.width - 2 * padding
+            if whole and height <= _BALLOON_HEIGHT * box.height:
                 break
     if not sized:
         return None

@@ -114,8 +114,8 @@ def _drawn(pictures: Sequence[Tensor], panels: Sequence[Panel], fonts: Sequence[
         top, text = panel.text.top, panel.text
         if style.captions == BALLOONS:
             edges = (text.left, text.top, text.right - 1, text.bottom - 1)
-            radius = min(text.height // 2, 2 * line_height(font))
-            draw.rounded_rectangle(edges, radius=radius, fill=_PAPER, outline=_OUTLINE, width=max(1, radius // 16))
+            radius = min(text.height // 2, line_height(font))
+            draw.rounded_rectangle(edges, radius=radius, fill=_PAPER, outline=_OUTLINE, width=max(1, radius // 12))
             top += (text.height - len(panel.lines) * line_height(font)) // 2
         for row, line in enumerate(panel.lines):
             middle = text.left + text.width / 2, top + (row + 0.5) * line_height(font)

@@ -10,7 +10,7 @@ _JOINER = "\u200d"
 _VARIATION = range(0xFE00, 0xFE10)
 
 
-def wrap(text: str, width: float, measure: Measure) -> list[str]:
+def wrap(text: str, width: int | float, measure: Measure) -> list[str]:
     """The words of a text, as many on a line as fit.
 
     A word that is wider than the line, and text without spaces, breaks where it must, but never between a letter and

@@ -1,6 +1,5 @@
 """Save Frame."""
 
-import re
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from comfy_execution.utils import get_executing_context
 
 from ..core.story import Frame
 from .host.loops import workflow_of
-from .host.saving import place_of, save_png
+from .host.saving import place_of, save_png, states_of
 from .types import StoryFrameSocket
 
 _NODE = "Save Frame"
@@ -63,11 +62,8 @@ class SaveFrameNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, filename_prefix: str | None, number: int | None, **others: Any) -> str:
         """Run again when the files are not as they were left."""
-        folder, name, _ = place_of(_NODE, filename_prefix or "", 0, 0)
         numbered = f"{number:04}" if number else "[0-9]{4,5}"
-        pattern = re.compile(rf"{re.escape(name)}_{numbered}(_take[0-9]+)?(_[0-9]+)?\.png")
-        files = sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
-        return "\n".join(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
+        return states_of(filename_prefix or "", _NODE, rf"_{numbered}(_take[0-9]+)?(_[0-9]+)?\.png")
 
     @classmethod
     def check_lazy_status(cls, **_: Any) -> list[str]:

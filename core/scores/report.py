@@ -1,10 +1,11 @@
 """A story's scores as text, as JSON and as rows of a table."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..quoting import printable
+from ..quoting import printable, quote
 from .statistics import Interval
 from .story_scores import CLIP_T, FACE_SIM, LABELS, CharacterScores, StoryScores
 
@@ -54,6 +55,30 @@ def _character(person: CharacterScores) -> dict[str, Any]:
         "least_alike_frame": None if person.worst is None else person.worst + 1,
         "face_cosines": matrix,
     }
+
+
+def faces_by_frame(numbers: str) -> dict[int, list[tuple[str, float | None, bool]]]:
+    """What `as_mapping`, as JSON, says of the faces: by frame, from 0, who is in it, their Face-Sim, and the worst.
+
+    Returns:
+        For each frame the characters of its cast: their name, the mean cosine of their face to those of their other
+        frames (None where there is none), and whether it is the least of theirs.
+
+    Raises:
+        ValueError: If the text is no such JSON.
+    """
+    try:
+        known = json.loads(numbers)
+        found: dict[int, list[tuple[str, float | None, bool]]] = {}
+        for person in known["characters"]:
+            values = person["of_frames"].get(FACE_SIM)
+            for number in person["frames"]:
+                value = None if values is None or values[number - 1] is None else float(values[number - 1])
+                own = (str(person["name"]), value, number == person["least_alike_frame"])
+                found.setdefault(number - 1, []).append(own)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
+        raise ValueError(f"{quote(numbers, 60)} has no scores of a story; connect numbers of Score Story.") from problem
+    return found
 
 
 def as_rows(scores: StoryScores) -> list[list[Any]]:

@@ -15,6 +15,7 @@ KINDS = {
     "ipadapter": {".safetensors", ".bin"},
     "insightface": {".onnx"},
     "face_recognition": {".onnx"},
+    "fonts": {".ttf", ".otf", ".ttc"},
     "image_text": {".json", ".txt", ".safetensors", ".bin"},
 }
 """Folders under `models/` that ComfyUI does not know by itself, and the endings of the files in them."""
@@ -26,6 +27,9 @@ NO_FACE_MODELS = "none"
 
 TOY_FACE_MODELS = "toy world"
 """The choice of Face Features that comes with the pack."""
+
+ANY_FONT = "automatic"
+"""The choice of Story Page that looks for a font which has all letters."""
 
 TYPED_IN = "(typed in below)"
 """The choice of the Story node that reads its text fields in place of a file."""
@@ -114,6 +118,11 @@ def face_models_folder(name: str) -> Path:
     inside = Path("models") / name
     found = (each for each in folder_paths.get_filename_list("insightface") if Path(each).parent == inside)
     return Path(folder_paths.get_full_path_or_raise("insightface", next(found))).parent
+
+
+def fonts() -> list[str]:
+    """The automatic choice, and the files of models/fonts."""
+    return [ANY_FONT, *sorted(folder_paths.get_filename_list("fonts"))]
 
 
 def caption_encoders() -> list[str]:

@@ -5,6 +5,8 @@ A digest of the pixels in a PNG says that this pack wrote it. Other files are ne
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import folder_paths
 import numpy as np
 import torch
 from comfy.cli_args import args
-from PIL import Image
+from PIL import Image, PdfParser
 from PIL.PngImagePlugin import PngInfo
 
 from ...core.atomic_files import atomic_write
@@ -61,10 +63,7 @@ def save_png(node: str, path: Path, picture: torch.Tensor, prompt: Any, more: di
     if known == digest:
         return
     if known is None and path.exists():
-        raise ValueError(
-            f"{node}: {printable(str(path))} is there and was not saved by {node}. Move it away, or choose another "
-            "filename_prefix."
-        )
+        raise ValueError(_foreign(node, path))
     metadata = PngInfo()
     metadata.add_text(_MARK, digest)
     if not args.disable_metadata:
@@ -73,6 +72,62 @@ def save_png(node: str, path: Path, picture: torch.Tensor, prompt: Any, more: di
                 metadata.add_text(key, json.dumps(value))
     with atomic_write(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=metadata, compress_level=4)
+
+
+def save_pdf(node: str, path: Path, pages: Sequence[Image.Image], dots_per_inch: float) -> None:
+    """Write pages as one PDF, as JPEG inside.
+
+    Args:
+        node: What messages call the node.
+        path: Of the file.
+        pages: At least one.
+        dots_per_inch: Pixels of a page per inch of paper.
+
+    Raises:
+        ValueError: If the file is there and no node of this pack wrote it.
+    """
+    if path.exists() and not _is_our_pdf(path):
+        raise ValueError(_foreign(node, path))
+    first, *others = pages
+    with atomic_write(path) as temporary:
+        first.save(
+            temporary,
+            format="PDF",
+            save_all=True,
+            append_images=others,
+            resolution=dots_per_inch,
+            quality=92,
+            producer=_MARK,
+        )
+
+
+def states_of(prefix: str, node: str, pattern: str) -> str:
+    """Which files of a prefix there are, and how they were left, for `fingerprint_inputs`.
+
+    Args:
+        prefix: What stands in the widget filename_prefix.
+        node: What messages call the node.
+        pattern: What follows the prefix's name, as a regular expression.
+    """
+    folder, name, _ = place_of(node, prefix, 0, 0)
+    whole = re.compile(re.escape(name) + pattern)
+    files = sorted(path for path in folder.iterdir() if whole.fullmatch(path.name))
+    return "\n".join(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
+
+
+def _foreign(node: str, path: Path) -> str:
+    return (
+        f"{node}: {printable(str(path))} is there and was not saved by {node}. Move it away, or choose another "
+        "filename_prefix."
+    )
+
+
+def _is_our_pdf(path: Path) -> bool:
+    try:
+        with PdfParser.PdfParser(str(path)) as pdf:
+            return pdf.info.get("Producer") == _MARK
+    except (OSError, PdfParser.PdfFormatError):
+        return False
 
 
 def _digest_of(path: Path) -> str | None:
