@@ -171,7 +171,8 @@ def _fitted(
     rows: Sequence[range], ratios: Sequence[float], text_height: Callable[[int, int], int], style: PageStyle
 ) -> list[Box] | None:
     """The pictures of these rows, as large as the page allows; None if they do not fit."""
-    high, best = 1.0, None
+    low = high = 1.0
+    best = None
     for step in range(_STEPS):  # smaller pictures leave more room, but their texts are higher
         low = 1 - step / _STEPS
         best = _placed(rows, ratios, text_height, style, low)

@@ -16,6 +16,7 @@ from ..core.quoting import quote
 from ..core.story import Frame
 from ..core.story_fields import check_text
 from .host.folders import ANY_FONT, check_present, fonts, full_path
+from .host.list_inputs import first
 from .host.node_text import show_text
 from .host.saving import place_of, save_pdf, save_png, states_of
 from .types import LayoutSocket, StoryFrameSocket
@@ -103,19 +104,20 @@ class StoryPageNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, texts: str | None, font: str | None) -> bool | str:
+    def validate_inputs(cls, texts: list[str | None], font: list[str | None]) -> bool | str:
         """Refuse broken text and a font that is not there before anything runs. None comes through a link."""
         try:
-            check_text(texts or "", "texts")
+            check_text(first(texts) or "", "texts")
         except ValueError as error:
             return str(error)
-        return font == ANY_FONT or check_present("fonts", font)
+        return first(font) == ANY_FONT or check_present("fonts", first(font))
 
     @classmethod
-    def fingerprint_inputs(cls, filename_prefix: list[str] | str, save: list[str] | str, **_: object) -> str:
+    def fingerprint_inputs(cls, filename_prefix: list[str | None], save: list[str | None], **_: object) -> str:
         """Run again when the files are not as they were left."""
-        prefix, saves = (each if isinstance(each, str) or each is None else each[0] for each in (filename_prefix, save))
-        return "" if saves == NOTHING else states_of(prefix or "", _NODE, r"(_[0-9]{4,5}\.png|\.pdf)")
+        if first(save) == NOTHING or not first(filename_prefix):
+            return ""
+        return states_of(first(filename_prefix), _NODE, r"(_[0-9]{4,5}\.png|\.pdf)")
 
     @classmethod
     def execute(

@@ -55,7 +55,7 @@ class LoadFaceRecogniserNode(io.ComfyNode):
             ],
             outputs=[
                 FaceRecogniserSocket.Output(
-                    display_name="recogniser", tooltip="For Score Story and Identity Discovery."
+                    display_name="recogniser", tooltip="For Score Story, Choose Takes and Identity Discovery."
                 )
             ],
         )

@@ -10,6 +10,7 @@ from ..core.layout import Layout
 from ..core.scores.report import faces_by_frame
 from ..core.story import Frame
 from ..core.story_sheet import SheetFrame, story_sheet
+from .host.list_inputs import first
 from .host.saving import place_of, save_png, states_of
 from .types import IdentitySocket, LayoutSocket, StoryFrameSocket
 
@@ -79,9 +80,9 @@ class StorySheetNode(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, filename_prefix: list[str] | None = None, **_: object) -> str:
+    def fingerprint_inputs(cls, filename_prefix: list[str | None] | None = None, **_: object) -> str:
         """Run again when the file is not as it was left."""
-        prefix = _first(filename_prefix)
+        prefix = (first(filename_prefix) or "").strip()
         return states_of(prefix, _NODE, r"\.png") if prefix else ""
 
     @classmethod
@@ -118,7 +119,7 @@ class StorySheetNode(io.ComfyNode):
             for row, picture in enumerate(pictures)
         ]
         sheet = story_sheet(shown, columns[0], cell_width[0], portraits).unsqueeze(0)
-        cls._save(_first(filename_prefix), sheet)
+        cls._save((first(filename_prefix) or "").strip(), sheet)
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
 
     @classmethod
@@ -140,9 +141,3 @@ def _faces(numbers: str, frames: Sequence[Frame] | None, count: int) -> list[Seq
         raise ValueError("Story Sheet: numbers are by frame; connect frames too, from the same Collect Frames.")
     assert len(frames) == count  # `execute` has checked it
     return [known.get(frame.index, ()) for frame in frames]
-
-
-def _first(values: Sequence[str] | str | None) -> str:
-    """A text of a node that gets lists; what asks for fingerprints gives it bare."""
-    text = values if isinstance(values, str) else values[0] if values else ""
-    return (text or "").strip()

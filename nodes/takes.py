@@ -19,6 +19,7 @@ from ..core.story import Frame
 from ..core.take_measuring import Pictures, check_identities, measure_takes, portrait_faces
 from ..core.take_report import choices_text, written_choices
 from ..core.takes import Choice, Take, check_written, choose_takes, takes_by_number
+from .host.list_inputs import first
 from .types import FaceRecogniserSocket, IdentitySocket, ImageTextEncoderSocket, LayoutSocket, StoryFrameSocket
 
 BY_NUMBER, BY_LIKENESS = "number", "likeness"
@@ -110,18 +111,18 @@ class ChooseTakesNode(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        by: str | None,
-        takes: str | None,
-        caption_floor: float | None,
-        input_types: dict[str, str] | None = None,
+        by: list[str | None],
+        takes: list[str | None],
+        caption_floor: list[float | None],
+        input_types: list[dict[str, str]] | None = None,
     ) -> bool | str:
         """Refuse, before anything is drawn, what no pictures could be chosen by. Values of None come through links."""
-        connected = input_types or {}
+        connected = first(input_types) or {}
         try:
-            takes_by_number(takes or "")
+            takes_by_number(first(takes) or "")
         except ValueError as error:
             return str(error)
-        return _lacking(by, caption_floor, "recogniser" in connected, "encoder" in connected) or True
+        return _lacking(first(by), first(caption_floor), "recogniser" in connected, "encoder" in connected) or True
 
     @classmethod
     def execute(

@@ -125,8 +125,8 @@ def _foreign(node: str, path: Path) -> str:
 def _is_our_pdf(path: Path) -> bool:
     try:
         with PdfParser.PdfParser(str(path)) as pdf:
-            return pdf.info.get("Producer") == _MARK
-    except (OSError, PdfParser.PdfFormatError):
+            return getattr(pdf.info, "Producer", None) == _MARK
+    except Exception:  # the reader raises nearly everything there is on what is no PDF
         return False
 
 

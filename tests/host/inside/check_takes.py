@@ -149,7 +149,7 @@ def check_a_floor_on_agreement_comes_first():
 
 def check_what_cannot_be_chosen_by_is_refused_before_anything_runs():
     def said(by=BY_NUMBER, takes="", floor=0.0, types=None):
-        return ChooseTakesNode.validate_inputs(by, takes, floor, types)
+        return ChooseTakesNode.validate_inputs([by], [takes], [floor], [types or {}])
 
     assert said() is True
     assert said(None, None, None, {"by": "STRING"}) is True
