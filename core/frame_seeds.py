@@ -1,4 +1,4 @@
-"""The seeds of a story's frames, by one of three rules, and those of its characters.
+"""The seeds of a story's frames, by one of three rules, those of their takes, and those of its characters.
 
 A seed that the story gives a frame comes before all rules.
 """
@@ -64,6 +64,19 @@ def character_seeds(characters: Sequence[Character], seed: int) -> list[int]:
         earlier[words] = repeated + 1
         seeds.append(_hashed(seed, f"{words}\n{repeated + 1}" if repeated else words))
     return seeds
+
+
+def take_seed(seed: int, take: int) -> int:
+    """The seed of one of several pictures of a frame, from 0 to 2^64 - 1.
+
+    It depends on nothing but the two numbers, so that one take more changes no other. It is a hash, since the seeds of
+    frames may follow one another.
+
+    Args:
+        seed: The frame's own, which the first take has.
+        take: Which picture of the frame it is, from 1.
+    """
+    return seed if take == 1 else _hashed(seed, f"take {take}")
 
 
 def _hashed(seed: int, words: str) -> int:

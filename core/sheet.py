@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +11,17 @@ from torch import Tensor
 
 from .layout import Layout
 from .shapes import Float
+from .text_lines import wrap
 
 _MARGIN = 16
+_INK = (40, 40, 40)
+
+
+class Note(NamedTuple):
+    """A text under a picture of a sheet, in a colour."""
+
+    text: str
+    colour: tuple[int, int, int] = _INK
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
@@ -31,7 +41,7 @@ def draw_layout(image: Float[Tensor, "h w 3"], layout: Layout) -> Float[Tensor, 
         raise ValueError(
             f"{layout.label}: the picture is {image.shape[1]}x{image.shape[0]}, but the layout is {width}x{height}."
         )
-    pixels = _to_uint8(image).astype(np.float32)
+    pixels = to_uint8(image).astype(np.float32)
     for index, mask in enumerate(layout.masks.numpy()):
         pixels[mask] = 0.5 * pixels[mask] + 0.5 * np.array(colour_of(index), dtype=np.float32)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
@@ -41,10 +51,10 @@ def draw_layout(image: Float[Tensor, "h w 3"], layout: Layout) -> Float[Tensor, 
     for index, (name, mask) in enumerate(zip(layout.names, layout.masks, strict=True)):
         if mask.any():
             rows, columns = torch.nonzero(mask.any(dim=1)), torch.nonzero(mask.any(dim=0))
-            _label(draw, (int(columns[0]), int(rows[-1])), name, font, colour_of(index))
+            draw_label(draw, (int(columns[0]), int(rows[-1])), name, font, colour_of(index))
     if missing:
-        _label(draw, (0, picture.height), f"not found: {', '.join(missing)}", font, (255, 255, 255))
-    return _to_float(picture)
+        draw_label(draw, (0, picture.height), f"not found: {', '.join(missing)}", font, (255, 255, 255))
+    return to_float(picture)
 
 
 def draw_maps(
@@ -57,19 +67,23 @@ def draw_maps(
         maps: In [0, 1]; a map of zeros is a character who is not there.
         names: One per map.
     """
-    pixels = 0.35 * _to_uint8(image).astype(np.float32)
+    pixels = 0.35 * to_uint8(image).astype(np.float32)
     for index, heat in enumerate(maps.numpy()):
         pixels += heat[..., None] * (np.array(colour_of(index), dtype=np.float32) - pixels)
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(10, picture.height // 32))
     for index, (name, heat) in enumerate(zip(names, maps, strict=True)):
         if heat.any():
-            _label(draw, (int(heat.argmax()) % heat.shape[1], picture.height), name, font, colour_of(index))
-    return _to_float(picture)
+            draw_label(draw, (int(heat.argmax()) % heat.shape[1], picture.height), name, font, colour_of(index))
+    return to_float(picture)
 
 
 def contact_sheet(
-    images: Sequence[Float[Tensor, "h w 3"]], captions: Sequence[str], columns: int, cell_width: int
+    images: Sequence[Float[Tensor, "h w 3"]],
+    captions: Sequence[str],
+    columns: int,
+    cell_width: int,
+    notes: Sequence[Sequence[Note]] | None = None,
 ) -> Float[Tensor, "H W 3"]:
     """All pictures on one sheet, row by row, each scaled to one width, with its caption under it.
 
@@ -78,13 +92,15 @@ def contact_sheet(
         captions: One per picture; an empty one takes no room.
         columns: 1 or more.
         cell_width: Width of a picture on the sheet, in pixels, 16 or more.
+        notes: Per picture, what stands under its caption, each on a line of its own.
     """
     if not images:
         raise ValueError("The sheet has no pictures.")
     if columns < 1 or cell_width < 16:
         raise ValueError(f"A sheet needs at least 1 column and cells of 16 pixels, not {columns} and {cell_width}.")
     font = ImageFont.load_default(size=max(10, cell_width // 22))
-    cells = [_cell(image, text, cell_width, font) for image, text in zip(images, captions, strict=True)]
+    own = notes or [()] * len(images)
+    cells = [_cell(*each, cell_width, font) for each in zip(images, captions, own, strict=True)]
     columns = min(columns, len(cells))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
@@ -98,37 +114,26 @@ def contact_sheet(
         for column, cell in enumerate(row):
             sheet.paste(cell, (_MARGIN + column * (cell_width + _MARGIN), top))
         top += height + _MARGIN
-    return _to_float(sheet)
+    return to_float(sheet)
 
 
-def _cell(image: Tensor, caption: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
-    picture = Image.fromarray(_to_uint8(image))
+def _cell(
+    image: Tensor, caption: str, notes: Sequence[Note], width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> Image.Image:
+    picture = Image.fromarray(to_uint8(image))
     picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
-    lines = _wrap(caption, width, font)
+    lines = [(line, _INK) for line in wrap(caption, width, font.getlength)]
+    lines += [(line, note.colour) for note in notes for line in wrap(note.text, width, font.getlength)]
     line_height = round(font.getbbox("Ag")[3] * 1.25)
     cell = Image.new("RGB", (width, picture.height + (line_height * len(lines) + 6 if lines else 0)), "white")
     cell.paste(picture, (0, 0))
     draw = ImageDraw.Draw(cell)
-    for number, line in enumerate(lines):
-        draw.text((0, picture.height + 4 + number * line_height), line, fill=(40, 40, 40), font=font)
+    for number, (line, colour) in enumerate(lines):
+        draw.text((0, picture.height + 4 + number * line_height), line, fill=colour, font=font)
     return cell
 
 
-def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] = f"{lines[-1]} {word}"
-            continue
-        lines.append("")
-        for letter in word:  # text without spaces breaks where it must
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines
-
-
-def _label(
+def draw_label(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
     text: str,
@@ -144,9 +149,11 @@ def _label(
     draw.text((x + 4, y + 2), text, fill=colour, font=font)
 
 
-def _to_uint8(image: Tensor) -> np.ndarray:
+def to_uint8(image: Float[Tensor, "h w c"]) -> np.ndarray:
+    """A picture in [0, 1] in 8-bit levels; what is beyond is cut off."""
     return (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
-def _to_float(picture: Image.Image) -> Tensor:
+def to_float(picture: Image.Image) -> Float[Tensor, "h w 3"]:
+    """A picture of Pillow's in [0, 1]."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)

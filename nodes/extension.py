@@ -30,6 +30,7 @@ class StoryIdentityExtension(ComfyExtension):
             injector,
             layout,
             loop_values,
+            page,
             reference_conditioning,
             sampling,
             save_frame,
@@ -37,6 +38,7 @@ class StoryIdentityExtension(ComfyExtension):
             sheet,
             story,
             story_cast,
+            takes,
             toyworld,
         )
 
@@ -46,6 +48,7 @@ class StoryIdentityExtension(ComfyExtension):
             story.StoryFramesNode,
             frames.EachFrameNode,
             frames.CollectFramesNode,
+            takes.ChooseTakesNode,
             save_frame.SaveFrameNode,
             frames.RunFramesNode,
             frames.FrameConstantNode,
@@ -80,7 +83,9 @@ class StoryIdentityExtension(ComfyExtension):
             injector.FaceFeaturesNode,
             injector.ShuffledIDInjectorNode,
             sheet.StorySheetNode,
+            page.StoryPageNode,
             scores.LoadFaceRecogniserNode,
+            scores.LoadCaptionEncoderNode,
             scores.ScoreStoryNode,
             toyworld.ToyWorldLoaderNode,
         ]

@@ -1,16 +1,17 @@
 """Each Frame and Collect Frames: what stands between them runs once per frame; and the nodes that this is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..core.frame_numbers import frame_numbers, frame_ranges
-from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds
+from ..core.frame_seeds import BY_WORDS, RULES, frame_seeds, take_seed
 from ..core.frame_text import frame_as_text, frame_from_text, frame_without_names
 from ..core.identity import Identity
 from ..core.known_identities import identities_of, identity_digest
+from ..core.quoting import quote
 from ..core.story import Frame, Story
 from .host.expansion import KEEP_BOTH, KEEP_MEMORY, Turn, expand
 from .host.loops import VALUES, Link, workflow_of
@@ -20,6 +21,9 @@ from .types import StoryFrameSocket, StorySocket
 
 RUN, CONSTANT = "StoryIdentityRunFrames", "StoryIdentityFrameConstant"
 """The ids of the node that Collect Frames becomes, which waits for the story, and of a frame in the copies."""
+
+MOST_TAKES = 64
+"""How many pictures of one frame may be asked for."""
 
 
 class EachFrameNode(io.ComfyNode):
@@ -54,6 +58,15 @@ class EachFrameNode(io.ComfyNode):
                     tooltip='"by words": a frame keeps its seed when others come, go or move. "by number": seed plus '
                     'n - 1, as in Story Frames. "seed 5 | Mira waits" in the story comes before all.',
                 ),
+                io.Int.Input(
+                    "takes",
+                    default=1,
+                    min=1,
+                    max=MOST_TAKES,
+                    optional=True,
+                    tooltip="How many pictures to draw of each frame, each with a seed of its own. The first is that "
+                    "of 1. Choose Takes keeps one per frame.",
+                ),
             ],
             outputs=[
                 StoryFrameSocket.Output(
@@ -81,7 +94,7 @@ class EachFrameNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, story: Story, frames: str, seed: int, seeds: str) -> io.NodeOutput:
+    def execute(cls, story: Story, frames: str, seed: int, seeds: str, takes: int = 1) -> io.NodeOutput:
         """Run by itself it gives nothing: what comes after it runs in copies, which Collect Frames makes."""
         workflow_of(cls.hidden.dynprompt).require_end(cls.hidden.unique_id)
         return io.NodeOutput(*[ExecutionBlocker(None)] * 5)
@@ -109,7 +122,8 @@ class CollectFramesNode(io.ComfyNode):
                 StoryFrameSocket.Output(
                     display_name="frames",
                     is_output_list=True,
-                    tooltip="The frames themselves, for the captions of Story Sheet.",
+                    tooltip="The frames themselves, for the captions of Story Sheet; one per take, where frames have "
+                    "several.",
                 ),
                 *collect_outputs(matching, "The values of the input of the same name, one or more per frame."),
             ],
@@ -148,6 +162,7 @@ class RunFramesNode(io.ComfyNode):
                 io.String.Input("frames"),
                 io.Int.Input("seed"),
                 io.String.Input("seeds"),
+                io.Int.Input("takes", default=1, optional=True),
                 *(io.AnyType.Input(name, optional=True, lazy=True, raw_link=True) for name in VALUES),
             ],
             outputs=[StoryFrameSocket.Output(), *(io.AnyType.Output(name) for name in VALUES)],
@@ -171,6 +186,7 @@ class RunFramesNode(io.ComfyNode):
         frames: list[str],
         seed: list[int],
         seeds: list[str],
+        takes: Sequence[int] = (1,),
         **more: list[Any],
     ) -> io.NodeOutput:
         graph = workflow_of(cls.hidden.dynprompt)
@@ -180,19 +196,27 @@ class RunFramesNode(io.ComfyNode):
         own = frame_seeds(all_frames, seed[0], seeds[0])
         identities = {link: more[f"known_{number}"] for number, link in enumerate(dict.fromkeys(loop.known.values()))}
         digests = {id(each): identity_digest(each) for all_of_them in identities.values() for each in all_of_them}
-        turns = [_turn(frame, own[frame.index], identities, digests) for frame in chosen]
+        if not 1 <= takes[0] <= MOST_TAKES:
+            raise ValueError(f"Each Frame: takes is {quote(takes[0])}; it must be a number from 1 to {MOST_TAKES}.")
+        drawn = [(frame, take) for frame in chosen for take in range(1, takes[0] + 1)]
+        turns = [
+            _turn(frame, own[frame.index], take if takes[0] > 1 else 0, identities, digests) for frame, take in drawn
+        ]
         files, steady = sources_digest(graph, loop)
         kept = keep[0] if steady or keep[0] != KEEP_BOTH else KEEP_MEMORY
         expansion = expand(graph, loop, turns, kept, files)
-        return io.NodeOutput(chosen, *as_lists(expansion), expand=expansion.nodes)
+        return io.NodeOutput([frame for frame, _ in drawn], *as_lists(expansion), expand=expansion.nodes)
 
 
-def _turn(frame: Frame, seed: int, identities: Mapping[Link, list[Identity]], digests: Mapping[int, str]) -> Turn:
+def _turn(
+    frame: Frame, seed: int, take: int, identities: Mapping[Link, list[Identity]], digests: Mapping[int, str]
+) -> Turn:
     """What a frame's copies are made of.
 
     Args:
         frame: The frame.
         seed: Its seed.
+        take: Which of several pictures of it, from 1; 0 where there is only one.
         identities: Everybody's, per link that they come by.
         digests: Those of the identities, by the identity of the object.
 
@@ -207,8 +231,9 @@ def _turn(frame: Frame, seed: int, identities: Mapping[Link, list[Identity]], di
         text=frame_as_text(frame),
         without_names=frame_without_names(frame),
         constant=CONSTANT,
-        constants={1: frame.prompt, 2: frame.negative, 3: seed, 4: frame.index + 1},
+        constants={1: frame.prompt, 2: frame.negative, 3: take_seed(seed, take or 1), 4: frame.index + 1},
         number=frame.index + 1,
+        take=take,
         known=known,
     )
 

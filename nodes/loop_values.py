@@ -144,4 +144,4 @@ class FrameListNode(io.ComfyNode):
 def _show_progress(about: About) -> None:
     """Say on Collect Frames how far it is."""
     get_progress_state().update_progress(about.collect, about.number, about.turns)
-    show_text(f"{about.turn} {about.number} of {about.turns}", about.collect)
+    show_text(about.said, about.collect)

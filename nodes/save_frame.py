@@ -1,29 +1,18 @@
 """Save Frame."""
 
-import hashlib
-import json
-import re
-from pathlib import Path
 from typing import Any
 
-import folder_paths
-import numpy as np
 import torch
-from comfy.cli_args import args
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from ..core.atomic_files import atomic_write
-from ..core.quoting import printable, quote
 from ..core.story import Frame
 from .host.loops import workflow_of
+from .host.saving import place_of, save_png, states_of
 from .types import StoryFrameSocket
 
-_MARK = "StoryIdentity"
-"""The text chunk of a PNG that Save Frame wrote: a digest of its pixels."""
+_NODE = "Save Frame"
 
 
 class SaveFrameNode(io.ComfyNode):
@@ -55,6 +44,15 @@ class SaveFrameNode(io.ComfyNode):
                     optional=True,
                     tooltip="From Story Frames, for its number. Not needed between Each Frame and Collect Frames.",
                 ),
+                io.Int.Input(
+                    "take",
+                    default=0,
+                    min=0,
+                    max=99999,
+                    optional=True,
+                    tooltip="Put into the file's name: take 2 of frame 3 becomes story_0003_take2.png. 0 takes the "
+                    "frame's own; a frame with one take has none.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="The same pictures; go on to Collect Frames.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.dynprompt],
@@ -64,10 +62,8 @@ class SaveFrameNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, filename_prefix: str | None, number: int | None, **others: Any) -> str:
         """Run again when the files are not as they were left."""
-        folder, name, _ = _place(filename_prefix or "", 0, 0)
-        pattern = re.compile(rf"{re.escape(name)}_{f'{number:04}' if number else '[0-9]{4,5}'}(_[0-9]+)?\.png")
-        files = sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
-        return "\n".join(f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
+        numbered = f"{number:04}" if number else "[0-9]{4,5}"
+        return states_of(filename_prefix or "", _NODE, rf"_{numbered}(_take[0-9]+)?(_[0-9]+)?\.png")
 
     @classmethod
     def check_lazy_status(cls, **_: Any) -> list[str]:
@@ -80,7 +76,12 @@ class SaveFrameNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, filename_prefix: str, number: int, images: torch.Tensor | None = None, frame: Frame | None = None
+        cls,
+        filename_prefix: str,
+        number: int,
+        images: torch.Tensor | None = None,
+        frame: Frame | None = None,
+        take: int = 0,
     ) -> io.NodeOutput:
         if images is None or cls._is_in_loop():
             return io.NodeOutput(ExecutionBlocker(None))
@@ -90,11 +91,12 @@ class SaveFrameNode(io.ComfyNode):
                 "Save Frame: the frame's number is not known. Put the node between Each Frame and Collect Frames, or "
                 "connect frame of Story Frames, or set number."
             )
-        folder, name, subfolder = _place(filename_prefix, images.shape[2], images.shape[1])
+        folder, name, subfolder = place_of(_NODE, filename_prefix, images.shape[2], images.shape[1])
+        name = f"{name}_{number:04}{f'_take{take}' if take else ''}"
         saved = []
         for place, picture in enumerate(images, start=1):
-            path = folder / f"{name}_{number:04}{f'_{place}' if len(images) > 1 else ''}.png"
-            _save(path, picture, cls.hidden.prompt, cls.hidden.extra_pnginfo)
+            path = folder / f"{name}{f'_{place}' if len(images) > 1 else ''}.png"
+            save_png(_NODE, path, picture, cls.hidden.prompt, cls.hidden.extra_pnginfo)
             saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
         return io.NodeOutput(images, ui=ui.SavedImages(saved))
 
@@ -113,51 +115,3 @@ class SaveFrameNode(io.ComfyNode):
         for each in loops:
             workflow.require_end(each)
         return bool(loops)
-
-
-def _place(prefix: str, width: int, height: int) -> tuple[Path, str, str]:
-    """Folder, name and subfolder of the output folder, as Save Image understands a prefix."""
-    folder, name, _, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
-    if not name or printable(name, 200) != name:
-        raise ValueError(f"Save Frame: filename_prefix {quote(prefix)} names no file. Write a folder and a name.")
-    return Path(folder), name, subfolder
-
-
-def _save(path: Path, picture: torch.Tensor, prompt: Any, more: dict[str, Any] | None) -> None:
-    """Write a picture with ComfyUI's metadata, unless the file has the very same pixels.
-
-    Raises:
-        ValueError: If the file is there and Save Frame did not write it.
-    """
-    pixels = np.clip(255.0 * picture.cpu().numpy(), 0, 255).astype(np.uint8)  # as Save Image rounds
-    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-    known = _digest_of(path)
-    if known == digest:
-        return
-    if known is None and path.exists():
-        raise ValueError(
-            f"Save Frame: {printable(str(path))} is there and was not saved by Save Frame. Move it away, or choose "
-            "another filename_prefix."
-        )
-    metadata = PngInfo()
-    metadata.add_text(_MARK, digest)
-    if not args.disable_metadata:
-        for key, value in {"prompt": prompt, **(more or {})}.items():
-            if value is not None:
-                metadata.add_text(key, json.dumps(value))
-    with atomic_write(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=metadata, compress_level=4)
-
-
-def _digest_of(path: Path) -> str | None:
-    """The digest in a file that Save Frame wrote; None for any other file, and where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        with Image.open(path) as image:
-            found = image.info.get(_MARK)
-    except OSError:
-        return None
-    return found if isinstance(found, str) else None

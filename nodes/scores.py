@@ -1,4 +1,4 @@
-"""Load Face Recogniser, Score Story."""
+"""Load Face Recogniser, Load Caption Encoder, Score Story."""
 
 import json
 import logging
@@ -10,6 +10,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.detectors.faces import NOTICE, Recogniser
+from ..core.encoders import ImageTextEncoder
+from ..core.encoders.clip import load_clip
 from ..core.layout import Layout
 from ..core.recognisers import ENGINES, load_recogniser
 from ..core.scores.measuring import story_features
@@ -17,9 +19,17 @@ from ..core.scores.plot import draw_scores
 from ..core.scores.report import as_mapping, as_text
 from ..core.scores.story_scores import score_story
 from ..core.story import Story
-from .host.folders import check_face_models, check_present, face_models_folder, full_path
+from .host.folders import (
+    caption_encoder_folder,
+    caption_encoders,
+    check_caption_encoder,
+    check_face_models,
+    check_present,
+    face_models_folder,
+    full_path,
+)
 from .host.image_encoders import encoders_of
-from .types import FaceRecogniserSocket, LayoutSocket, StorySocket
+from .types import FaceRecogniserSocket, ImageTextEncoderSocket, LayoutSocket, StorySocket
 
 _INSIGHTFACE, _BUFFALO = "insightface", "buffalo_l"
 
@@ -46,7 +56,7 @@ class LoadFaceRecogniserNode(io.ComfyNode):
             outputs=[
                 FaceRecogniserSocket.Output(
                     display_name="recogniser",
-                    tooltip="For Score Story, Identity Discovery and, with insightface, PhotoMaker Loader.",
+                    tooltip="For Score Story, Choose Takes, Identity Discovery and, of insightface, PhotoMaker Loader.",
                 )
             ],
         )
@@ -67,6 +77,38 @@ class LoadFaceRecogniserNode(io.ComfyNode):
         if not ENGINES[engine].commercial:
             logging.warning("Load Face Recogniser: %s", NOTICE)
         return io.NodeOutput(recogniser)
+
+
+class LoadCaptionEncoderNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryIdentityLoadCaptionEncoder",
+            display_name="Load Caption Encoder",
+            category="StoryIdentity/scores",
+            description="CLIP with both its sides, which measures how well a picture agrees with its caption (CLIP-T). "
+            "It runs on the CPU.",
+            search_aliases=["CLIP score", "CLIP-T", "prompt agreement", "text alignment"],
+            inputs=[
+                io.Combo.Input(
+                    "caption_encoder",
+                    options=caption_encoders(),
+                    tooltip="A folder of models/image_text with CLIP as transformers keeps it, such as "
+                    "clip-vit-large-patch14, which both papers use.",
+                ),
+            ],
+            outputs=[
+                ImageTextEncoderSocket.Output(display_name="encoder", tooltip="For Choose Takes and Score Story.")
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, caption_encoder: str | None) -> bool | str:
+        return check_caption_encoder(caption_encoder)
+
+    @classmethod
+    def execute(cls, caption_encoder: str) -> io.NodeOutput:
+        return io.NodeOutput(load_clip(caption_encoder_folder(caption_encoder)))
 
 
 class ScoreStoryNode(io.ComfyNode):
@@ -98,6 +140,11 @@ class ScoreStoryNode(io.ComfyNode):
                     optional=True,
                     tooltip="From Load CLIP Vision: CLIP for CLIP-I, or DINOv2 or DINOv3 for DINO-I.",
                 ),
+                ImageTextEncoderSocket.Input(
+                    "encoder",
+                    optional=True,
+                    tooltip="From Load Caption Encoder, for CLIP-T, and with layouts CLIP-T-C and CLIP-I.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="The scores times 100, and what stands out."),
@@ -120,6 +167,7 @@ class ScoreStoryNode(io.ComfyNode):
         recogniser: list[Recogniser] | None = None,
         layouts: list[Layout] | None = None,
         clip_vision: list[Any] | None = None,
+        encoder: list[ImageTextEncoder] | None = None,
     ) -> io.NodeOutput:
         pictures = [picture[..., :3].cpu().float() for batch in images for picture in batch]
         used = recogniser[0] if recogniser else None
@@ -129,7 +177,7 @@ class ScoreStoryNode(io.ComfyNode):
                 "Connect the layouts of all frames, from the same Story Frames."
             )
         bar = comfy.utils.ProgressBar(1 + len(story[0].characters))
-        encoders = encoders_of(clip_vision or [], used)
+        encoders = encoders_of(clip_vision or [], used, encoder[0] if encoder else None)
         features = story_features(
             story[0], pictures, layouts, encoders, report=lambda what, done, total: bar.update_absolute(done, total)
         )

@@ -1,11 +1,20 @@
 """Story Sheet."""
 
+from collections.abc import Sequence
+
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.sheet import contact_sheet
+from ..core.identity import Identity
+from ..core.layout import Layout
+from ..core.scores.report import faces_by_frame
 from ..core.story import Frame
-from .types import StoryFrameSocket
+from ..core.story_sheet import SheetFrame, story_sheet
+from .host.list_inputs import first
+from .host.saving import place_of, save_png, states_of
+from .types import IdentitySocket, LayoutSocket, StoryFrameSocket
+
+_NODE = "Story Sheet"
 
 
 class StorySheetNode(io.ComfyNode):
@@ -13,10 +22,11 @@ class StorySheetNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="StoryIdentityStorySheet",
-            display_name="Story Sheet",
+            display_name=_NODE,
             category="StoryIdentity/story",
-            description="Puts all frames on one sheet, with their captions.",
-            search_aliases=["contact sheet", "image grid", "storyboard", "comic page", "IdentityStory"],
+            description="Puts all frames on one sheet, with their captions; also with templates, masks, portraits and "
+            "the likeness of the faces.",
+            search_aliases=["contact sheet", "image grid", "storyboard", "comic page", "IdentityStory", "before after"],
             inputs=[
                 io.Image.Input(
                     "images", tooltip="The finished frames; lists and batches are taken in order, sizes may differ."
@@ -33,16 +43,47 @@ class StorySheetNode(io.ComfyNode):
                     tooltip="Width of a picture on the sheet; the height follows.",
                 ),
                 io.Boolean.Input("captions", default=True, tooltip="Write each frame's text under it. Needs frames."),
+                io.Image.Input(
+                    "templates",
+                    optional=True,
+                    tooltip="What the base model drew, one per frame: shown above the frame, as before and after.",
+                ),
+                LayoutSocket.Input(
+                    "layouts", optional=True, tooltip="Who is where, one per frame: shown below the frame, as masks."
+                ),
+                IdentitySocket.Input(
+                    "identities", optional=True, tooltip="The portraits that they carry are shown above all frames."
+                ),
+                io.String.Input(
+                    "numbers",
+                    optional=True,
+                    force_input=True,
+                    tooltip="From Score Story: under each frame stands how alike each face is to those of the other "
+                    "frames. Needs frames.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="",
+                    optional=True,
+                    tooltip="Folder and name in ComfyUI's output folder: the sheet is saved there as one PNG, which "
+                    "the next one replaces. Empty saves nothing.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="sheet", tooltip="The sheet as one picture on white, also shown on the node."
                 )
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_input_list=True,
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, filename_prefix: list[str | None] | None = None, **_: object) -> str:
+        """Run again when the file is not as it was left."""
+        prefix = (first(filename_prefix) or "").strip()
+        return states_of(prefix, _NODE, r"\.png") if prefix else ""
 
     @classmethod
     def execute(
@@ -52,13 +93,51 @@ class StorySheetNode(io.ComfyNode):
         cell_width: list[int],
         captions: list[bool],
         frames: list[Frame] | None = None,
+        templates: list[torch.Tensor] | None = None,
+        layouts: list[Layout] | None = None,
+        identities: list[Identity] | None = None,
+        numbers: list[str] | None = None,
+        filename_prefix: list[str] | None = None,
     ) -> io.NodeOutput:
-        batches = [batch.flatten(0, -4) for batch in images]  # a video's pictures, one after the other
-        pictures = [picture[..., :3].cpu().float() for batch in batches for picture in batch]
-        texts = [""] * len(pictures)
-        if frames and captions[0]:
-            if len(frames) != len(pictures):
-                raise ValueError(f"The sheet has {len(pictures)} pictures but {len(frames)} frames for captions.")
-            texts = [frame.caption for frame in frames]
-        sheet = contact_sheet(pictures, texts, columns[0], cell_width[0]).unsqueeze(0)
+        pictures = _pictures(images)
+        if frames and (captions[0] or numbers) and len(frames) != len(pictures):
+            raise ValueError(f"The sheet has {len(pictures)} pictures but {len(frames)} frames for captions.")
+        before = _pictures(templates) if templates else None
+        for what, values in (("templates", before), ("layouts", layouts)):
+            if values is not None and len(values) != len(pictures):
+                raise ValueError(f"The sheet has {len(pictures)} pictures but {len(values)} {what}; connect one each.")
+        portraits = {identity.name: list(identity.portrait_images()) for identity in identities or []}
+        faces = _faces(numbers[0], frames, len(pictures)) if numbers else [[]] * len(pictures)
+        shown = [
+            SheetFrame(
+                picture,
+                frames[row].caption if frames and captions[0] else "",
+                None if before is None else before[row],
+                None if layouts is None else layouts[row],
+                faces[row],
+            )
+            for row, picture in enumerate(pictures)
+        ]
+        sheet = story_sheet(shown, columns[0], cell_width[0], portraits).unsqueeze(0)
+        cls._save((first(filename_prefix) or "").strip(), sheet)
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
+
+    @classmethod
+    def _save(cls, prefix: str, sheet: torch.Tensor) -> None:
+        if prefix:
+            folder, name, _ = place_of(_NODE, prefix, sheet.shape[2], sheet.shape[1])
+            save_png(_NODE, folder / f"{name}.png", sheet[0], cls.hidden.prompt, cls.hidden.extra_pnginfo)
+
+
+def _pictures(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    batches = [batch.flatten(0, -4) for batch in images]  # a video's pictures, one after the other
+    return [picture[..., :3].cpu().float() for batch in batches for picture in batch]
+
+
+def _faces(numbers: str, frames: Sequence[Frame] | None, count: int) -> list[Sequence[tuple[str, float | None, bool]]]:
+    """Per picture, whose face is in it and how alike it is."""
+    known = faces_by_frame(numbers)
+    if not frames:
+        raise ValueError("Story Sheet: numbers are by frame; connect frames too, from the same Collect Frames.")
+    assert len(frames) == count  # `execute` has checked it
+    return [known.get(frame.index, ()) for frame in frames]

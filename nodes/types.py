@@ -21,6 +21,7 @@ DetectorSocket = io.Custom("STORY_DETECTOR")
 IDAdapterSocket = io.Custom("ID_ADAPTER")
 FaceFeaturesSocket = io.Custom("FACE_FEATURES")
 FaceRecogniserSocket = io.Custom("FACE_RECOGNISER")
+ImageTextEncoderSocket = io.Custom("IMAGE_TEXT_ENCODER")
 
 Characters = tuple[Character, ...]
 """What travels through a STORY_CHARACTERS socket: one character or more."""

@@ -138,7 +138,7 @@ def _character_features(
     references: Float[Tensor, "k d"] | None,
 ) -> CharacterFeatures:
     frames = tuple(frame.index for frame in story.frames if character in frame.cast)
-    masks = {frame: None if layouts is None else _mask_of(layouts[frame], character.name) for frame in frames}
+    masks = {frame: None if layouts is None else mask_of(layouts[frame], character.name) for frame in frames}
     seen = [frame for frame in frames if layouts is None or masks[frame] is not None]
     faces = clip = dino = description = None
     if encoders.recogniser is not None:
@@ -160,7 +160,7 @@ def _character_features(
     return CharacterFeatures(character.name, frames, faces, clip, dino, description, references)
 
 
-def _mask_of(layout: Layout, name: str) -> Bool[Tensor, "h w"] | None:
+def mask_of(layout: Layout, name: str) -> Bool[Tensor, "h w"] | None:
     """Where somebody is; None where they were not found."""
     if name not in layout.names:
         return None

@@ -1,10 +1,11 @@
 """A story's scores as text, as JSON and as rows of a table."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..quoting import printable
+from ..quoting import printable, quote
 from .statistics import Interval
 from .story_scores import CLIP_T, FACE_SIM, LABELS, CharacterScores, StoryScores
 
@@ -12,6 +13,17 @@ COPIES_ABOVE = 0.46
 """The median ArcFace cosine of two photographs of one person (MultiID-Bench, arXiv:2510.14975): a Face-Sim far above it
 means that faces are copied, pose and expression included."""
 _ARCFACE = ("insightface", "auraface")
+_COPIES_ABOVE = {**dict.fromkeys(_ARCFACE, COPIES_ABOVE), "toyworld": 0.96}
+"""By recogniser; the toy world's is the mean over drawings of one person (docs/evidence.md)."""
+
+
+def copies_above(recogniser: str) -> float | None:
+    """The cosine that faces of one person in two pictures usually have; None where it is not known.
+
+    Args:
+        recogniser: Its name.
+    """
+    return _COPIES_ABOVE.get(recogniser)
 
 
 def as_mapping(scores: StoryScores, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,6 +55,30 @@ def _character(person: CharacterScores) -> dict[str, Any]:
         "least_alike_frame": None if person.worst is None else person.worst + 1,
         "face_cosines": matrix,
     }
+
+
+def faces_by_frame(numbers: str) -> dict[int, list[tuple[str, float | None, bool]]]:
+    """What `as_mapping`, as JSON, says of the faces: by frame, from 0, who is in it, their Face-Sim, and the worst.
+
+    Returns:
+        For each frame the characters of its cast: their name, the mean cosine of their face to those of their other
+        frames (None where there is none), and whether it is the least of theirs.
+
+    Raises:
+        ValueError: If the text is no such JSON.
+    """
+    try:
+        known = json.loads(numbers)
+        found: dict[int, list[tuple[str, float | None, bool]]] = {}
+        for person in known["characters"]:
+            values = person["of_frames"].get(FACE_SIM)
+            for number in person["frames"]:
+                value = None if values is None or values[number - 1] is None else float(values[number - 1])
+                own = (str(person["name"]), value, number == person["least_alike_frame"])
+                found.setdefault(number - 1, []).append(own)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
+        raise ValueError(f"{quote(numbers, 60)} has no scores of a story; connect numbers of Score Story.") from problem
+    return found
 
 
 def as_rows(scores: StoryScores) -> list[list[Any]]:

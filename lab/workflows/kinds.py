@@ -43,10 +43,14 @@ def kind(name: str) -> Kind:
             f"node_schemas.json has no node {name}; add it to STOCK in schemas.py and write the file again"
         )
     inputs = nodes[found]["inputs"]
-    widgets = [BLANK.get(each["type"], {}) | each for each in inputs if each["type"] in WIDGETS]
+    widgets = [BLANK.get(each["type"], {}) | each for each in inputs if _is_widget(each)]
     uploads = [UPLOAD for each in widgets if each.get("image_upload")]
-    sockets = tuple(each for each in inputs if each["type"] not in WIDGETS)
+    sockets = tuple(each for each in inputs if not _is_widget(each))
     return Kind(found, found.startswith(PREFIX), sockets, (*widgets, *uploads), tuple(nodes[found]["outputs"]))
+
+
+def _is_widget(spec: Json) -> bool:
+    return spec["type"] in WIDGETS and not spec.get("socket")
 
 
 def check_value(spec: Json, value: object) -> None:

@@ -26,7 +26,15 @@ STOCK = (
 )
 """ComfyUI's own nodes that the workflows use."""
 VARYING = {
-    *("adapter_name", "ckpt_name", "clip_name", "control_net_name", "face_models", "grounding_dino_name"),
+    *(
+        "adapter_name",
+        "caption_encoder",
+        "ckpt_name",
+        "clip_name",
+        "control_net_name",
+        "face_models",
+        "grounding_dino_name",
+    ),
     *("identity_file", "image", "photomaker_name", "sam_name", "sampler_name", "scheduler", "story_file"),
 }
 """Inputs whose options are the files of a machine, or grow with ComfyUI."""
@@ -94,6 +102,8 @@ def _kind(kind: Any, given: Json) -> Json:
 def _settings(name: str, kind: Any, given: Json, ours: bool) -> Json:
     kept = {key: given[key] for key in ("default", "min", "max", "step") if key in given}
     kept |= {key: True for key in ("multiline", "advanced", "image_upload", "control_after_generate") if given.get(key)}
+    if given.get("forceInput"):
+        kept["socket"] = True
     options = kind if isinstance(kind, list) else given.get("options")
     if options and name not in VARYING:
         kept["options"] = options

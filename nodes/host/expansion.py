@@ -46,18 +46,18 @@ class About(NamedTuple):
         on_disk: Whether it may be kept on the disk too.
         name_free: Whether it stays the same when people get other names.
         collect: The id of Collect Frames; empty for values within the loop.
-        turn: The word for what the loop runs once for.
         number: Which of the turns it is, from 1.
         turns: How many there are.
+        said: How far the loop is, for a person.
     """
 
     keep: bool
     on_disk: bool
     name_free: bool
     collect: str
-    turn: str
     number: int
     turns: int
+    said: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Turn:
         constant: The id of the node that makes an object of the text.
         constants: What the outputs of Each Frame give, by slot; the others give the object.
         number: The number under which Save Frame saves.
+        take: Which of several pictures of the frame it is, from 1; 0 where a frame has only one.
         known: Per link of `Loop.known`, digests of what this turn uses of the value, with names and without.
     """
 
@@ -78,6 +79,7 @@ class Turn:
     constant: str
     constants: Mapping[int, Any]
     number: int = 0
+    take: int = 0
     known: Mapping[Link, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -95,19 +97,20 @@ def expand(graph: Graph, loop: Loop, turns: Sequence[Turn], keep: str, files: st
     Args:
         graph: The workflow.
         loop: The loop in it.
-        turns: In the order in which they are to run.
+        turns: In the order in which they are to run, all takes of a frame one after the other.
         keep: One of `KEEPS`.
         files: A digest of what the turns depend on besides the workflow, such as files of weights.
     """
     made: dict[str, dict[str, Any]] = {}
     results: dict[str, list[Any]] = {name: [] for name in loop.ends}
-    times: dict[str, int] = {}
-    names = NameFree(graph, loop)
+    times: dict[tuple[str, int], int] = {}
+    names, word = NameFree(graph, loop), graph.loop_kind(loop).turn
     for position, turn in enumerate(turns, start=1):
-        times[turn.text] = times.get(turn.text, 0) + 1
-        progress = loop.collect, graph.loop_kind(loop).turn, position, len(turns)
+        which = turn.text, turn.take
+        times[which] = times.get(which, 0) + 1
+        progress = loop.collect, position, len(turns), _said(word, position, turns)
         about = About(keep != KEEP_NOTHING, keep == KEEP_BOTH, False, *progress)
-        copies = _Copies(graph, loop, turn, times[turn.text], about, files, names)
+        copies = _Copies(graph, loop, turn, times[which], about, files, names)
         made.update(copies.nodes())
         for name, link in loop.ends.items():
             results[name].append(copies.value(link))
@@ -119,6 +122,13 @@ def expand(graph: Graph, loop: Loop, turns: Sequence[Turn], keep: str, files: st
     return Expansion(made, lists)
 
 
+def _said(word: str, position: int, turns: Sequence[Turn]) -> str:
+    """How far the loop is, for a person; `word` is what it runs once for."""
+    take, takes = turns[position - 1].take, max(each.take for each in turns) or 1
+    said = f"{word} {(position + takes - 1) // takes} of {len(turns) // takes}"
+    return f"{said}, take {take} of {takes}" if take else said
+
+
 class _Copies:
     """The copies of one turn's nodes; their ids follow the turn's text, so that they are the same in every run."""
 
@@ -128,7 +138,8 @@ class _Copies:
         self._graph, self._loop, self._turn, self._about = graph, loop, turn, about
         self._files, self._names = files, names
         digest = hashlib.sha256(turn.text.encode()).hexdigest()[:16]
-        self._prefix = f"{MARK}~{loop.collect}~{digest}.{time}~"
+        take = f".{turn.take}" if turn.take > 1 else ""
+        self._prefix = f"{MARK}~{loop.collect}~{digest}.{time}{take}~"
         self._results = {self._origin(link) for link in loop.ends.values()}
 
     def nodes(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -140,8 +151,9 @@ class _Copies:
             inputs = self._graph.node(node_id)["inputs"]
             wanted |= {self._origin(link) for link in self._graph.links(node_id).values()}
             copied = {name: self._input(value) for name, value in inputs.items()}
-            if self._graph.kind(node_id) == SAVE and not inputs.get("number"):
-                copied["number"] = self._turn.number
+            if self._graph.kind(node_id) == SAVE:
+                own = {"number": self._turn.number, "take": self._turn.take}
+                copied |= {name: value for name, value in own.items() if not inputs.get(name)}
             node = self._node(self._graph.kind(node_id), copied, node_id)
             known = {name: self._turn.known[link] for (one, name), link in self._loop.known.items() if one == node_id}
             yield self._copy(node_id), {**node, KNOWN: known} if known else node

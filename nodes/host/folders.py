@@ -16,6 +16,8 @@ KINDS = {
     "ipadapter": {".safetensors", ".bin"},
     "insightface": {".onnx"},
     "face_recognition": {".onnx"},
+    "fonts": {".ttf", ".otf", ".ttc"},
+    "image_text": {".json", ".txt", ".safetensors", ".bin"},
 }
 """Folders under `models/` that ComfyUI does not know by itself, and the endings of the files in them."""
 
@@ -26,6 +28,9 @@ NO_FACE_MODELS = "none"
 
 TOY_FACE_MODELS = "toy world"
 """The choice of Face Features that comes with the pack."""
+
+ANY_FONT = "automatic"
+"""The choice of Story Page that looks for a font which has all letters."""
 
 TYPED_IN = "(typed in below)"
 """The choice of the Story node that reads its text fields in place of a file."""
@@ -114,6 +119,36 @@ def face_models_folder(name: str) -> Path:
     inside = Path("models") / name
     found = (each for each in folder_paths.get_filename_list("insightface") if Path(each).parent == inside)
     return Path(folder_paths.get_full_path_or_raise("insightface", next(found))).parent
+
+
+def fonts() -> list[str]:
+    """The automatic choice, and the files of models/fonts."""
+    return [ANY_FONT, *sorted(folder_paths.get_filename_list("fonts"))]
+
+
+def caption_encoders() -> list[str]:
+    """The folders of models/image_text that hold a config.json."""
+    files = map(Path, folder_paths.get_filename_list("image_text"))
+    return sorted(file.parent.as_posix() for file in files if file.name == "config.json")
+
+
+def check_caption_encoder(name: str | None) -> bool | str:
+    """True, or one sentence that says where a caption encoder belongs. None comes through a link."""
+    if name is None or name in caption_encoders():
+        return True
+    folder = folder_paths.get_folder_paths("image_text")[0]
+    return (
+        f"The caption encoder {quote(name)} is not there: put CLIP, as transformers keeps it (config.json, "
+        f"model.safetensors, preprocessor_config.json, tokenizer files), into a folder of {folder} and press R."
+    )
+
+
+def caption_encoder_folder(name: str) -> Path:
+    """The folder of a caption encoder; FileNotFoundError with the same sentence if it is missing."""
+    present = check_caption_encoder(name)
+    if present is not True:
+        raise FileNotFoundError(present)
+    return Path(folder_paths.get_full_path_or_raise("image_text", f"{name}/config.json")).parent
 
 
 def story_files() -> list[str]:

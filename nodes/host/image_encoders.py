@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...core.encoders import ImageEncoder
+from ...core.encoders import ImageEncoder, ImageTextEncoder
 from ...core.scores.measuring import Encoders
 
 CLIP, DINO = ("clip_vision_model",), ("dinov2", "dinov3")
@@ -36,13 +36,13 @@ class ClipVisionEncoder:
         return torch.cat(rows) if rows else torch.zeros(0, 1)
 
 
-def encoders_of(clip_visions: Sequence[Any], recogniser: Any) -> Encoders:
-    """What measures: the recogniser, and a CLIP_VISION of each kind that is there.
+def encoders_of(clip_visions: Sequence[Any], recogniser: Any, encoder: ImageTextEncoder | None = None) -> Encoders:
+    """What measures: the recogniser, the encoder of captions, and a CLIP_VISION of each kind that is there.
 
     Raises:
         ValueError: If a CLIP_VISION is of a kind that compares no pictures, or two are of one kind.
     """
-    found: dict[str, ImageEncoder] = {}
+    found: dict[str, ImageEncoder] = {} if encoder is None else {"clip": encoder}
     for each in clip_visions:
         kind = "clip" if each.model_type in CLIP else "dino" if each.model_type in DINO else None
         if kind is None:
