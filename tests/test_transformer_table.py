@@ -35,7 +35,7 @@ def test_the_table_says_works_of_the_families_that_are_checked():
 
 def test_the_table_says_refused_of_the_families_that_are_checked_to_be_refused():
     refused = {name for name, cells in rows().items() if cells[0].startswith("refused")}
-    assert refused == {*listed("REFUSED"), "PixArt", "LongCat-Image"}  # the latter by Encode Story
+    assert refused == {*listed("REFUSED"), "PixArt"}
 
 
 def test_positions_that_cannot_be_matched_are_named():

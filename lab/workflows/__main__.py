@@ -13,11 +13,12 @@ from .identitystory import IDENTITYSTORY
 from .pages import filled_pages
 from .schemas import read_schemas
 from .storynizor import STORYNIZOR
+from .transformers import TRANSFORMERS
 
 
 def generated() -> dict[Path, str]:
     """The text of every generated file, by path."""
-    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **ANY_CAST}
+    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **ANY_CAST, **TRANSFORMERS}
     written = {PACK / "workflows" / name: stored(make()) for name, make in workflows.items()}
     return {**written, **filled_pages(PACK, read_schemas())}
 

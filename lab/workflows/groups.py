@@ -73,11 +73,16 @@ TOY = World(
 def note(name: str, text: str, height: int) -> Group:
     """What the workflow does, the files it needs and where they belong."""
     needed = [file for file in MODELS if name in file["used_by"]]
-    lines = [f"- `{file['folder']}/` [{file['name']}]({file['url']}){_size(file)}{_renamed(file)}" for file in needed]
+    lines = [f"- `{file['folder']}/` [{file['name']}]({file['url']}){_about(file)}" for file in needed]
     ids = ", ".join(f"`{file['id']}`" for file in needed)
     files = ["", "## Files", "Into the folders of `ComfyUI/models`:", "", *lines, "", DOWNLOAD, ids] if needed else []
     written = "\n".join([text, *files])
     return Group("", "", [[node("note", "MarkdownNote", title="Read me", size=(460, height), text=written)]])
+
+
+def _about(file: Json) -> str:
+    licence = f", **{file['licence']}**" if file["non_commercial"] else ""
+    return f"{_size(file)}{_renamed(file)}{licence}"
 
 
 def _size(file: Json) -> str:

@@ -20,22 +20,16 @@ FILE = Path(__file__).with_name("node_schemas.json")
 PREFIX = "StoryIdentity"
 """The ids of the pack's nodes begin with this."""
 STOCK = (
-    *("BatchImagesNode", "CLIPTextEncode", "CLIPVisionLoader", "CheckpointLoaderSimple", "ControlNetApplyAdvanced"),
-    *("ControlNetLoader", "EmptyLatentImage", "FreeU", "KSampler", "LoadImage", "PreviewAny", "PreviewImage"),
-    *("RebatchImages", "SaveImage", "VAEDecode"),
+    *("BatchImagesNode", "CLIPLoader", "CLIPTextEncode", "CLIPVisionLoader", "CheckpointLoaderSimple"),
+    *("ControlNetApplyAdvanced", "ControlNetLoader", "DualCLIPLoader", "EmptyFlux2LatentImage", "EmptyLatentImage"),
+    *("EmptySD3LatentImage", "FluxGuidance", "FreeU", "KSampler", "LoadImage", "ModelSamplingAuraFlow", "PreviewAny"),
+    *("PreviewImage", "RebatchImages", "SaveImage", "UNETLoader", "VAEDecode", "VAELoader"),
 )
 """ComfyUI's own nodes that the workflows use."""
 VARYING = {
-    *(
-        "adapter_name",
-        "caption_encoder",
-        "ckpt_name",
-        "clip_name",
-        "control_net_name",
-        "face_models",
-        "grounding_dino_name",
-    ),
-    *("identity_file", "image", "photomaker_name", "sam_name", "sampler_name", "scheduler", "story_file"),
+    *("adapter_name", "caption_encoder", "ckpt_name", "clip_name", "clip_name1", "clip_name2", "control_net_name"),
+    *("device", "face_models", "grounding_dino_name", "identity_file", "image", "photomaker_name", "sam_name"),
+    *("sampler_name", "scheduler", "story_file", "type", "unet_name", "vae_name", "weight_dtype"),
 }
 """Inputs whose options are the files of a machine, or grow with ComfyUI."""
 GROWS = "COMFY_AUTOGROW_V3"

@@ -38,6 +38,20 @@ NORA = {
     "style": "cinematic photo",
 }
 
+LENA_AND_BRUNO = {
+    "characters": (
+        "Lena | girl | a girl with red pigtails and a blue dress\n"
+        "Bruno | man | an old man with a white beard and a brown hat"
+    ),
+    "prompts": (
+        "Lena and Bruno plant a tree in a garden\n"
+        "Lena flies a kite on a windy hill\n"
+        "Bruno repairs a clock in his workshop\n"
+        "Lena and Bruno eat pancakes in a kitchen"
+    ),
+    "style": "storybook illustration",
+}
+
 
 def checkpoint(world: World, **file: str) -> Group:
     return Group("Model", GREY, [[node(world.model.split(".")[0], "CheckpointLoaderSimple", size=(420, 0), **file)]])
@@ -140,25 +154,12 @@ two people apart; the background then sees nobody.
 - `seed` in **KSampler**.
 - A smaller `width` and `height` in **Empty Latent Image** for a quick try, or for less memory.
 {MORE_SDXL}"""
-    text = {
-        "characters": (
-            "Lena | girl | a girl with red pigtails and a blue dress\n"
-            "Bruno | man | an old man with a white beard and a brown hat"
-        ),
-        "prompts": (
-            "Lena and Bruno plant a tree in a garden\n"
-            "Lena flies a kite on a windy hill\n"
-            "Bruno repairs a clock in his workshop\n"
-            "Lena and Bruno eat pancakes in a kitchen"
-        ),
-        "style": "storybook illustration",
-    }
     return graph(
         name,
         [note(name, about, 560), checkpoint(BATCH_XL)],
         [
             [
-                batch(BATCH_XL, **text),
+                batch(BATCH_XL, **LENA_AND_BRUNO),
                 together([[amsa(BATCH_XL.model), *sampling(BATCH_XL, "amsa.model")]]),
                 finished(),
             ],

@@ -91,15 +91,16 @@ def span_positions(
 def text_tokens(clip: Any, text: str) -> dict[str, tuple[list[tuple[int, int]], int]]:
     """Per text encoder: (token, position) of everything that is text, and how many tokens there are in all.
 
-    -1 stands for a token of an embedding file.
+    -1 stands for a token of an embedding file. A tokenizer that does not number words (LongCat-Image's) numbers padding
+    alone, with 0.
     """
     found = {}
     for encoder, windows in clip.tokenize(text, return_word_ids=True).items():
         entries = [entry for window in windows for entry in window]
         shown = [
             (token if isinstance(token, int) else -1, position)
-            for position, (token, _, word_id) in enumerate(entries)
-            if word_id
+            for position, (token, _, *word_id) in enumerate(entries)
+            if not word_id or word_id[0]
         ]
         found[encoder] = (shown, len(entries))
     return found

@@ -95,7 +95,7 @@ def encode_frames(clip: Any, frames: Sequence[Frame], names: Sequence[str]) -> t
     lengths = [entries[0][0].shape[1] for entries in encoded]
     if encoder is not None:
         places = [
-            [_places_in(clip, encoder, frame, name, length) for frame, length in zip(frames, lengths, strict=True)]
+            [_places_in(clip, encoder, frame, name, entries) for frame, entries in zip(frames, encoded, strict=True)]
             for name in names
         ]
         return _with_names(padded_batch(encoded), names, frames, places, encoder), padded_batch(negatives)
@@ -252,11 +252,11 @@ def _places(clip: Any, frame: Frame, name: str) -> list[int]:
     return sorted({place for span in spans for place in span_positions(clip, frame.prompt, span, frame.label)})
 
 
-def _places_in(clip: Any, encoder: Encoder, frame: Frame, name: str, tokens: int) -> list[int]:
+def _places_in(clip: Any, encoder: Encoder, frame: Frame, name: str, encoded: Conditioning) -> list[int]:
     """The same for a transformer's text encoder."""
     appearance = frame.appearance_of(name)
     spans = () if appearance is None else appearance.identifying_words
-    found = (word_places(clip, encoder, frame.prompt, span, frame.label, tokens) for span in spans)
+    found = (word_places(clip, encoder, frame.prompt, span, frame.label, encoded) for span in spans)
     return sorted({place for places in found for place in places})
 
 

@@ -22,6 +22,8 @@ class Family:
         references_first: Reference pictures lie before the picture, not after it.
         picture_alone: Some blocks also let the picture's tokens attend to themselves alone.
         apart: Text and picture are no one sequence: every block lets the picture attend to itself, then to the text.
+        picture_first: The picture lies before the text, not after it.
+        further_text: What else of a call is text, which follows twice: the states of all layers of an encoder.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Family:
     references_first: bool = False
     picture_alone: bool = False
     apart: bool = False
+    picture_first: bool = False
+    further_text: str | None = None
 
 
 FAMILIES = {
@@ -49,6 +53,12 @@ FAMILIES = {
     ),
     "comfy.ldm.aura.mmdit.MMDiT": Family(
         "AuraFlow", ("double_layers", "single_layers"), rotary=None, registers="register_tokens"
+    ),
+    "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel": Family(
+        "HiDream",
+        ("double_stream_blocks", "single_stream_blocks"),
+        picture_first=True,
+        further_text="encoder_hidden_states_llama3",
     ),
     "comfy.ldm.anima.model.Anima": Family("Anima", ("blocks",), patch="patch_spatial", rotary=None, apart=True),
 }

@@ -104,6 +104,8 @@ class _Shape:
         assert family is not None
         patch, multiple = getattr(network, family.patch), getattr(network, "pad_tokens_multiple", None) or 1
         text = 0 if context is None else context.shape[1]
+        if family.further_text is not None:
+            text += 2 * more[family.further_text].shape[2]
         first, last, references = 0 if family.registers is None else getattr(network, family.registers).shape[1], 0, 0
         if family.references_first:
             pictures, texts = more.get("ref_latents") or [], more.get("ref_contexts") or []
@@ -127,6 +129,9 @@ class _Shape:
         """
         picture = self.grid[0] * self.grid[1]
         padding = _padded(picture, self.multiple) - picture
+        if self.family.picture_first:
+            text = slice(picture, picture + self.padded_text)
+            return (Layer(number, self.grid, 0, self.padded_text, number), text) if total == text.stop else None
         before, after = self.padded_text + self.references, padding + references
         if total == before + picture + after:
             return Layer(number, self.grid, before, after, number), slice(0, self.padded_text)
@@ -223,8 +228,8 @@ class _HookedCall:
         return options["block_index"] + (self.shape.first_blocks if options.get("block_type") == "single" else 0)
 
     def _look(self, reader: MapReader, call: "_Attention", layer: Layer, text: slice) -> None:
-        start, mask = self.shape.text_start, call.mask
-        own_first = [slice(start, text.stop), slice(0, start)]
+        start, mask = text.start + self.shape.text_start, call.mask
+        own_first = [slice(start, text.stop), slice(text.start, start)]
         keys = torch.cat([call.k[:, part] for part in own_first], dim=1)
         added = None if mask is None else torch.cat([mask[:, part] for part in own_first], dim=1)
         reader.look(call.q[:, layer.picture], keys, call.heads, layer.grid, self.shape.text, added)
@@ -299,6 +304,8 @@ def mover(model: Any, family: Family, options: Options) -> Move:
         positions = torch.zeros(1, len(k), len(embed.axes_dim), device=k.device)
         positions[0, :, 1:3] = by.float() * scale.to(k.device)
         keys = k.unflatten(1, (heads, -1)).transpose(0, 1)[None].contiguous()
-        return apply_rope1(keys, embed(positions))[0].transpose(0, 1).flatten(1)
+        turns = embed(positions)
+        turns = turns.reshape(1, 1, len(k), *turns.shape[-3:])  # networks put the heads' axis in different places
+        return apply_rope1(keys, turns)[0].transpose(0, 1).flatten(1)
 
     return move

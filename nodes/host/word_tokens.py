@@ -2,13 +2,16 @@
 
 An encoder here reads the prompt as it is (T5, Gemma) or inside a chat template (Qwen, Mistral), of which it may leave
 the beginning out of what it gives. So places are counted from the end: the last token of the text is the last of the
-CONDITIONING. With SD3's, CLIP's tokens come first, and the words are in both.
+CONDITIONING. With SD3's, CLIP's tokens come first, and the words are in both. HiDream's network reads T5's tokens and,
+twice, those of Llama.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ...core.quoting import quote, quote_all
+from ..types import Conditioning
 from .prompt import span_positions, text_tokens
 
 CLIP = {"l", "g", "h"}
@@ -24,11 +27,16 @@ class Encoder:
         key: What the host calls the encoder whose tokens the words are.
         ends_text: Its last token is the last of the CONDITIONING; otherwise its first is the first of the text that
             the network makes of the CONDITIONING.
+        left_out: Tokens at the end of the text that the encoder leaves out of what it gives.
+        further: What the host calls another encoder, whose tokens follow twice, and what it gives: the states of all
+            layers, `(rows, layers, tokens, width)`.
     """
 
     family: str
     key: str
     ends_text: bool = True
+    left_out: int = 0
+    further: tuple[str, str] | None = None
 
 
 TOKENIZERS = {
@@ -44,6 +52,8 @@ TOKENIZERS = {
     "SD3Tokenizer": Encoder("SD3", "t5xxl"),
     "AuraT5Tokenizer": Encoder("AuraFlow", "pile_t5xl"),
     "AnimaTokenizer": Encoder("Anima", "t5xxl", ends_text=False),
+    "LongCatImageTokenizer": Encoder("LongCat-Image", "qwen25_7b", left_out=5),  # the end of the chat template
+    "HiDreamTokenizer": Encoder("HiDream", "t5xxl", ends_text=False, further=("llama", "conditioning_llama3")),
 }
 """What is known, by the class of the host's tokenizer."""
 
@@ -70,7 +80,9 @@ def encoder_of(clip: Any, who: str) -> Encoder | None:
     )
 
 
-def word_places(clip: Any, encoder: Encoder, text: str, span: tuple[int, int], label: str, tokens: int) -> list[int]:
+def word_places(
+    clip: Any, encoder: Encoder, text: str, span: tuple[int, int], label: str, encoded: Conditioning
+) -> list[int]:
     """All tokens, on the CONDITIONING's token axis or that of the network's text, of the words at `span`.
 
     The prompt is tokenized as it is and with other words at the span: the words' tokens are those that any of these
@@ -82,27 +94,48 @@ def word_places(clip: Any, encoder: Encoder, text: str, span: tuple[int, int], l
         text: The prompt.
         span: Start and end of the words in `text`.
         label: What messages call the frame.
-        tokens: Length of the CONDITIONING's token axis.
+        encoded: The prompt's CONDITIONING.
 
     Raises:
         ValueError: If the tokens do not show the words, as where the encoder cut the prompt.
     """
     start, end = span
-    shown, length = text_tokens(clip, text)[encoder.key]
-    before = tokens - length if encoder.ends_text else 0
-    found: set[int] = set()
-    for other in _OTHERS:
-        changed, _ = text_tokens(clip, text[:start] + other + text[end:])[encoder.key]
-        first, last = _differing([token for token, _ in shown], [token for token, _ in changed])
-        found.update(range(first, last))
-    places = [shown[index][1] + before for index in range(min(found, default=0), max(found, default=-1) + 1)]
-    if not places or places[0] < 0:
+    shown = text_tokens(clip, text)
+    others = [text_tokens(clip, text[:start] + other + text[end:]) for other in _OTHERS]
+    places: list[int] = []
+    before = 0
+    for key, before in _streams(encoder, encoded, {key: length for key, (_, length) in shown.items()}):
+        found: set[int] = set()
+        for changed in others:
+            first, last = _differing(*([token for token, _ in each[key][0]] for each in (shown, changed)))
+            found.update(range(first, last))
+        stream = range(min(found, default=0), max(found, default=-1) + 1)
+        places += [shown[key][0][index][1] + before for index in stream]
+    if not places or min(places) < 0:
         words = quote(text[start:end])
         raise ValueError(f"{label}: the text encoder does not show the words {words} of {quote(text)}. Reword them.")
-    clip_streams = [name for name in clip.tokenize("") if name in CLIP]
-    if before > 0 and clip_streams:
+    clip_streams = [name for name in shown if name in CLIP]
+    if before > 0 and clip_streams and encoder.further is None:
         places += span_positions(clip, text, span, label, clip_streams)
     return sorted(places)
+
+
+def _streams(encoder: Encoder, encoded: Conditioning, lengths: dict[str, int]) -> Iterator[tuple[str, int]]:
+    """The encoders whose tokens the text consists of, and what to add to a token's number to get its place there.
+
+    Of two encoders, one whose file was not loaded gives nothing but zeros, which say nothing of the words.
+    """
+    rows, extras = encoded[0]
+    tokens = rows.shape[1]
+    if encoder.further is None:
+        yield encoder.key, tokens + encoder.left_out - lengths[encoder.key] if encoder.ends_text else 0
+        return
+    if rows.any():
+        yield encoder.key, 0
+    key, name = encoder.further
+    if extras[name].any():
+        yield key, tokens
+        yield key, tokens + extras[name].shape[2]
 
 
 def _differing(one: list[int], other: list[int]) -> tuple[int, int]:

@@ -12,15 +12,20 @@ from story_identity.core.weights_format import TORCH_MAGIC
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = (
-    "identitystory_sdxl.json",
-    "identitystory_sdxl_two_characters.json",
-    "identitystory_controlnet_pose.json",
     "identity_from_text.json",
     "identitystory_attention_layout.json",
+    "identitystory_controlnet_pose.json",
+    "identitystory_flux2_klein.json",
+    "identitystory_qwen_edit.json",
+    "identitystory_sdxl.json",
+    "identitystory_sdxl_two_characters.json",
+    "identitystory_z_image_to_kontext.json",
+    "storynizor_qwen_image.json",
     "storynizor_sd15.json",
     "storynizor_sd15_reference.json",
     "storynizor_sd15_reference_two_characters.json",
     "storynizor_sdxl.json",
+    "storynizor_z_image.json",
 )
 CONTENT = TORCH_MAGIC + (bytes(range(251)) * 4 + b"end")[len(TORCH_MAGIC) :]
 ENTRY = {
@@ -64,12 +69,13 @@ def test_the_shipped_manifest_is_sound_and_written_the_one_way():
         assert (weight.min_size is None) == bool(weight.size or weight.sha256)
 
 
-def test_every_workflow_has_its_weights_and_none_of_them_is_non_commercial():
+def test_every_workflow_has_its_weights_and_only_what_names_kontext_takes_a_non_commercial_one():
     manifest = weights.load_manifest().values()
     used = {user for weight in manifest for user in weight.used_by if user.endswith(".json")}
     assert used == set(WORKFLOWS)
     for weight in manifest:
-        assert not (weight.non_commercial and set(weight.used_by) & set(WORKFLOWS)), weight.id
+        used = set(weight.used_by) & set(WORKFLOWS)
+        assert not weight.non_commercial or used <= {"identitystory_z_image_to_kontext.json"}, weight.id
         assert not weight.non_commercial or weight.licence_note, weight.id
 
 

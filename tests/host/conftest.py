@@ -8,8 +8,8 @@ import pytest
 from tests.stand_ins.folder import write_all
 from tests.stand_ins.pictures import write_pictures
 
-from .comfyui import NOT_FOUND, NOTHING_TESTED, ComfyUI, find_comfyui
-from .server import Host
+from .comfyui import NOT_FOUND, NOTHING_TESTED, REPOSITORY, ComfyUI, find_comfyui
+from .server import PACK, SHRINK, TRANSFORMERS, Host
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,7 +43,8 @@ def comfyui() -> ComfyUI:
 @pytest.fixture(scope="session")
 def host(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A running server with this pack, the stand-in weights and a few pictures; one for the whole session."""
-    server = Host(comfyui, tmp_path_factory.mktemp("comfyui"))
+    small = {name: Path(__file__).parent / name for name in (SHRINK, TRANSFORMERS)}
+    server = Host(comfyui, tmp_path_factory.mktemp("comfyui"), {PACK: REPOSITORY, **small})
     write_all(server.models_dir)
     write_pictures(server.input_dir)
     with server:

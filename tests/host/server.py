@@ -17,6 +17,7 @@ from .comfyui import REPOSITORY, ComfyUI
 
 PACK = "ComfyUI-StoryIdentity"
 SHRINK = "shrink_encoders"
+TRANSFORMERS = "shrink_transformers"
 START_S = 240.0
 RUN_S = 300.0
 

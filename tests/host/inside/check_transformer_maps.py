@@ -9,7 +9,19 @@ from story_identity.nodes.amsa import LayoutFromAttentionNode, PreviewAttentionM
 from story_identity.nodes.host.story_prompts import NAMED
 from story_identity.nodes.host.token_maps import look_at_latents
 from story_identity.nodes.sampling import NoisyLatentCacheNode
-from transformer_frames import ALL, GRID, REFUSED, SIDE, TOKENS, latents, overridden, prompts, text_tokens
+from transformer_frames import (
+    ALL,
+    GRID,
+    PICTURE_FIRST,
+    REFUSED,
+    SIDE,
+    TOKENS,
+    first_of_picture,
+    latents,
+    overridden,
+    prompts,
+    text_tokens,
+)
 
 from tests.closeness import assert_close
 
@@ -31,11 +43,13 @@ def direct(name, model, lengths):
 
     def override(q, k, v, mask, sigma, options, plain):
         text = {text_tokens(name, given) + picture: text_tokens(name, given) for given in lengths}.get(q.shape[1])
-        first = text
+        first, start = first_of_picture(name, text), picture if name in PICTURE_FIRST else 0
         if name == "Anima" and k.shape[1] != q.shape[1] == picture:
-            text, first = k.shape[1], 0
+            text, first, start = k.shape[1], 0, 0
         if text:
-            scores = torch.einsum("nqhe,nthe->nhqt", q[:, first : first + picture].double(), k[:, :text].double())
+            scores = torch.einsum(
+                "nqhe,nthe->nhqt", q[:, first : first + picture].double(), k[:, start : start + text].double()
+            )
             scores /= q.shape[-1] ** 0.5
             if mask is not None:
                 scores += mask[:, None, :, :text].double()

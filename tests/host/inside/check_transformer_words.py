@@ -7,8 +7,10 @@ answer at every token is the token's number.
 import contextlib
 import importlib
 import io
+import itertools
 
 import comfy.text_encoders.flux
+import comfy.text_encoders.hunyuan_video
 import torch
 from comfy import sd1_clip
 from comfy_extras.nodes_sd3 import EmptySD3LatentImage
@@ -28,6 +30,7 @@ PEOPLE = [
     {"name": "Ben", "word": "man", "description": "an old man"},
 ]
 FRAMES = ["Mira waits at a bus stop", "Mira meets Ben, smiling, under the very old and very tall trees", "Ben runs"]
+FURTHER = "conditioning_llama3"
 STACKED = {"Flux2Tokenizer": 3, "KleinTokenizer": 3, "KleinTokenizer8B": 3, "Krea2Tokenizer": 12}
 """How many layers' states the encoder takes."""
 
@@ -44,15 +47,17 @@ ENCODERS = {
     "SD3Tokenizer": ("sd3_clip", None),
     "AuraT5Tokenizer": ("aura_t5", "AuraT5Model"),
     "AnimaTokenizer": ("anima", "AnimaTEModel"),
+    "LongCatImageTokenizer": ("longcat_image", "LongCatImageTEModel"),
+    "HiDreamTokenizer": ("hidream", None),
 }
-"""Module and class of each encoder; None: T5 alone, or CLIP's tokens before T5's."""
+"""Module and class of each encoder; None: T5 alone, CLIP's tokens before T5's, or Llama's behind them."""
 
 
 SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
 
 
-def small_mistral(_data):
-    """In place of the vocabulary that comes with Mistral's weights: bytes, and a few that are merged."""
+def small_vocabulary():
+    """Bytes, and a few that are merged."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -62,10 +67,32 @@ def small_mistral(_data):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(SPECIAL)
-    return {"tokenizer_object": tokenizer, "legacy": False}
+    return tokenizer
+
+
+def small_mistral(_data):
+    """In place of the vocabulary that comes with Mistral's weights."""
+    return {"tokenizer_object": small_vocabulary(), "legacy": False}
+
+
+class SmallLlama:
+    """In place of Llama's vocabulary, which not every copy of the host has."""
+
+    @staticmethod
+    def from_pretrained(_path, **_more):
+        from tokenizers import processors
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = small_vocabulary()
+        start = SPECIAL[1]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, SPECIAL.index(start))]
+        )
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 comfy.text_encoders.flux.load_mistral_tokenizer = small_mistral
+comfy.text_encoders.hunyuan_video.LlamaTokenizerFast = SmallLlama
 
 
 class Encoder:
@@ -85,6 +112,9 @@ class Encoder:
         counts = {key: sum(map(len, windows)) for key, windows in tokens.items()}
         if self.model is None:
             numbers = torch.arange(counts["t5xxl"])
+            if "llama" in counts:
+                states = 2000 + torch.arange(counts["llama"])
+                return [[1.0 + numbers[None, :, None], {FURTHER: states[None, None, :, None].repeat(1, 2, 1, 1)}]]
             if "g" in counts:
                 numbers = torch.cat([1000 + torch.arange(counts["l"]), numbers])
             return [[numbers[None, :, None].float(), {}]]
@@ -99,7 +129,7 @@ class Encoder:
         key = TOKENIZERS[self.name].key
         inner = [getattr(self.tokenizer, each, None) for each in (key, getattr(self.tokenizer, "clip", ""))]
         tokenizer = next(each for each in inner if each is not None).tokenizer
-        stream = [token for window in self.tokenize(text)[key] for token, _ in window]
+        stream = [token for window in self.tokenize(text)[key] for token, *_ in window]
         chosen = [stream[number] for number in numbers]
         return (
             tokenizer.decode(chosen) if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode(chosen)
@@ -151,6 +181,8 @@ def told():
 def check_words_are_found_in_every_encoder_in_templates_and_after_trimming():
     assert set(ENCODERS) == set(TOKENIZERS)
     for name in ENCODERS:
+        if name == "HiDreamTokenizer":
+            continue  # two encoders, in the next check
         clip, story = Encoder(name), told()
         positive, negative = encode_frames(clip, story.frames, ["Mira", "Ben"])
         rows, extras = positive[0]
@@ -169,8 +201,52 @@ def check_words_are_found_in_every_encoder_in_templates_and_after_trimming():
                 assert said == "".join(wanted).replace(" ", ""), (name, frame.label, person, said, wanted)
                 assert (name == "SD3Tokenizer" and bool(wanted)) == (len(late) < len(numbers)), name
         padded = ("FluxTokenizer", "KleinTokenizer", "KleinTokenizer8B", "SD3Tokenizer", "AuraT5Tokenizer")
+        padded += ("LongCatImageTokenizer", "HiDreamTokenizer")
         assert (OWN_SHAPES in extras) == (name not in padded), name
         assert (OWN_ROWS in extras) == (name == "AnimaTokenizer"), name
+
+
+def check_words_of_hidream_are_found_in_t5_and_twice_in_llama():
+    """The network's text is T5's tokens, Llama's last states, and those of the block's layer."""
+    clip, story = Encoder("HiDreamTokenizer"), told()
+    positive, _ = encode_frames(clip, story.frames, ["Mira", "Ben"])
+    rows, extras = positive[0]
+    named, t5, llama = extras[NAMED], rows.shape[1], extras[FURTHER].shape[2]
+    assert named["as_given"]
+    for number, frame in enumerate(story.frames):
+        for person, places in zip(named["names"], named["positions"], strict=True):
+            appearance = frame.appearance_of(person)
+            spans = () if appearance is None else appearance.identifying_words
+            wanted = "".join(frame.prompt[slice(*span)] for span in spans).replace(" ", "")
+            parts = [0, t5, t5 + llama, t5 + 2 * llama]
+            found = [
+                [place - start for place in places[number] if start <= place < end]
+                for start, end in itertools.pairwise(parts)
+            ]
+            assert found[1] == found[2]
+            assert sum(map(len, found)) == len(places[number])
+            streams = clip.tokenize(frame.prompt)
+            said = []
+            for key, numbers in (("t5xxl", found[0]), ("llama", found[1])):
+                tokens = [token for window in streams[key] for token, *_ in window]
+                tokenizer = getattr(clip.tokenizer, key).tokenizer
+                said.append(tokenizer.decode([tokens[each] for each in numbers]).replace(" ", ""))
+            assert said == [wanted, wanted], (frame.label, person, said, wanted)
+    silent = Encoder("HiDreamTokenizer")
+    encode = silent.encode_from_tokens_scheduled
+    for missing, left in (("t5xxl", [False, True, True]), ("llama", [True, False, False])):
+        silent.encode_from_tokens_scheduled = lambda tokens, missing=missing: without(encode(tokens), missing)
+        positive, _ = encode_frames(silent, story.frames[:1], ["Mira"])
+        (places,) = positive[0][1][NAMED]["positions"][0]
+        assert [any(a <= place < b for place in places) for a, b in itertools.pairwise(parts)] == left, missing
+
+
+def without(encoded, missing):
+    """What HiDream's encoder gives when the file of one of the two is not loaded."""
+    ((rows, extras),) = encoded
+    if missing == "t5xxl":
+        return [[torch.zeros_like(rows), extras]]
+    return [[rows, {FURTHER: torch.zeros_like(extras[FURTHER])}]]
 
 
 class WideEncoder(Encoder):
@@ -203,7 +279,5 @@ def check_the_whole_graph_draws_a_story():
 
 def check_encoders_that_are_not_known_are_refused():
     clip = Encoder("QwenImageTokenizer")
-    clip.tokenizer = type(
-        "LongCatImageTokenizer", (), {"tokenize_with_weights": clip.tokenizer.tokenize_with_weights}
-    )()
+    clip.tokenizer = type("OvisTokenizer", (), {"tokenize_with_weights": clip.tokenizer.tokenize_with_weights})()
     refused(lambda: encode_frames(clip, told().frames, ["Mira"]), "Encode Story", '"qwen25_7b"', "Z-Image")

@@ -171,6 +171,19 @@ def check_reference_latents_are_neither_seen_nor_moved():
         assert largest_difference(ours, sample(family, amsa(model, told), told)) > 1e-4, name
 
 
+def check_a_reference_next_to_the_picture_is_named_and_nothing_is_shared():
+    """HiDream's editing models draw a picture twice as wide, whose other half is the reference."""
+    family, told = FAMILIES["HiDream"], story()
+    model = family.make()
+    beside = torch.randn(latents(family, model, 1).shape, generator=torch.Generator().manual_seed(0))
+    conds = prompts(family, told, concat_latent_image=beside)
+    with warnings() as said:
+        ours = sample(family, amsa(model, told), told, conds)
+    assert len(said) == 1
+    assert "number of tokens" in said[0]
+    assert torch.equal(ours, sample(family, model, told, conds))
+
+
 def check_masked_text_stays_masked():
     """Each row's own mask, whatever other frames' keys come behind."""
     family, told = FAMILIES["Qwen-Image"], story()
@@ -216,7 +229,8 @@ def check_moved_keys_are_what_embedding_them_there_gives():
         by = torch.tensor([[3.0, -2.0]] * tokens)
         onto = places.clone()
         onto[..., 1:3] += by
-        embedded, there = (apply_rope1(k, embed(each))[0].transpose(0, 1).flatten(1) for each in (places, onto))
+        turns = (embed(each).reshape(1, 1, tokens, width // 2, 2, 2) for each in (places, onto))
+        embedded, there = (apply_rope1(k, turn)[0].transpose(0, 1).flatten(1) for turn in turns)
         assert_close(mover(model, kind, {})(embedded, by, 2), there, 1e-6)
 
 

@@ -19,6 +19,8 @@ JOINT = (
     "Lumina2",
     "Chroma",
     "AuraFlow",
+    "LongCat-Image",
+    "HiDream",
 )
 """The families whose text and picture are one sequence, by their names in `FAMILIES`."""
 
@@ -27,7 +29,6 @@ ALL = (*JOINT, "Anima")
 
 REFUSED = {
     "Ernie-Image": "Ernie-Image computes its attention without the host's hook",
-    "HiDream": "HiDream",
     "HunyuanImage 2.1": "HunyuanImage21",
     "OmniGen2": "Omnigen2",
     "Stable Cascade": "Stable_Cascade_C",
@@ -40,11 +41,21 @@ SIDE = 128
 GRID = (8, 8)
 TOKENS = 12
 NEGATIVE_TOKENS = 10
+PICTURE_FIRST = ("HiDream",)
+"""The families whose picture lies before the text."""
+THREE_TEXTS = ("HiDream",)
+"""The families whose text is the prompt's tokens three times: of one encoder, and twice of another."""
 
 
 def text_tokens(name, given):
     """How many tokens of a sequence are text, by family."""
-    return {"Flux.2": 512, "Flux.2 klein": 512, "Z-Image": -(-given // 32) * 32, "AuraFlow": 8 + given}.get(name, given)
+    lengths = {"Flux.2": 512, "Flux.2 klein": 512, "Z-Image": -(-given // 32) * 32, "AuraFlow": 8 + given}
+    return 3 * given if name in THREE_TEXTS else lengths.get(name, given)
+
+
+def first_of_picture(name, text):
+    """Where the picture begins in a sequence with so many tokens of text."""
+    return 0 if name in PICTURE_FIRST else text
 
 
 def nobody(count=3):
@@ -61,9 +72,19 @@ def prompts(family, told, lengths=TOKENS, seed=1, **extras):
         "prompts": [frame.prompt for frame in told.frames],
         "positions": [[places if name in cast else [] for cast in casts] for name, places in WORDS.items()],
     }
+    if family.name in THREE_TEXTS:  # places in all three
+        named |= {"as_given": True, "positions": [thrice(each, lengths) for each in named["positions"]]}
     positive = [[rows, {**own, NAMED: named, **extras}] for rows, own in padded_batch(encoded)]
     negatives = [family.conditioning(50 + i, NEGATIVE_TOKENS) for i in range(len(told.frames))]
     return positive, [[rows, {**own, **extras}] for rows, own in padded_batch(negatives)]
+
+
+def thrice(places, lengths):
+    """Per frame, places in a text that is three times as long as the prompt."""
+    return [
+        [text * length + place for text in range(3) for place in own]
+        for own, length in zip(places, lengths, strict=True)
+    ]
 
 
 def latents(family, model, count):
@@ -134,7 +155,7 @@ def written_out(name, model, noted, sees=lambda viewer, seen: viewer != seen, re
         seen["sigma"] = layer
         if known is None or (blocks is not None and seen["count"] not in blocks):
             return plain()
-        first = text + (references if name == "Z-Image" else 0)
+        first = first_of_picture(name, text) + (references if name == "Z-Image" else 0)
         parts = zip(*(each.double().chunk(prompts) for each in (q, k, v)), strict=True)
         added = [None] * prompts if mask is None else mask.expand(len(q), 1, total)[:, 0].double().chunk(prompts)
         return torch.cat([joined(*part, known, first, each) for part, each in zip(parts, added, strict=True)]).to(

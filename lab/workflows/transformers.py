@@ -1,0 +1,299 @@
+"""The workflows for families of diffusion transformers, whose model, text encoder and VAE are files of their own."""
+
+from typing import Any, NamedTuple
+
+from .graph import Group, Node, graph, node
+from .groups import AMBER, BLUE, GREEN, GREY, ROSE, VIOLET, finding, note
+from .identitystory import INES
+from .schemas import Json
+from .storynizor import LENA_AND_BRUNO, NORA, amsa
+
+WIDE, NARROW = (420, 0), (320, 0)
+PREFIX = "StoryIdentity/{}/frame"
+EDITING = """- The **Story**: one character line, one prompt per line. A frame may show nobody. Only what changed is \
+drawn again, also after a restart.
+- The face is the best of the portraits: another `seed` in **Character Portraits** is another face.
+- `start` in **Progressive-Mask Re-denoise**: earlier for a stronger identity, later to stay closer to the template.
+- Someone is not found: `on_missing` "skip" in **Layout from Attention**, or another `seed` in **Each Frame**.
+- Load Face Recogniser in place of Load CLIP Vision chooses the portraits by their faces alone.
+- A second character: one more Character Portraits, Identity Discovery, Reference Conditioning and Cast."""
+SHARING = """- The **Story**: one character per line, one prompt per line. Encode Story counts the frames.
+- `seed` in **KSampler**.
+- `strength` 0 in **AMSA Model Patch** draws each frame by itself, from the same noise, to compare.
+- Many frames, little memory: `anchors` 2 in **AMSA Model Patch**; later frames then see the first two alone."""
+
+
+class Drawing(NamedTuple):
+    """What draws portraits and templates: its files, and the values that its model wants."""
+
+    loaders: list[Node]
+    model: str
+    empty: str
+    steps: int
+    cfg: float
+
+    @property
+    def sampling(self) -> Json:
+        return {"steps": self.steps, "cfg": self.cfg, "sampler_name": "euler", "scheduler": "simple"}
+
+
+class Editing(NamedTuple):
+    """What puts the identity in: an editing model, its own files if it has any, and how it reads references."""
+
+    loaders: list[Node]
+    model: str
+    clip: str
+    references: Json
+    cfg: float
+    guidance: float | None = None
+
+
+def loader(key: str, unet: str) -> Node:
+    return node(key, "UNETLoader", size=WIDE, unet_name=unet, weight_dtype="default")
+
+
+def encoder(name: str, family: str) -> Node:
+    return node("clip", "CLIPLoader", size=WIDE, clip_name=name, type=family, device="default")
+
+
+def vae(name: str) -> Node:
+    return node("vae", "VAELoader", size=WIDE, vae_name=name)
+
+
+def shifted(model: str, shift: float) -> Node:
+    return node("shifted", "ModelSamplingAuraFlow", f"model={model}", size=WIDE, shift=shift)
+
+
+KLEIN = Drawing(
+    [
+        loader("drawer", "flux-2-klein-4b.safetensors"),
+        encoder("qwen_3_4b.safetensors", "flux2"),
+        vae("flux2-vae.safetensors"),
+    ],
+    model="drawer.MODEL",
+    empty="EmptyFlux2LatentImage",
+    steps=4,
+    cfg=1.0,
+)
+Z_IMAGE = Drawing(
+    [
+        loader("drawer", "z_image_turbo_bf16.safetensors"),
+        encoder("qwen_3_4b.safetensors", "lumina2"),
+        vae("ae.safetensors"),
+    ],
+    model="drawer.MODEL",
+    empty="EmptySD3LatentImage",
+    steps=8,
+    cfg=1.0,
+)
+QWEN_IMAGE = Drawing(
+    [
+        loader("drawer", "qwen_image_fp8_e4m3fn.safetensors"),
+        shifted("drawer.MODEL", 3.1),
+        encoder("qwen_2.5_vl_7b_fp8_scaled.safetensors", "qwen_image"),
+        vae("qwen_image_vae.safetensors"),
+    ],
+    model="shifted.MODEL",
+    empty="EmptySD3LatentImage",
+    steps=20,
+    cfg=2.5,
+)
+KLEIN_EDITS = Editing([], "drawer.MODEL", "clip.CLIP", {}, cfg=1.0)
+QWEN_EDITS = Editing(
+    [loader("editor", "qwen_image_edit_2511_fp8mixed.safetensors")],
+    "editor.MODEL",
+    "clip.CLIP",
+    {"text_encoder": "prompt and pictures"},
+    cfg=2.5,
+)
+KONTEXT_EDITS = Editing(
+    [
+        loader("editor", "flux1-dev-kontext_fp8_scaled.safetensors"),
+        node(
+            "editor_clip",
+            "DualCLIPLoader",
+            size=WIDE,
+            clip_name1="clip_l.safetensors",
+            clip_name2="t5xxl_fp8_e4m3fn_scaled.safetensors",
+            type="flux",
+            device="default",
+        ),
+    ],
+    "editor.MODEL",
+    "editor_clip.CLIP",
+    {},
+    cfg=1.0,
+    guidance=2.5,
+)
+
+
+def identity(drawing: Drawing, **portraits: Any) -> Group:
+    """From text alone to one character's identity, whose best portrait becomes the reference."""
+    tied = f"model={drawing.model} clip=clip.CLIP vae=vae.VAE story=story.story"
+    drawn = node("portraits", "CharacterPortraits", tied, size=(340, 0), seed=1, **{**drawing.sampling, **portraits})
+    links = "portraits=portraits.portraits photomaker=vision.CLIP_VISION name=portraits.name"
+    found = node(
+        "identity",
+        "IdentityDiscovery",
+        f"{links} description=portraits.description",
+        size=NARROW,
+        rank_too_large="lower it" if "count" in portraits else "error",
+    )
+    return finding([[drawn], [found]])
+
+
+def each_frame(drawing: Drawing, editing: Editing, story: str, steps: int) -> Group:
+    """What runs once per frame: template, layout, and the identity inside it."""
+    first = f"model={drawing.model} positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
+    sampled = {**drawing.sampling, "steps": steps}
+    positive, guided = "reference.positive", []
+    if editing.guidance is not None:
+        guided = [node("guided", "FluxGuidance", f"conditioning={positive}", size=NARROW, guidance=editing.guidance)]
+        positive = "guided.CONDITIONING"
+    again = f"model={editing.model} cast=cast.cast cache=cache.cache layout=layout.layout"
+    referring = f"clip={editing.clip} vae=vae.VAE identity=identity.identity frame=each.frame"
+    casting = f"identity=identity.identity positive={positive} negative=encoded.negative"
+    columns = [
+        [
+            node("each", "EachFrame", "story=story.story", size=NARROW, seed=1),
+            node("encoded", "EncodeFrame", "clip=clip.CLIP frame=each.frame", size=NARROW),
+            node("empty", drawing.empty, size=NARROW),
+        ],
+        [
+            node("cache", "NoisyLatentCache", f"{first} seed=each.seed", keep_attention_maps=True, **sampled),
+            node("template", "VAEDecode", "samples=cache.latent vae=vae.VAE"),
+        ],
+        [
+            node("layout", "LayoutFromAttention", "cache=cache.cache image=template.IMAGE frame=each.frame"),
+            node("reference", "ReferenceConditioning", referring, **editing.references),
+        ],
+        [
+            *guided,
+            node("cast", "Cast", casting, size=NARROW),
+            node("again", "Redenoise", again, size=NARROW, cfg=editing.cfg),
+            node("decoded", "VAEDecode", "samples=again.latent vae=vae.VAE", size=NARROW),
+        ],
+        [
+            node("saved", "SaveFrame", "images=decoded.IMAGE", filename_prefix=PREFIX.format(story)),
+            node("collected", "CollectFrames", "value_1=saved.images", size=(300, 230)),
+        ],
+    ]
+    return Group("3 · Each frame", VIOLET, columns)
+
+
+def sheet(pictures: str, frames: str = "", **more: Any) -> Node:
+    links = f"images={pictures}" + (f" frames={frames}" if frames else "")
+    return node("sheet", "StorySheet", links, size=(480, 0), columns=3, **more)
+
+
+def identity_story(name: str, about: str, drawing: Drawing, editing: Editing, steps: int, **portraits: Any) -> Json:
+    vision = node("vision", "CLIPVisionLoader", size=WIDE)
+    files = Group("Models", GREY, [[*drawing.loaders, *editing.loaders, vision]])
+    written = node("story", "Story", size=(420, 620), **INES)
+    return graph(
+        name,
+        [note(name, about, 720), files],
+        [
+            [
+                Group("1 · The story", BLUE, [[written]]),
+                identity(drawing, **portraits),
+                Group("4 · All frames", AMBER, [[sheet("collected.value_1", "collected.frames")]]),
+            ],
+            [each_frame(drawing, editing, "lighthouse", steps)],
+        ],
+    )
+
+
+def klein() -> Json:
+    about = f"""# A story with Flux.2 klein
+One model does all: it draws portraits from text alone, draws each frame, and then draws the character again inside \
+their own mask, with the best portrait as its reference. Outside the mask the frame stays as it was. 4 steps, CFG 1.
+
+## What to change first
+{EDITING}"""
+    return identity_story("identitystory_flux2_klein.json", about, KLEIN, KLEIN_EDITS, steps=4)
+
+
+def qwen_edit() -> Json:
+    about = f"""# A story with Qwen-Image and Qwen-Image-Edit
+Qwen-Image draws portraits and frames from text alone. Qwen-Image-Edit then draws the character again inside their own \
+mask; it and its text encoder see the best portrait. 20 steps, CFG 2.5.
+
+## What to change first
+{EDITING}
+- **Faster**: a Lightning LoRA (Load LoRA, model only) after each of the two models, `steps` 4 and `cfg` 1 in \
+Character Portraits and Noisy Latent Cache, `cfg` 1 in Progressive-Mask Re-denoise."""
+    return identity_story("identitystory_qwen_edit.json", about, QWEN_IMAGE, QWEN_EDITS, steps=20, count=16)
+
+
+def z_image_to_kontext() -> Json:
+    about = f"""# Two families in one picture
+Z-Image Turbo draws portraits and frames; Flux.1 Kontext draws the character again inside their own mask, with the \
+best portrait as its reference. The two share a VAE and the kind of noise, and need nothing else in common. The \
+frames take 20 steps, which is what Kontext wants.
+
+## What to change first
+{EDITING}
+- Flux.1 Kontext's licence is non-commercial. Any other editing model of the Flux.1 VAE fits in its place."""
+    return identity_story("identitystory_z_image_to_kontext.json", about, Z_IMAGE, KONTEXT_EDITS, steps=20)
+
+
+def storynizor(name: str, about: str, drawing: Drawing, story: Json, side: int) -> Json:
+    """All frames of a story in one sampling, in which they see each other's characters."""
+    tied = "model=amsa.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
+    told = [
+        node("story", "Story", size=(420, 430), **story),
+        node("encoded", "EncodeStory", "clip=clip.CLIP story=story.story", size=WIDE),
+        node("empty", drawing.empty, "batch_size=encoded.frames", size=WIDE, width=side, height=side),
+    ]
+    drawn = [
+        amsa(drawing.model),
+        node("sampler", "KSampler", tied, size=(340, 0), **drawing.sampling),
+        node("decoded", "VAEDecode", "samples=sampler.LATENT vae=vae.VAE", size=(340, 0)),
+    ]
+    kept = {"title": "Finished frames", "filename_prefix": "StoryIdentity/frame", "size": (420, 0)}
+    shown = [node("finished", "SaveImage", "images=decoded.IMAGE", **kept), sheet("decoded.IMAGE", captions=False)]
+    return graph(
+        name,
+        [note(name, about, 560), Group("Models", GREY, [drawing.loaders])],
+        [
+            [
+                Group("1 · The story", BLUE, [told]),
+                Group("2 · Draw all frames together", GREEN, [drawn]),
+                Group("3 · The frames", ROSE, [[shown[0]], [shown[1]]]),
+            ]
+        ],
+    )
+
+
+def storynizor_z_image() -> Json:
+    about = f"""# Four frames that see each other, with Z-Image
+Storynizor's auto-mask attention with Z-Image Turbo, in 8 steps at CFG 1: the person in each frame sees the same \
+person in the frames before it, and becomes more alike. No training, no reference picture, no detector. Prompts differ \
+in length, so each step runs the model once per frame.
+
+## What to change first
+{SHARING}"""
+    return storynizor("storynizor_z_image.json", about, Z_IMAGE, NORA, 1024)
+
+
+def storynizor_qwen_image() -> Json:
+    about = f"""# Two characters, with Qwen-Image
+Storynizor's auto-mask attention with Qwen-Image, in 20 steps at CFG 2.5: each character sees only themselves in the \
+other frames. Frames may show both, one of them, or nobody.
+
+## What to change first
+{SHARING}
+- Descriptions as unlike as you can make them keep two people apart.
+- **Faster**: a Lightning LoRA (Load LoRA, model only) before AMSA Model Patch, `steps` 4 or 8 and `cfg` 1 in \
+KSampler."""
+    return storynizor("storynizor_qwen_image.json", about, QWEN_IMAGE, LENA_AND_BRUNO, 1328)
+
+
+TRANSFORMERS = {
+    "identitystory_flux2_klein.json": klein,
+    "identitystory_qwen_edit.json": qwen_edit,
+    "identitystory_z_image_to_kontext.json": z_image_to_kontext,
+    "storynizor_qwen_image.json": storynizor_qwen_image,
+    "storynizor_z_image.json": storynizor_z_image,
+}
