@@ -8,7 +8,7 @@ from ..workflows.schemas import PREFIX, Json, read_schemas
 
 PACK = Path(__file__).absolute().parents[2]
 SOURCES = Path(__file__).parent
-LANGUAGES = ("zh", "ja", "ko", "fr", "de", "es", "ru")
+LANGUAGES = ("zh", "zh-TW", "ja", "ko", "fr", "de", "es", "ru")
 """The languages of the pack, by ComfyUI's codes. ComfyUI's editor 1.48 does not offer German yet."""
 
 Translations = dict[str, str]
