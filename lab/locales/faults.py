@@ -81,7 +81,7 @@ def _lost(text: str, translated: str, options: set[str], nodes: Json, translatio
     lost = {each for each in expected if each not in translated}
     inputs = {each["name"] for node in nodes.values() for each in node["inputs"]}
     for word in filter(_is_technical, WORD.findall(PATH.sub(" ", QUOTED.sub(" ", rest)))):
-        shown = translations.get(word, word) if word in inputs else word
+        shown = translations[word] if word in inputs and word in translations else word
         if word.removesuffix("s") not in translated and shown not in translated:
             lost.add(shown)
     wanted, there = Counter(NUMBER.findall(rest)), Counter(NUMBER.findall(translated))
@@ -91,7 +91,8 @@ def _lost(text: str, translated: str, options: set[str], nodes: Json, translatio
 def _node_names(text: str, nodes: Json, translations: Translations) -> tuple[set[str], str]:
     """How a translation must call the nodes of more than one word that a text mentions, and the text without them."""
     expected = set()
-    for name in sorted((node["display_name"] for node in nodes.values()), key=len, reverse=True):
+    names: list[str] = sorted((node["display_name"] for node in nodes.values()), key=len, reverse=True)
+    for name in names:
         short = _without_parentheses(name)
         if " " in short and short in text:
             text = text.replace(short, " ")

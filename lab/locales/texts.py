@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..workflows.pages import filled_page
 from ..workflows.schemas import PREFIX, Json, read_schemas
 
 PACK = Path(__file__).absolute().parents[2]
@@ -71,14 +72,35 @@ def categories(node: Json) -> list[str]:
 
 
 def generated(nodes: Json, languages: tuple[str, ...] = LANGUAGES) -> dict[Path, str]:
-    """The text of every file in `locales/`, by path. A text without a translation is left out: it stays English."""
+    """The text of every file in `locales/`, and of every translated help page, by path.
+
+    A text without a translation is left out: it stays English.
+    """
     files = {}
     for language in languages:
         translations = read_source(language)
         folder = PACK / "locales" / language
         files[folder / "nodeDefs.json"] = as_text({name: _node(node, translations) for name, node in nodes.items()})
         files[folder / "main.json"] = as_text({"nodeCategories": _categories(nodes, translations)})
+        for path in help_pages(language):
+            node = nodes[path.parent.name]
+            lists = {part: _list(node[part], translations) for part in ("inputs", "outputs")}
+            files[path] = filled_page(path, lists)
     return files
+
+
+def help_pages(language: str) -> list[Path]:
+    """The help pages in a language; the editor shows the English one of a node that has none."""
+    return sorted((PACK / "web" / "docs").glob(f"*/{language}.md"))
+
+
+def _list(specs: list[Json], translations: Translations) -> str:
+    """A line per input or output: its name in the editor, its name in messages, and its tooltip."""
+    return "\n".join(
+        f"- **{translations.get(each['name'], each['name'])}** (`{each['name']}`): "
+        + translations.get(each["tooltip"], each["tooltip"]).replace("<", "&lt;")
+        for each in specs
+    )
 
 
 def _node(node: Json, translations: Translations) -> Json:

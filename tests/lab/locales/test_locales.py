@@ -1,13 +1,23 @@
 """The translations are whole, true to the English texts, and what ComfyUI reads is made from them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from story_identity.lab.locales import __main__ as command
 from story_identity.lab.locales import texts
 from story_identity.lab.locales.faults import missing, stale, untrue
-from story_identity.lab.locales.texts import LANGUAGES, PACK, as_text, generated, read_nodes, read_source, source_file
+from story_identity.lab.locales.texts import (
+    LANGUAGES,
+    PACK,
+    as_text,
+    generated,
+    help_pages,
+    read_nodes,
+    read_source,
+    source_file,
+)
 from typer.testing import CliRunner
 
 NODES = read_nodes()
@@ -44,7 +54,8 @@ def test_two_nodes_or_inputs_do_not_look_alike(language: str):
 
 def test_what_comfyui_reads_is_current():
     files = generated(NODES)
-    found = {path for path in (PACK / "locales").rglob("*") if path.is_file()}
+    folders = PACK / "locales", PACK / "web" / "docs"
+    found = {path for folder in folders for path in folder.glob("*/*") if path.is_file()}
     assert found == set(files)
     for path, text in files.items():
         assert path.read_text(encoding="utf-8") == text, MEND
@@ -64,6 +75,17 @@ def test_sockets_are_where_the_editor_looks_for_them():
             assert defs[name]["inputs"][each["name"]]["name"] == german[each["name"]]
         for place, each in enumerate(node["outputs"]):
             assert defs[name]["outputs"][str(place)]["tooltip"] == german[each["tooltip"]]
+
+
+@pytest.mark.parametrize("page", [page for language in LANGUAGES for page in help_pages(language)], ids=str)
+def test_a_help_page_has_no_code_or_message_that_the_english_page_lacks(page: Path):
+    """What is in backticks stays English: names in messages, values, messages. What is gone there is gone here."""
+    english = page.parent.with_suffix(".md").read_text(encoding="utf-8").replace("\\|", "|")
+    text = re.sub("<!-- (inputs|outputs) -->.*?<!-- /", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    codes = re.findall("`([^`]+)`", text)
+    assert len(codes) > 3
+    assert [code for code in codes if code not in english] == []
+    assert len(re.findall("^## ", text, re.MULTILINE)) > 2
 
 
 @pytest.fixture
