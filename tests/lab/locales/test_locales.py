@@ -82,7 +82,7 @@ def test_a_help_page_has_no_code_or_message_that_the_english_page_lacks(page: Pa
     """What is in backticks stays English: names in messages, values, messages. What is gone there is gone here."""
     english = page.parent.with_suffix(".md").read_text(encoding="utf-8").replace("\\|", "|")
     text = re.sub("<!-- (inputs|outputs) -->.*?<!-- /", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    codes = re.findall("`([^`]+)`", text)
+    codes = [block or code for block, code in re.findall("```(.*?)```|`([^`]+)`", text, re.DOTALL)]
     assert len(codes) > 3
     assert [code for code in codes if code not in english] == []
     assert len(re.findall("^## ", text, re.MULTILINE)) > 2
