@@ -6,13 +6,19 @@ from typing import Annotated
 
 import typer
 
+from ..workflows.schemas import Json
 from .faults import missing, stale, untrue
 from .texts import LANGUAGES, as_text, generated, read_nodes, read_source, source_file, write_source
 
 
 def main(
     to_translate: Annotated[
-        str, typer.Option("--missing", metavar="LANG", help="Print the texts that lack a translation, as JSON.")
+        str,
+        typer.Option(
+            "--missing",
+            metavar="LANG",
+            help="Print the texts that lack a translation, as JSON; what is left over goes to the standard error.",
+        ),
     ] = "",
     add: Annotated[
         tuple[str, Path],
@@ -22,7 +28,10 @@ def main(
     """Write the translations that ComfyUI reads, and say which texts are missing, left over or not true."""
     nodes = read_nodes()
     if to_translate:
-        typer.echo(as_text(dict.fromkeys(missing(nodes, read_source(to_translate)), "")), nl=False)
+        translations = read_source(to_translate)
+        typer.echo(as_text(dict.fromkeys(missing(nodes, translations), "")), nl=False)
+        for text in stale(nodes, translations):  # often the former wording of one that is missing
+            typer.echo(f"left over: {text!r}: {translations[text]!r}", err=True)
         return
     if add[0]:
         _add(nodes, *add)
@@ -35,18 +44,20 @@ def main(
         raise typer.Exit(1)
 
 
-def _add(nodes: dict, language: str, file: Path) -> None:
+def _add(nodes: Json, language: str, file: Path) -> None:
     try:
         added = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(added, dict) or not all(isinstance(line, str) for line in added.values()):
+            raise ValueError("it must be an object whose values are texts")
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{file} is not a JSON file of English texts and translations: {error}") from error
     translations = {**read_source(language), **{text: line for text, line in added.items() if line}}
     for text in stale(nodes, translations):
-        del translations[text]
+        typer.echo(f"Dropped, since no node says so: {text!r}: {translations.pop(text)!r}")
     write_source(language, translations)
 
 
-def _faults(nodes: dict, language: str) -> list[str]:
+def _faults(nodes: Json, language: str) -> list[str]:
     translations, file = read_source(language), source_file(language).name
     return [
         *(f"{file}: {text!r} is missing" for text in missing(nodes, translations)),

@@ -97,10 +97,14 @@ def help_pages(language: str) -> list[Path]:
 def _list(specs: list[Json], translations: Translations) -> str:
     """A line per input or output: its name in the editor, its name in messages, and its tooltip."""
     return "\n".join(
-        f"- **{translations.get(each['name'], each['name'])}** (`{each['name']}`): "
-        + translations.get(each["tooltip"], each["tooltip"]).replace("<", "&lt;")
+        f"- **{_translated(each['name'], translations)}** (`{each['name']}`): "
+        + _translated(each["tooltip"], translations).replace("<", "&lt;")
         for each in specs
     )
+
+
+def _translated(text: str, translations: Translations) -> str:
+    return translations.get(text, text)
 
 
 def _node(node: Json, translations: Translations) -> Json:

@@ -109,8 +109,10 @@ def test_what_is_missing_can_be_filled_in_and_taken_over(elsewhere: Path):
     whole = read_source("de")
     texts.write_source("de", {**whole, "Story": "", "gone": "weg"})
     assert run().exit_code == 1
-    printed = run("--missing", "de").output
-    assert json.loads(printed) == {"Story": ""}
+    printed = run("--missing", "de")
+    assert json.loads(printed.stdout) == {"Story": ""}
+    assert "gone" in printed.stderr
+    assert "weg" in printed.stderr
     (elsewhere / "filled.txt").write_text('{"Story": "Erzählung"}', encoding="utf-8")
     answer = run("--add", "de", str(elsewhere / "filled.txt"))
     assert answer.exit_code == 0, answer.output
@@ -119,8 +121,9 @@ def test_what_is_missing_can_be_filled_in_and_taken_over(elsewhere: Path):
     assert shown["StoryIdentityStory"]["display_name"] == "Erzählung"
 
 
-def test_a_file_that_is_not_json_is_refused_by_name(elsewhere: Path):
-    (elsewhere / "filled.txt").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("content", ["{", "[]", '{"Story": 1}'])
+def test_a_file_of_another_kind_is_refused_by_name(elsewhere: Path, content: str):
+    (elsewhere / "filled.txt").write_text(content, encoding="utf-8")
     answer = run("--add", "de", str(elsewhere / "filled.txt"))
     assert answer.exit_code == 2
     assert "filled.txt" in answer.output
