@@ -34,7 +34,7 @@ def filled_pages(pack: Path, schemas: Json) -> dict[Path, str]:
         for name, node in nodes.items()
     }
     tables[pack / "docs" / "architecture.md"] = {"nodes": nodes_table(nodes)}
-    return {path: _filled(path, wanted) for path, wanted in tables.items()}
+    return {path: filled_page(path, wanted) for path, wanted in tables.items()}
 
 
 def inputs_table(inputs: list[Json]) -> str:
@@ -61,7 +61,12 @@ def nodes_table(nodes: dict[str, Json]) -> str:
     return _table(("id", "display name", "inputs", "outputs"), rows)
 
 
-def _filled(path: Path, tables: dict[str, str]) -> str:
+def filled_page(path: Path, tables: dict[str, str]) -> str:
+    """The text of a page with its tables, by the name of their markers, as they should be.
+
+    Raises:
+        ValueError: If the page is missing or lacks a pair of markers.
+    """
     if not path.is_file():
         markers = ", ".join(f"<!-- {name} --> and <!-- /{name} -->" for name in tables)
         raise ValueError(f"{path} is missing. Write this help page, with the markers {markers} on lines of their own.")

@@ -1,5 +1,6 @@
 """The pack as ComfyUI sees it: it loads in silence, and every node explains itself."""
 
+import json
 import re
 
 import pytest
@@ -52,3 +53,23 @@ def test_a_node_has_a_help_page_that_the_editor_finds(host, node_id):
     assert page.is_file()
     assert host.read(f"/extensions/{PACK}/docs/{node_id}.md") == page.read_bytes()
     assert page.stat().st_size > 200
+
+
+LANGUAGES = sorted(path.name for path in (REPOSITORY / "locales").iterdir())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_editor_gets_the_translations(host, language):
+    told = host.get("/i18n")[language]
+    folder = REPOSITORY / "locales" / language
+    nodes = json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert {name: told["nodeDefs"][name] for name in nodes} == nodes
+    for key, names in json.loads((folder / "main.json").read_text(encoding="utf-8")).items():
+        assert {name: told[key][name] for name in names} == names
+
+
+def test_translated_help_pages_are_where_the_editor_asks_for_them(host):
+    pages = sorted((REPOSITORY / "web" / "docs").glob("*/*.md"))
+    assert pages
+    for page in pages:
+        assert host.read(f"/extensions/{PACK}/docs/{page.parent.name}/{page.name}") == page.read_bytes()

@@ -20,13 +20,13 @@ def test_the_nodes_use_nearly_all_code_that_is_shipped():
 
 def test_nothing_of_the_laboratory_the_command_line_or_the_tests_is_shipped():
     folders = {file.parts[0] for file in shipped_files() if len(file.parts) > 1}
-    assert folders == {"core", "docs", "nodes", "web", "workflows"}
+    assert folders == {"core", "docs", "locales", "nodes", "web", "workflows"}
 
 
 def test_all_that_the_nodes_need_is_shipped():
     shipped = {file.as_posix() for file in shipped_files()}
     assert shipped >= {"__init__.py", "models.json", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"}
-    for folder in ("core", "nodes", "web", "workflows"):
+    for folder in ("core", "locales", "nodes", "web", "workflows"):
         found = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {name for name in found if "__pycache__" not in name} <= shipped
 
