@@ -194,12 +194,26 @@ def find_layouts(
             read_masks(folder / frame_file(frame.index), frame, *picture.shape[:2])
             for frame, picture in zip(frames, pictures, strict=True)
         ]
-    detector, thresholds = _open_detector(settings)
+    return search_frames(*open_detector(settings), subject.story, pictures, report)
+
+
+def search_frames(
+    detector: Detector, thresholds: Mapping[str, float], story: Story, pictures: Sequence[Tensor], report: Report
+) -> list[Layout]:
+    """Who is where in every frame, by a detector; whoever it does not find has an empty mask.
+
+    Args:
+        detector: Finds the characters by their class words.
+        thresholds: `find_layout`'s box_threshold and text_threshold.
+        story: What the pictures show.
+        pictures: One per frame.
+        report: Called with every frame.
+    """
     layouts = []
-    for frame, picture in zip(frames, pictures, strict=True):
-        report("finding characters", frame.index, len(frames))
+    for frame, picture in zip(story.frames, pictures, strict=True):
+        report("finding characters", frame.index, len(pictures))
         layouts.append(_find(detector, thresholds, frame, picture))
-    report("finding characters", len(frames), len(frames))
+    report("finding characters", len(pictures), len(pictures))
     return layouts
 
 
@@ -273,7 +287,8 @@ def tokens_over(encoders: Encoders, story: Story) -> list[int] | None:
     return [clip.tokens_over(frame.prompt) for frame in story.frames] if isinstance(clip, ImageTextEncoder) else None
 
 
-def _open_detector(settings: ScoreSettings) -> tuple[Detector, Mapping[str, float]]:
+def open_detector(settings: ScoreSettings) -> tuple[Detector, Mapping[str, float]]:
+    """The detector that the settings name, and its thresholds."""
     if settings.encoders == TOYWORLD:
         from ..core.toyworld.detector import load_detector
 
