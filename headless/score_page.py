@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..core.scores.ratings import Ratings
 from ..core.scores.report import interval_text, notes
 from ..core.scores.story_scores import CLIP_T, FACE_SIM, LABELS, StoryScores
 from ..core.shapes import Float
@@ -41,6 +42,7 @@ def build_page(
     story: Story,
     pictures: Sequence[Float[Tensor, "_ _ 3"]],
     plot: Float[Tensor, "h w 3"],
+    ratings: Ratings,
 ) -> str:
     """The whole page.
 
@@ -50,6 +52,7 @@ def build_page(
         story: What the pictures show.
         pictures: One per frame, in [0, 1].
         plot: From `core.scores.plot.draw_scores`.
+        ratings: Of the whole frames.
     """
     names = ", ".join(f"{kind}: {escape(name)}" for kind, name in about["encoders"].items())
     plotted = f'<img class="plot" alt="likeness of faces" src="{_data(plot)}">' if FACE_SIM in scores.scores else ""
@@ -67,6 +70,7 @@ def build_page(
 <p class="soft">{scores.frames} frames; measured by {names}. Cosines times 100; in brackets the 95 % interval, by
 bootstrap over the frames.</p>
 {_scores(scores)}
+{_table(("rating", "mean"), ratings.lines()) if ratings.of_frames else ""}
 {_notes(scores, about)}
 <h2>Characters</h2>
 {_characters(scores)}
