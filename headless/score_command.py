@@ -8,7 +8,7 @@ import typer
 from .option_values import TOYWORLD
 from .terminal import plain_errors, progress, quiet_imports, say, shown
 
-_FACES = "Face-Sim by dlib, sface=FOLDER, auraface=FOLDER or insightface=FOLDER (research only)."
+FACES = "Face-Sim by dlib, sface=FOLDER, auraface=FOLDER or insightface=FOLDER (research only)."
 
 Quality = Annotated[
     str,
@@ -32,7 +32,7 @@ def score(
     encoders: Annotated[str, typer.Option(metavar=TOYWORLD, help="Measure with the toy world's own networks.")] = "",
     clip: Annotated[str, typer.Option(metavar="FOLDER", help="CLIP-T, CLIP-T-C, CLIP-I: a folder of CLIP.")] = "",
     dino: Annotated[str, typer.Option(metavar="FOLDER", help="DINO-I: a folder of DINOv2 or DINOv3.")] = "",
-    faces: Annotated[str, typer.Option(metavar="ENGINE[=FOLDER]", help=_FACES)] = "",
+    faces: Annotated[str, typer.Option(metavar="ENGINE[=FOLDER]", help=FACES)] = "",
     reference: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Face-Sim(R): a picture of a character's face; may be repeated."),
