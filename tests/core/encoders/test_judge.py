@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,3 +130,8 @@ def test_one_code_fence_is_taken_off_and_words_around_it_are_not():
     text = good_answer((1, 2, 3))
     assert read_answer(f"```json\n{text}\n```", 1)["image_quality"] == [3]
     assert read_answer(f"Here you are:\n```json\n{text}\n```", 1) == "It is not JSON."
+
+
+def test_the_documentation_shows_the_prompt_as_it_is():
+    page = Path(__file__).parents[3] / "docs" / "scores.md"
+    assert instruction(10, ["a woman with red hair", "a boy with black hair"]) in page.read_text(encoding="utf-8")
