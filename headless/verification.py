@@ -224,8 +224,8 @@ class _Trial:
     def template(self) -> Mapping[str, Any]:
         """Template."""
         frame, seed = STORY.frames[0], self.settings.seed
-        prompts = [encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative)]
-        self.cache = sample_template(self._plan(), *prompts, self._noise([seed]), seed)
+        prompt, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
+        self.cache = sample_template(self._plan(), prompt, negative, self._noise([seed]), seed)
         check_finite(self.cache.final, "The template", self.settings)
         self.result.pictures["template"] = picture = decode(self.pipe, self.cache.final)[0]
         return _about(picture)
@@ -253,7 +253,7 @@ class _Trial:
             latent = redenoise(self._plan(), self.cache, layout, prompts, start=START, max_kernel=0, soft_edge=False)
         check_finite(latent, "The second pass", settings)
         self.result.pictures["second_pass"] = picture = decode(self.pipe, latent)[0]
-        cells = to_latent_grid(masks, *latent.shape[-2:]).any(dim=0)
+        cells = to_latent_grid(masks, latent.shape[-2], latent.shape[-1]).any(dim=0)
         change = (latent - self.cache.final).abs().amax(dim=(0, 1)) * ~cells.reshape(latent.shape[-2:])
         return _about(picture) | {"largest change outside the masks": float(change.max())}
 

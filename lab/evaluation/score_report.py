@@ -163,8 +163,12 @@ def _order(rows: Rows) -> str:
 
 
 def _sorted_by(rows: Rows, key: str) -> list[str]:
-    means = {mode: mean_of_known([row[key][mode] for row in rows]) for mode in _ORDER}
-    return sorted(_ORDER, key=lambda mode: -torch.inf if means[mode] is None else means[mode])
+    """The modes by their mean, the lowest first; one without a mean comes before all."""
+    means: dict[str, float] = {}
+    for mode in _ORDER:
+        mean = mean_of_known([row[key][mode] for row in rows])
+        means[mode] = -torch.inf if mean is None else mean
+    return sorted(_ORDER, key=means.__getitem__)
 
 
 def _table(rows: Rows) -> str:
