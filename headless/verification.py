@@ -245,7 +245,7 @@ class _Trial:
         masks[0, :, : settings.width // 4], masks[1, :, -settings.width // 4 :] = True, True
         layout = Layout(tuple(person.name for person in frame.cast), masks, frame.label)
         if self.studio is not None:
-            still = replace(self.studio, settings=replace(settings, max_kernel=0))
+            still = replace(self.studio, settings=replace(settings, max_kernel=0, soft_edge=False))
             latent = still.put_in(frame, self.cache, layout, self.identities, _silent)
         else:
             prompt, negative = (encode_prompt(self.pipe, text, frame.label) for text in (frame.prompt, frame.negative))
@@ -255,6 +255,8 @@ class _Trial:
         self.result.pictures["second_pass"] = picture = decode(self.pipe, latent)[0]
         cells = to_latent_grid(masks, latent.shape[-2], latent.shape[-1]).any(dim=0)
         change = (latent - self.cache.final).abs().amax(dim=(0, 1)) * ~cells.reshape(latent.shape[-2:])
+        if change.max() > 0:
+            raise ValueError(f"The second pass changed latents outside its masks, by {float(change.max()):g}.")
         return _about(picture) | {"largest change outside the masks": float(change.max())}
 
     def amsa(self) -> Mapping[str, Any]:
@@ -268,7 +270,9 @@ class _Trial:
         pictures = decode(self.pipe, latents)
         self.result.pictures |= {f"together_{number}": picture for number, picture in enumerate(pictures, start=1)}
         maps = sharing.reader.maps
-        return _about(pictures[0]) | {"grid of the maps": None if maps is None else list(maps.grid)}
+        if maps is None:
+            raise ValueError("No attention map was read: the frames did not see each other.")
+        return _about(pictures[0]) | {"grid of the maps": list(maps.grid)}
 
     def _noise(self, seeds: Sequence[int]) -> Float[Tensor, "n c lh lw"]:
         ratio, channels = self.pipe.vae_scale_factor, self.pipe.vae.config.latent_channels
