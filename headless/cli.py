@@ -13,11 +13,13 @@ import typer
 from ..core import weights_cli
 from ..core.quoting import quote
 from . import options
+from .benchmark_command import benchmark
 from .option_values import TOYWORLD
 from .run_settings import RunSettings, settings_of, toyworld_settings
 from .score_command import score
 from .stopping import stoppable
 from .terminal import plain_errors, progress, quiet_imports, quiet_libraries, say, shown
+from .verify_command import verify
 
 if TYPE_CHECKING:
     from ..core.story import Story
@@ -305,6 +307,8 @@ def demo(out: options.OutFolder = Path("demo"), overwrite: options.Overwrite = F
 
 
 app.command()(score)
+app.command(rich_help_panel=STORIES)(benchmark)
+app.command(rich_help_panel="Models")(verify)
 
 
 def settings_from(given: Mapping[str, Any]) -> RunSettings:

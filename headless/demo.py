@@ -10,13 +10,11 @@ from PIL import Image
 from ..core.atomic_files import atomic_write
 from ..core.quoting import printable
 from ..core.story import Story
-from ..core.toyworld.detector import load_detector
-from ..core.toyworld.identity_encoder import load_identity_encoder
+from ..core.toyworld.recogniser import load_recogniser
 from .demo_album import Album, ReadFace, count_evaluations, measure, open_album
 from .demo_page import MADE_BY, build_page
 from .demo_sheet import as_bytes, draw_sheet
 from .detection import Detector
-from .likeness import FaceReader
 from .processes import cpu_threads
 from .run import run_story
 from .run_files import png_bytes, read_about
@@ -72,7 +70,7 @@ def make_demo(
     folder = run_story(story, settings, out, overwrite=overwrite, detector=detector, report=report)
     album = open_album(folder, story, settings)
     with cpu_threads(settings.threads):  # on which the last bits depend
-        scores = measure(album, read_face or FaceReader(load_detector(), load_identity_encoder()))
+        scores = measure(album, read_face or load_recogniser().embedding_of)
     picture = Image.fromarray(as_bytes(draw_sheet(album)))
     _write(sheet, png_bytes(picture, {"sheet": album.title}))
     _write(page, build_page(album, scores).encode())

@@ -5,7 +5,9 @@ with the settings.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,3 +129,23 @@ PictureWeight = Annotated[float | None, option("picture_weight", TOGETHER)]
 Device = Annotated[str | None, option("device", COMPUTING)]
 Dtype = Annotated[str | None, option("dtype", COMPUTING)]
 Threads = Annotated[int | None, option("threads", COMPUTING)]
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `**given` receives all options of a run, but for those that it has itself."""
+    own = [each for each in signature(command).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    taken = {each.name for each in own}
+    more = {name: _ALIASES[name] for name in _SETTINGS if name not in taken}
+    added = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in more.items()]
+    kept = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in own]
+
+    @wraps(command)
+    def called(**arguments: Any) -> None:
+        command(**arguments)
+
+    called.__signature__ = Signature([*kept, *added])  # pyright: ignore[reportAttributeAccessIssue]
+    called.__annotations__ = {each.name: each.annotation for each in (*kept, *added)}
+    return called
+
+
+_ALIASES = {name: globals()["".join(part.title() for part in name.split("_"))] for name in _SETTINGS}

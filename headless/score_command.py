@@ -8,7 +8,21 @@ import typer
 from .option_values import TOYWORLD
 from .terminal import plain_errors, progress, quiet_imports, say, shown
 
-_FACES = "Face-Sim by dlib, sface=FOLDER, auraface=FOLDER or insightface=FOLDER (research only)."
+FACES = "Face-Sim by dlib, sface=FOLDER, auraface=FOLDER or insightface=FOLDER (research only)."
+
+Quality = Annotated[
+    str,
+    typer.Option(metavar="qalign", help="Q-Align by pyiqa: non-commercial, and it fetches 15 GB on first use."),
+]
+JudgeAddress = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help="A model as a judge: an address such as https://host/v1 that speaks OpenAI's chat protocol. The pictures "
+        "are sent there. Its key is read from STORY_IDENTITY_JUDGE_KEY.",
+    ),
+]
+JudgeModel = Annotated[str, typer.Option(metavar="NAME", help="The judge, as the endpoint calls it.")]
 
 
 def score(
@@ -18,7 +32,7 @@ def score(
     encoders: Annotated[str, typer.Option(metavar=TOYWORLD, help="Measure with the toy world's own networks.")] = "",
     clip: Annotated[str, typer.Option(metavar="FOLDER", help="CLIP-T, CLIP-T-C, CLIP-I: a folder of CLIP.")] = "",
     dino: Annotated[str, typer.Option(metavar="FOLDER", help="DINO-I: a folder of DINOv2 or DINOv3.")] = "",
-    faces: Annotated[str, typer.Option(metavar="ENGINE[=FOLDER]", help=_FACES)] = "",
+    faces: Annotated[str, typer.Option(metavar="ENGINE[=FOLDER]", help=FACES)] = "",
     reference: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Face-Sim(R): a picture of a character's face; may be repeated."),
@@ -29,6 +43,9 @@ def score(
     bert: Annotated[str, typer.Option(metavar="DIR", help="The tokenizer of bert-base-uncased.")] = "",
     device: Annotated[str, typer.Option(help="Where CLIP, DINO and detectors run: cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples of the intervals.")] = 0,
+    quality: Quality = "",
+    judge: JudgeAddress = "",
+    judge_model: JudgeModel = "",
 ) -> None:
     """Measure the pictures of a story: the papers' scores, per frame and character.
 
@@ -38,17 +55,35 @@ def score(
     """
     quiet_imports()
     with plain_errors():
+        from ..core.encoders.quality import NOTICE
         from ..core.scores.report import as_text
         from .scoring import ScoreSettings, encoder_names, score_folder, threshold_of
 
         references = tuple(_pair(text) for text in reference or ())
         settings = ScoreSettings(
-            encoders, clip, dino, faces, grounding_dino, sam, bert, masks, references, device, seed
+            encoders,
+            clip,
+            dino,
+            faces,
+            grounding_dino,
+            sam,
+            bert,
+            masks,
+            references,
+            device,
+            seed,
+            quality,
+            judge,
+            judge_model,
         )
         place = out or folder / "scores"
+        if quality:
+            say(NOTICE, error=True)
         with progress() as report:
-            scores, used = score_folder(folder, story, settings, place, report)
+            scores, used, ratings = score_folder(folder, story, settings, place, report)
         say(as_text(scores, encoder_names(used).get("faces", ""), threshold_of(used)))
+        for label, said in ratings.lines():
+            say(f"{label:<40} {said}")
         say(f"The page is {shown(place / 'scores.html')}")
 
 

@@ -10,29 +10,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..core.scores.ratings import Ratings
 from ..core.scores.report import interval_text, notes
 from ..core.scores.story_scores import CLIP_T, FACE_SIM, LABELS, StoryScores
 from ..core.shapes import Float
 from ..core.story import Story
+from .html_tables import STYLE, html_table
 
 _THUMB_PX = 240
-_STYLE = """
-:root { color-scheme: light dark; --worst: #b3321c; --paper: #fbfaf7; --ink: #26231f; --soft: #6a635a;
-  --line: #d9d3c8; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #1b1a18; --ink: #ebe6dc; --soft: #b3aa9d; --line: #45403a; --worst: #ff8a73; }
-}
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-main { max-width: 70rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
-.soft { color: var(--soft); } .worst { color: var(--worst); font-weight: bold; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem 1.2rem .35rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-.scroll { overflow-x: auto; }
-.frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); gap: 1rem; padding: 0; }
-.frames li { list-style: none; } .frames img { width: 100%; border-radius: .3rem; }
-.plot { max-width: 100%; background: white; }
-"""
 
 
 def build_page(
@@ -41,6 +26,7 @@ def build_page(
     story: Story,
     pictures: Sequence[Float[Tensor, "_ _ 3"]],
     plot: Float[Tensor, "h w 3"],
+    ratings: Ratings,
 ) -> str:
     """The whole page.
 
@@ -50,6 +36,7 @@ def build_page(
         story: What the pictures show.
         pictures: One per frame, in [0, 1].
         plot: From `core.scores.plot.draw_scores`.
+        ratings: Of the whole frames.
     """
     names = ", ".join(f"{kind}: {escape(name)}" for kind, name in about["encoders"].items())
     plotted = f'<img class="plot" alt="likeness of faces" src="{_data(plot)}">' if FACE_SIM in scores.scores else ""
@@ -59,7 +46,7 @@ def build_page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Scores of a story</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <main>
@@ -67,6 +54,7 @@ def build_page(
 <p class="soft">{scores.frames} frames; measured by {names}. Cosines times 100; in brackets the 95 % interval, by
 bootstrap over the frames.</p>
 {_scores(scores)}
+{html_table(("rating", "mean"), ratings.lines()) if ratings.of_frames else ""}
 {_notes(scores, about)}
 <h2>Characters</h2>
 {_characters(scores)}
@@ -83,7 +71,7 @@ bootstrap over the frames.</p>
 
 def _scores(scores: StoryScores) -> str:
     rows = [(LABELS[key], interval_text(each)) for key, each in scores.scores.items()]
-    return _table(("score", "mean"), rows)
+    return html_table(("score", "mean"), rows)
 
 
 def _characters(scores: StoryScores) -> str:
@@ -95,7 +83,7 @@ def _characters(scores: StoryScores) -> str:
         cells = [f"{mean} ({count})" if count else mean for mean, count in zip(means, found, strict=True)]
         worst = "" if person.worst is None else f"frame {person.worst + 1}"
         rows.append((person.name, *cells, worst))
-    return _table(("character", *(LABELS[key] for key in keys), "face least like the others"), rows)
+    return html_table(("character", *(LABELS[key] for key in keys), "face least like the others"), rows)
 
 
 def _notes(scores: StoryScores, about: Mapping[str, Any]) -> str:
@@ -125,12 +113,6 @@ def _frames(scores: StoryScores, story: Story, pictures: Sequence[Tensor]) -> st
             f'<li><img alt="frame {frame.index + 1}" src="{_data(picture, _THUMB_PX)}">{"<br>".join(lines)}</li>'
         )
     return "\n".join(items)
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _number(value: float | None) -> str:

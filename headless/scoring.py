@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from torch import Tensor
 from ..core.atomic_files import atomic_write
 from ..core.detectors.faces import Recogniser
 from ..core.encoders import ImageTextEncoder
+from ..core.encoders.judge import Judge
 from ..core.layout import Layout
 from ..core.layout_search import find_layout
 from ..core.quoting import printable, quote
 from ..core.scores.measuring import Encoders, check_story_pictures, story_features
 from ..core.scores.plot import draw_scores
+from ..core.scores.ratings import Ratings
 from ..core.scores.report import as_mapping, as_rows
 from ..core.scores.story_scores import StoryScores, score_story
 from ..core.shapes import Float
@@ -32,6 +35,9 @@ from .run_settings import TOYWORLD_SETTINGS
 from .score_page import build_page
 
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+QALIGN = "qalign"
+JUDGE_KEY = "STORY_IDENTITY_JUDGE_KEY"
+"""The environment variable with the key of the judge's endpoint."""
 BOX_THRESHOLD, TEXT_THRESHOLD = 0.30, 0.25
 Report = Callable[[str, int, int], None]
 
@@ -50,7 +56,10 @@ class ScoreSettings:
         bert: The folder of GroundingDINO's tokenizer.
         masks: A folder of mask files as a run writes them, in place of a detector.
         references: Pictures of faces by character.
-        device: Where CLIP, DINO and the detectors run.
+        quality: "qalign" for Q-Align by pyiqa.
+        judge: The address of an endpoint that speaks OpenAI's chat protocol.
+        judge_model: The model of it.
+        device: Where CLIP, DINO, Q-Align and the detectors run.
         seed: Of the resamples of the intervals.
     """
 
@@ -65,12 +74,19 @@ class ScoreSettings:
     references: tuple[tuple[str, str], ...] = ()
     device: str = "cpu"
     seed: int = 0
+    quality: str = ""
+    judge: str = ""
+    judge_model: str = ""
 
     def __post_init__(self) -> None:
         if self.encoders not in ("", TOYWORLD):
             raise ValueError(f"--encoders is {quote(self.encoders)}; it can only be {TOYWORLD}.")
         if self.encoders and (self.faces or self.grounding_dino):
             raise ValueError("--encoders toyworld has its own face recogniser and detector: leave out the others.")
+        if self.quality not in ("", QALIGN):
+            raise ValueError(f"--quality is {quote(self.quality)}; it can only be {QALIGN}.")
+        if bool(self.judge) != bool(self.judge_model):
+            raise ValueError("A judge takes both --judge, its address, and --judge-model.")
         if not (self.encoders or self.clip or self.dino or self.faces):
             raise ValueError(
                 "There is nothing to score with: give --faces dlib (or another recogniser), --clip FOLDER, --dino "
@@ -177,6 +193,34 @@ def open_recogniser(settings: ScoreSettings) -> Recogniser | None:
     return load_recogniser(engine, Path(place) if place else None)
 
 
+def open_judge(settings: ScoreSettings) -> Judge | None:
+    """The judge that the settings name, with the key of `JUDGE_KEY`; None for none.
+
+    Raises:
+        ValueError: If the address cannot be one.
+    """
+    return Judge(settings.judge, settings.judge_model, os.environ.get(JUDGE_KEY, "")) if settings.judge else None
+
+
+def rate_pictures(
+    settings: ScoreSettings, judge: Judge | None, story: Story, pictures: Sequence[Tensor], report: Report
+) -> Ratings:
+    """What Q-Align and a judge say of the pictures, where the settings ask for them."""
+    found: dict[str, Sequence[float | None]] = {}
+    if settings.quality:
+        from ..core.encoders.quality import load_qalign
+
+        report("Q-Align", 0, 1)
+        found |= load_qalign(settings.device).rate(pictures)
+        report("Q-Align", 1, 1)
+    if judge is not None:
+        report("judge", 0, 1)
+        described = [character.description for character in story.characters]
+        found |= judge.rate([frame.prompt for frame in story.frames], described, pictures)
+        report("judge", 1, 1)
+    return Ratings(found)
+
+
 def find_layouts(
     settings: ScoreSettings, subject: Subject, pictures: Sequence[Tensor], report: Report
 ) -> list[Layout] | None:
@@ -194,18 +238,32 @@ def find_layouts(
             read_masks(folder / frame_file(frame.index), frame, *picture.shape[:2])
             for frame, picture in zip(frames, pictures, strict=True)
         ]
-    detector, thresholds = _open_detector(settings)
+    return search_frames(*open_detector(settings), subject.story, pictures, report)
+
+
+def search_frames(
+    detector: Detector, thresholds: Mapping[str, float], story: Story, pictures: Sequence[Tensor], report: Report
+) -> list[Layout]:
+    """Who is where in every frame, by a detector; whoever it does not find has an empty mask.
+
+    Args:
+        detector: Finds the characters by their class words.
+        thresholds: `find_layout`'s box_threshold and text_threshold.
+        story: What the pictures show.
+        pictures: One per frame.
+        report: Called with every frame.
+    """
     layouts = []
-    for frame, picture in zip(frames, pictures, strict=True):
-        report("finding characters", frame.index, len(frames))
+    for frame, picture in zip(story.frames, pictures, strict=True):
+        report("finding characters", frame.index, len(pictures))
         layouts.append(_find(detector, thresholds, frame, picture))
-    report("finding characters", len(frames), len(frames))
+    report("finding characters", len(pictures), len(pictures))
     return layouts
 
 
 def score_folder(
     folder: Path, story: Path | None, settings: ScoreSettings, out: Path, report: Report
-) -> tuple[StoryScores, Encoders]:
+) -> tuple[StoryScores, Encoders, Ratings]:
     """Score a folder and write scores.json, scores.csv, likeness.png and scores.html into another.
 
     Raises:
@@ -215,13 +273,14 @@ def score_folder(
     subject = open_subject(folder, story)
     pictures = subject.pictures()
     references = {name: [read_picture(Path(path))] for name, path in settings.references}
-    encoders = open_encoders(settings)
+    encoders, judge = open_encoders(settings), open_judge(settings)
     check_story_pictures(subject.story, pictures, encoders, references)
     layouts = find_layouts(settings, subject, pictures, report)
     features = story_features(subject.story, pictures, layouts, encoders, references, report)
     scores = score_story(features, settings.seed)
-    write_scores(out, scores, encoders, subject, pictures, settings)
-    return scores, encoders
+    ratings = rate_pictures(settings, judge, subject.story, pictures, report)
+    write_scores(out, scores, encoders, subject, pictures, settings, ratings)
+    return scores, encoders, ratings
 
 
 def write_scores(
@@ -231,23 +290,27 @@ def write_scores(
     subject: Subject,
     pictures: Sequence[Tensor],
     settings: ScoreSettings,
+    ratings: Ratings,
 ) -> None:
     """Write the four files; the page, which has everything in it, comes last."""
     about = {
-        "encoders": encoder_names(encoders),
+        "encoders": encoder_names(encoders)
+        | ({"quality": settings.quality} if settings.quality else {})
+        | ({"judge": settings.judge_model} if settings.judge else {}),
         "threshold": threshold_of(encoders),
         "pictures": [path.name for path in subject.files],
         "prompt_tokens_over": tokens_over(encoders, subject.story),
         "seed": settings.seed,
+        "ratings": ratings.as_mapping(settings.seed),
     }
     out.mkdir(parents=True, exist_ok=True)
     plot = draw_scores(scores, threshold_of(encoders))
     write_json(out / "scores.json", as_mapping(scores, about))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(as_rows(scores))
+    csv.writer(text, lineterminator="\n").writerows(as_rows(scores, ratings))
     _write(out / "scores.csv", text.getvalue())
     write_picture(out / "likeness.png", plot, {"content": "likeness"})
-    page = build_page(scores, about, subject.story, pictures, plot)
+    page = build_page(scores, about, subject.story, pictures, plot, ratings)
     _write(out / "scores.html", page)
 
 
@@ -273,7 +336,8 @@ def tokens_over(encoders: Encoders, story: Story) -> list[int] | None:
     return [clip.tokens_over(frame.prompt) for frame in story.frames] if isinstance(clip, ImageTextEncoder) else None
 
 
-def _open_detector(settings: ScoreSettings) -> tuple[Detector, Mapping[str, float]]:
+def open_detector(settings: ScoreSettings) -> tuple[Detector, Mapping[str, float]]:
+    """The detector that the settings name, and its thresholds."""
     if settings.encoders == TOYWORLD:
         from ..core.toyworld.detector import load_detector
 

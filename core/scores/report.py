@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..quoting import printable, quote
+from .ratings import NO_RATINGS, Ratings
 from .statistics import Interval
 from .story_scores import CLIP_T, FACE_SIM, LABELS, CharacterScores, StoryScores
 
@@ -81,15 +82,17 @@ def faces_by_frame(numbers: str) -> dict[int, list[tuple[str, float | None, bool
     return found
 
 
-def as_rows(scores: StoryScores) -> list[list[Any]]:
+def as_rows(scores: StoryScores, ratings: Ratings = NO_RATINGS) -> list[list[Any]]:
     """A table: a line of titles, then one row per frame and character; an empty cell where there is no number.
 
-    A frame in which nobody is has one row without a name. CLIP-T is the frame's, and stands in each of its rows.
+    A frame in which nobody is has one row without a name. CLIP-T and ratings are the frame's, and stand in each of its
+    rows.
     """
     keys = [key for key in LABELS if any(key in person.of_frames for person in scores.characters)]
-    rows: list[list[Any]] = [["frame", "character", *([CLIP_T] if scores.clip_t else []), *keys]]
+    rows: list[list[Any]] = [["frame", "character", *([CLIP_T] if scores.clip_t else []), *ratings.of_frames, *keys]]
     for frame in range(scores.frames):
-        whole = [scores.clip_t[frame]] if scores.clip_t else []
+        whole: list[Any] = [scores.clip_t[frame]] if scores.clip_t else []
+        whole += ["" if values[frame] is None else values[frame] for values in ratings.of_frames.values()]
         present = [person for person in scores.characters if frame in person.frames]
         for person in present:
             values = [person.of_frames[key][frame] if key in person.of_frames else None for key in keys]

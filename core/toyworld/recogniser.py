@@ -43,6 +43,16 @@ class ToyRecogniser:
                 faces[row] = face
         return faces
 
+    def embedding_of(self, image: Float[Tensor, "h w 3"], mask: Bool[Tensor, "h w"]) -> Float[Tensor, " d"] | None:
+        """The unit vector of the face of whoever covers the mask best; None where nobody does.
+
+        Args:
+            image: In [0, 1].
+            mask: Where the person is, or was in the template.
+        """
+        face = self.find_all([image], [mask])[0]
+        return None if face is None else face.embedding
+
     def _faces(self, pictures: Float[Tensor, "n h w 3"], heads: Sequence[Tensor | None]) -> list[Face | None]:
         seen = [row for row, head in enumerate(heads) if head is not None]
         faces: list[Face | None] = [None] * len(heads)

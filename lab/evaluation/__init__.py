@@ -4,5 +4,6 @@
 figures of them. The command `toyworld` re-denoises stories: `variants` draws one in all variants, `identitystory`
 measures it, `tables` makes the tables. The command `storynizor` draws frames together: `drawing_modes`, `storynizor`
 (with `auto_masks` and `layouts`) and `storynizor_tables`. The command `training` draws them with the networks that the
-trainers made: `training` and `training_tables`.
+trainers made: `training` and `training_tables`. `score-report` scores stories by the functions of the report
+(`score_report`), and `takes` keeps one of several takes of every frame (`best_of_takes`).
 """

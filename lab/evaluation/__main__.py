@@ -5,6 +5,8 @@
     python -m story_identity.lab.evaluation fewer-evaluations --stories 60 --out evaluation_fewer --processes 2
     python -m story_identity.lab.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
     python -m story_identity.lab.evaluation training --stories 60 --out evaluation_training --processes 2
+    python -m story_identity.lab.evaluation score-report --stories 60 --out evaluation_report
+    python -m story_identity.lab.evaluation takes --stories 60 --out evaluation_takes
 
 Every story is a file in `--out`; stories that are there are not done again. A folder belongs to one evaluation and one
 set of weights.
@@ -20,15 +22,17 @@ import typer
 from ...core.guidance import TEMPLATES
 from ...core.story import CHARACTER, FRAME
 from ...core.toyworld.models import WEIGHTS
+from . import best_of_takes as of_takes
 from . import fewer_evaluations as of_fewer
 from . import identitystory as of_toyworld
 from . import prompts as of_prompts
+from . import score_report as of_report
 from . import storynizor as of_storynizor
 from . import storynizor_tables, tables, training_tables
 from . import training as of_training
 from .drawing_modes import DRAWING_MODES, OFF, ON
 from .figure import Figure
-from .folder import Evaluation, check_done, claim_folder, evaluate
+from .folder import Evaluation, check_done, check_settings, claim_folder, evaluate
 from .markdown import find_markers
 from .variants import DIRECT, TEMPLATE, VARIANTS
 
@@ -93,9 +97,16 @@ TRAINING_FIGURE = Figure(
     stories=(0, 1, 2, 4, 5),
 )
 
+REPORT_FIGURE = Figure("score_report", rows=of_report.MODES, columns={}, across=2, stories=())
+TAKES_FIGURE = Figure("takes", rows=of_takes.CHOICES, columns={}, across=2, stories=())
+
 Out = Annotated[Path, typer.Option(help="Folder for the numbers and pictures of each story.")]
 Stories = Annotated[int, typer.Option(min=2, help="How many stories; a third of them have two people.")]
 Processes = Annotated[int, typer.Option(min=1, help="How many work on them, each on one CPU thread.")]
+Kept = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A folder of that evaluation: its pictures are scored, not drawn.")
+]
+Takes = Annotated[int, typer.Option("--takes", min=2, max=of_takes.MOST, help="How many takes of every frame.")]
 Weights = Annotated[Path, typer.Option(help="Folder of the trained weights: two synchronizers, an injector.")]
 Page = Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes into the same folder.")]
 _PAGE = Path("docs/evidence.md")
@@ -155,6 +166,42 @@ def training(
         processes,
         page,
     )
+
+
+@app.command()
+def score_report(
+    out: Out,
+    stories: Stories = 60,
+    processes: Processes = 1,
+    page: Page = _PAGE,
+    toyworld: Kept = None,
+    storynizor: Kept = None,
+) -> None:
+    """Score stories as Score Story does, drawn in several ways or taken from folders, and write the tables."""
+    try:
+        if toyworld is not None:
+            check_settings(toyworld, TOYWORLD.made_with)
+        if storynizor is not None:
+            check_settings(storynizor, STORYNIZOR.made_with)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    measure = partial(of_report.open_measure, of_report.KeptFolders(toyworld, storynizor))
+    evaluation = Evaluation("score_report", measure, of_report.make_tables, REPORT_FIGURE, reported="discovered")
+    _run(evaluation, out, stories, processes, page)
+
+
+@app.command()
+def takes(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE, number: Takes = 4) -> None:
+    """Draw every frame several times, keep one of the takes by faces or by words, and write the tables."""
+    evaluation = Evaluation(
+        "takes",
+        partial(of_takes.open_measure, number),
+        partial(of_takes.make_tables, number),
+        TAKES_FIGURE,
+        reported=of_takes.BEST,
+        made_with={"takes": number},
+    )
+    _run(evaluation, out, stories, processes, page)
 
 
 def _run(evaluation: Evaluation, out: Path, stories: int, processes: int, page: Path) -> None:

@@ -46,6 +46,23 @@ def write_strip(path: Path, pictures: Mapping[str, Sequence[Float[Tensor, "h w 3
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
+def read_strip(path: Path, rows: Sequence[str]) -> dict[str, list[Float[Tensor, "h w 3"]]]:
+    """The pictures that `write_strip` kept, in steps of 1/255.
+
+    Raises:
+        ValueError: If the file is no strip of these rows.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture; delete it and its numbers, and run again.") from error
+    if tuple(pixels.shape[:2]) != (len(rows) * PICTURE_SIDE, FRAMES * PICTURE_SIDE):
+        raise ValueError(f"{path} does not hold {len(rows)} rows of {FRAMES} pictures.")
+    strips = pixels.split(PICTURE_SIDE, dim=0)
+    return {name: list(strip.split(PICTURE_SIDE, dim=1)) for name, strip in zip(rows, strips, strict=True)}
+
+
 def write_figure(path: Path, shape: Figure, strips: Sequence[Path], captions: Sequence[str]) -> None:
     """A row per story, a column per mode, each with the story's frames, twice as large.
 

@@ -56,6 +56,8 @@ def evaluate(evaluation: Evaluation, out: Path, stories: int, processes: int, pa
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_between_markers(page, evaluation.name, evaluation.make_tables(rows))
     shown = [number for number in evaluation.figure.stories if number < stories]
+    if not shown:
+        return
     captions = ["; ".join(rows[number]["people"]) for number in shown]
     path = page.with_name(f"{page.stem}_{evaluation.figure.name}.png")
     write_figure(path, evaluation.figure, [pictures_of(out, number) for number in shown], captions)
@@ -68,13 +70,29 @@ def claim_folder(out: Path, made_with: Mapping[str, Any]) -> None:
         ValueError: If what is there was made with other settings or weights.
     """
     path = out / "settings.json"
-    record = json.loads(json.dumps({**evaluation_settings().record(), **made_with}))
     if not path.is_file():
-        write_json(path, record)
+        write_json(path, _record(made_with))
+    check_settings(out, made_with)
+
+
+def check_settings(out: Path, made_with: Mapping[str, Any]) -> None:
+    """Check that the stories of a folder were made with the present settings and weights.
+
+    Raises:
+        ValueError: If they were not, or if the folder does not say what they were made with.
+    """
+    path, record = out / "settings.json", _record(made_with)
+    if not path.is_file():
+        raise ValueError(f"{out} is no folder of an evaluation: it has no settings.json.")
     found = {_FORMER.get(name, name): value for name, value in _read(path).items()}
     other = sorted(name for name in {*found, *record} if found.get(name) != record.get(name))
     if other:
         raise ValueError(f"The stories in {out} were made with another {quote_all(other)}; give another folder.")
+
+
+def _record(made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers depend on, as JSON gives it back."""
+    return json.loads(json.dumps({**evaluation_settings().record(), **made_with}))
 
 
 def check_done(out: Path, stories: int) -> None:

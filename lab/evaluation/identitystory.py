@@ -18,8 +18,8 @@ from ...core.story import Frame
 from ...core.toyworld.detector import ToyDetector, load_detector
 from ...core.toyworld.identity_encoder import load_identity_encoder
 from ...core.toyworld.models import LATENT_RATIO
+from ...core.toyworld.recogniser import ToyRecogniser
 from ...headless.detection import toyworld_folder
-from ...headless.likeness import FaceReader
 from ...headless.run_settings import RunSettings, toyworld_settings
 from ...headless.studio import Studio, open_studio
 from ..toyworld.plan import Plan
@@ -55,7 +55,7 @@ class Instruments:
 
     studio: Studio
     detector: ToyDetector
-    read_face: FaceReader
+    recogniser: ToyRecogniser
     probe: Probe
 
 
@@ -77,7 +77,7 @@ def open_instruments(settings: RunSettings) -> Instruments:
     folder = toyworld_folder(settings)
     detector = load_detector(folder)
     studio = open_studio(settings, settings.device, detector)
-    return Instruments(studio, detector, FaceReader(detector, load_identity_encoder(folder)), load_probe(folder))
+    return Instruments(studio, detector, ToyRecogniser(detector, load_identity_encoder(folder)), load_probe(folder))
 
 
 def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
@@ -143,7 +143,7 @@ def describe_identities(
     faces = []
     for picture in portraits.pictures:
         people = instruments.detector.people(picture)
-        faces.append(instruments.read_face(picture, people[0].mask) if people else None)
+        faces.append(instruments.recogniser.embedding_of(picture, people[0].mask) if people else None)
     return {
         "cohesion_all": wide.cohesion_before,
         "cohesion_kept": wide.cohesion_after,
@@ -179,7 +179,7 @@ def look(instruments: Instruments, frame: Frame, picture: Picture) -> dict[str, 
     exact = replace(instruments.studio, settings=replace(instruments.studio.settings, dilate=0))
     layout = exact.find(frame, picture, None)
     return {
-        name: Seen(mask, instruments.read_face(picture, mask))
+        name: Seen(mask, instruments.recogniser.embedding_of(picture, mask))
         for name, mask in zip(layout.names, layout.masks, strict=True)
         if mask.any()
     }

@@ -17,9 +17,9 @@ from ...core.shapes import Bool, Float
 from ...core.toyworld.detector import Found, ToyDetector, box_around, load_detector
 from ...core.toyworld.identity_encoder import load_identity_encoder
 from ...core.toyworld.models import WEIGHTS
+from ...core.toyworld.recogniser import ToyRecogniser
 from ...core.toyworld.vocabulary import CLASS_WORDS, CLOTHES_COLOURS, GARMENTS, HAIR_COLOURS, PLACES, PROPS
 from ...headless.detection import Detector
-from ...headless.likeness import FaceReader
 from ...headless.run_files import mark_of
 from ..toyworld.probe import ATTRIBUTES, NO_PROP, SCENE, Probe, load_probe, split
 from ..toyworld.weight_files import weight_file
@@ -133,7 +133,7 @@ def toyworld_measures(folder: Path = WEIGHTS) -> Measures:
     detector = load_detector(folder)
     return Measures(
         detector,
-        identity=FaceReader(detector, load_identity_encoder(folder)),
+        identity=ToyRecogniser(detector, load_identity_encoder(folder)).embedding_of,
         agreement=ToyAgreement(detector, load_probe(folder)),
         names={
             "toyworld": mark_of(folder, [f"{name}.safetensors" for name in _TOY_NETWORKS]),

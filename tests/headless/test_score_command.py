@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.world import draw
 from typer.testing import CliRunner
+
+from tests.stand_ins.judge import good_answer, judge_server
 
 from .stories import STORY as SHORT_STORY
 from .stories import PlaceDetector, settings, story
@@ -163,7 +167,7 @@ class Everybody:
 
 def test_a_run_is_scored_with_its_own_masks(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "open_recogniser", lambda settings: Everybody())
-    scores, _ = scoring.score_folder(finished, None, ScoreSettings(faces="dlib"), tmp_path, lambda *progress: None)
+    scores, *_ = scoring.score_folder(finished, None, ScoreSettings(faces="dlib"), tmp_path, lambda *progress: None)
     assert [person.name for person in scores.characters] == ["Mira", "Tom"]
     assert [person.found["face_sim"] for person in scores.characters] == [2, 1]
     found = json.loads((tmp_path / "scores.json").read_text())
@@ -181,7 +185,45 @@ def test_masks_say_who_is_where(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "open_recogniser", lambda settings: load_recogniser())
     found = []
     for chosen in (ScoreSettings(encoders="toyworld"), ScoreSettings(faces="dlib", masks=str(drawn / "masks"))):
-        scores, _ = scoring.score_folder(drawn, drawn / "story.json", chosen, tmp_path, lambda *progress: None)
+        scores, *_ = scoring.score_folder(drawn, drawn / "story.json", chosen, tmp_path, lambda *progress: None)
         found.append([each.scores["face_sim"] for each in scores.characters])
     assert found[0] == pytest.approx(found[1])
     assert len(found[0]) == len(STORY["characters"])
+
+
+def test_q_align_and_a_judge_are_on_the_page(drawn, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules,
+        "pyiqa",
+        types.SimpleNamespace(create_metric=lambda name, device: lambda pixels, task_: torch.tensor(len(task_) / 2)),
+    )
+    monkeypatch.setenv("STORY_IDENTITY_JUDGE_KEY", "secret")
+    words = (drawn, "--story", drawn / "story.json", "--encoders", "toyworld", "--out", tmp_path)
+    with judge_server([good_answer(*[(90, 80, 70)] * 4)]) as (address, requests):
+        done = call(*words, "--quality", "qalign", "--judge", address, "--judge-model", "some-model")
+    assert done.exit_code == 0, done.output
+    assert "non-commercial purposes only" in done.output
+    assert requests[0][1]["Authorization"] == "Bearer secret"
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["encoders"] == {"faces": "toyworld", "quality": "qalign", "judge": "some-model"}
+    assert found["ratings"]["qalign_aesthetic"]["of_frames"] == [4.5] * 4
+    assert found["ratings"]["character_consistency"]["mean"]["mean"] == 80
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert {row["image_quality"] for row in rows} == {"70.0"}
+    assert "judge: image quality (0 to 100)" in (tmp_path / "scores.html").read_text()
+    assert not any("secret" in path.read_text(errors="replace") for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--quality", "musiq"), '--quality is "musiq"; it can only be qalign'),
+        (("--judge", "http://localhost/v1"), "both --judge, its address, and --judge-model"),
+        (("--judge", "localhost", "--judge-model", "m"), "must begin with http"),
+    ],
+)
+def test_raters_that_cannot_be_are_refused_before_anything_is_measured(drawn, words, message):
+    done = call(drawn, "--story", drawn / "story.json", "--encoders", "toyworld", *words)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert not (drawn / "scores").exists()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from story_identity.core.toyworld.identity_encoder import IdentityEncoder
-from story_identity.headless.likeness import FaceReader
+from story_identity.core.toyworld.recogniser import ToyRecogniser
 from story_identity.headless.studio import open_studio
 from story_identity.lab.evaluation.identitystory import Instruments, evaluation_settings
 from story_identity.lab.evaluation.stories import make_story
@@ -29,5 +29,8 @@ def instruments(tmp_path_factory):
     torch.manual_seed(3)
     detector = SeesTwo([person.word for person in make_story(STORY).people])
     return Instruments(
-        open_studio(settings, "cpu", detector), detector, FaceReader(detector, IdentityEncoder().eval()), Probe().eval()
+        open_studio(settings, "cpu", detector),
+        detector,
+        ToyRecogniser(detector, IdentityEncoder().eval()),
+        Probe().eval(),
     )

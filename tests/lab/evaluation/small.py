@@ -33,8 +33,8 @@ class SeesTwo(ToyDetector):
         by_side = [self.people(image)[int(box[0] > 30)].mask for box in boxes]
         return torch.stack(by_side)
 
-    def head_of(self, image, mask):
-        return self.people(image)[int(mask[:, 32:].any())].head
+    def heads_of(self, images, masks):
+        return [self.people(image)[int(mask[:, 32:].any())].head for image, mask in zip(images, masks, strict=True)]
 
 
 class KnowsTheAnswers(Probe):

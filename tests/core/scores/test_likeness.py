@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 from story_identity.core.scores.cosines import likeness
-from story_identity.core.toyworld.detector import load_detector
-from story_identity.core.toyworld.identity_encoder import load_identity_encoder
-from story_identity.headless.likeness import FaceReader
+from story_identity.core.toyworld.recogniser import load_recogniser
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.world import draw
@@ -63,7 +61,7 @@ def drawn(people, seed, place):
 
 
 def test_faces_of_one_drawn_person_are_more_alike_than_those_of_two_told_alike():
-    read_face, random = FaceReader(load_detector(), load_identity_encoder()), np.random.default_rng(5)
+    read_face, random = load_recogniser().embedding_of, np.random.default_rng(5)
     same, other = [], []
     for seed in range(6):
         mira, double = (sample_person(random, held_out=True, word="woman", hair="red") for _ in range(2))
@@ -78,7 +76,7 @@ def test_faces_of_one_drawn_person_are_more_alike_than_those_of_two_told_alike()
 
 
 def test_where_nobody_is_there_is_no_face():
-    read_face = FaceReader(load_detector(), load_identity_encoder())
+    read_face = load_recogniser().embedding_of
     picture, masks = drawn([sample_person(np.random.default_rng(1))], 3, "garden")
     assert read_face(picture, masks[0]) is not None
     assert read_face(picture, torch.zeros_like(masks[0])) is None
