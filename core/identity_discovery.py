@@ -138,7 +138,8 @@ def identity_movement(
     """
     found = []
     for rows in (embeddings[: len(embeddings) - last], embeddings):
-        usable = largest_usable_rank(*rows.shape, keep_ratio, iterations) if len(rows) else 0
+        count, width = rows.shape
+        usable = largest_usable_rank(count, width, keep_ratio, iterations) if count else 0
         if usable < 1:
             return math.inf
         found.append(discover_identity(rows, min(rank, usable), keep_ratio, iterations).embedding.double())

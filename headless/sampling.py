@@ -131,7 +131,7 @@ class Denoiser:
     def with_unconditional(self, latent: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
         """The guided prediction and the unconditional one, which is None where there is no guidance."""
         parts = self._predict(latent, sigma, self._prompts)
-        return (parts[0], None) if len(parts) == 1 else (guided(*parts, self._cfg), parts[0])
+        return (parts[0], None) if len(parts) == 1 else (guided(parts[0], parts[1], self._cfg), parts[0])
 
 
 class CharacterDenoiser:

@@ -136,8 +136,8 @@ class Studio:
 
     def _rank_for(self, embeddings: Tensor) -> int:
         """The rank of the settings; where drawing has stopped early, at most what so few portraits allow."""
-        chosen = self.settings
-        usable = largest_usable_rank(*embeddings.shape, chosen.keep_ratio, chosen.rounds)
+        chosen, (count, width) = self.settings, embeddings.shape
+        usable = largest_usable_rank(count, width, chosen.keep_ratio, chosen.rounds)
         return min(chosen.rank, usable) if chosen.settled and usable else chosen.rank
 
     def identity(self, character: Character, embedding: Float[Tensor, " d"], metadata: Mapping) -> Identity:

@@ -114,7 +114,7 @@ def find_identities(studio: Studio, toy: ToyStory) -> tuple[dict[str, dict[str, 
         for way, count in ((OWN, len(drawn.embeddings)), (FEW_PORTRAITS, settled_after(studio, drawn))):
             chosen = studio.settings
             rows = drawn.embeddings[:count]
-            rank = min(chosen.rank, largest_usable_rank(*rows.shape, chosen.keep_ratio, chosen.rounds))
+            rank = min(chosen.rank, largest_usable_rank(count, rows.shape[1], chosen.keep_ratio, chosen.rounds))
             found = discover_identity(rows, rank, chosen.keep_ratio, chosen.rounds)
             identities[way][character.name] = studio.identity(character, found.embedding, {})
             used[way].append(count)
