@@ -275,6 +275,7 @@ frames take 20 steps, which is what Kontext wants.
 
 ## What to change first
 {EDITING}
+- `cfg_1` in **Draw the frame** stays 1: the negative prompt is encoded for Z-Image, and Kontext cannot read it.
 - Flux.1 Kontext's licence is non-commercial. Any other editing model of the Flux.1 VAE fits in its place."""
     return identity_story("identitystory_z_image_to_kontext.json", about, Z_IMAGE, KONTEXT_EDITS, steps=20)
 
