@@ -69,6 +69,16 @@ def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def all_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its nodes and those of its subgraphs."""
+    inside = [node for each in subgraphs(workflow) for node in each["nodes"]]
+    return [*workflow["nodes"], *inside]
+
+
+def subgraphs(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return workflow.get("definitions", {}).get("subgraphs", [])
+
+
 def values(node: dict[str, Any]) -> dict[str, Any]:
     """Widget values by name; a seed is followed by what happens to it after a run."""
     left = list(node["widgets_values"])
@@ -103,7 +113,10 @@ def test_every_one_has_a_picture(path):
 def test_links_agree_at_both_ends(path):
     workflow = load(path)
     nodes = {node["id"]: node for node in workflow["nodes"]}
-    assert len(nodes) == len(workflow["nodes"]) == workflow["last_node_id"]
+    assert len(nodes) == len(workflow["nodes"])
+    ids = [node["id"] for node in all_nodes(workflow)]
+    assert len(set(ids)) == len(ids)
+    assert max(ids) == workflow["last_node_id"]
     assert [link[0] for link in workflow["links"]] == list(range(1, workflow["last_link_id"] + 1))
     for link_id, start, output, end, slot, kind in workflow["links"]:
         assert nodes[start]["order"] < nodes[end]["order"]
@@ -119,11 +132,44 @@ def test_links_agree_at_both_ends(path):
 
 
 @workflows
+def test_a_subgraphs_links_agree_at_both_ends_and_its_widgets_are_there(path):
+    workflow = load(path)
+    for kind in subgraphs(workflow):
+        nodes = {node["id"]: node for node in kind["nodes"]}
+        (whole,) = [node for node in workflow["nodes"] if node["type"] == kind["id"]]
+        for ends, slots in (("inputs", whole["inputs"]), ("outputs", whole["outputs"])):
+            assert [(each["name"], each["type"]) for each in kind[ends]] == [(s["name"], s["type"]) for s in slots]
+        for link in kind["links"]:
+            inward, outward = link["origin_id"] == -10, link["target_id"] == -20
+            start = kind["inputs"] if inward else nodes[link["origin_id"]]["outputs"]
+            end = kind["outputs"] if outward else nodes[link["target_id"]]["inputs"]
+            known = start[link["origin_slot"]]["linkIds" if inward else "links"]
+            assert link["id"] in known
+            tied = end[link["target_slot"]]
+            assert link["id"] in (tied["linkIds"] if outward else [tied["link"]])
+            assert start[link["origin_slot"]]["type"] == link["type"]
+            assert link["type"] in tied["type"].split(",")
+        for number, name in whole["properties"]["proxyWidgets"]:
+            assert name in values(nodes[int(number)])
+            assert not any(each["link"] for each in nodes[int(number)]["inputs"] if each["name"] == name)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_at_most_a_dozen_nodes_are_seen(name):
+    seen = [node for node in load(ROOT / "workflows" / f"{name}.json")["nodes"] if node["type"] != "MarkdownNote"]
+    assert len(seen) <= 12
+
+
+@workflows
 def test_nothing_overlaps_and_groups_hold_their_nodes(path):
     workflow = load(path)
     nodes = [(x, y - TITLE, w, h + TITLE) for (x, y), (w, h) in ((n["pos"], n["size"]) for n in workflow["nodes"])]
     groups = [group["bounding"] for group in workflow["groups"]]
-    for boxes in (nodes, groups):
+    inside = [
+        [(x, y - TITLE, w, h + TITLE) for (x, y), (w, h) in ((n["pos"], n["size"]) for n in each["nodes"])]
+        for each in subgraphs(workflow)
+    ]
+    for boxes in (nodes, groups, *inside):
         for (x, y, w, h), (x2, y2, w2, h2) in itertools.combinations(boxes, 2):
             assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
     outside = [
@@ -138,7 +184,7 @@ def test_nothing_overlaps_and_groups_hold_their_nodes(path):
 def test_named_models_are_in_the_manifest_and_chosen(path):
     workflow = load(path)
     named = set()
-    for node in workflow["nodes"]:
+    for node in all_nodes(workflow):
         models = node["properties"].get("models", [])
         files = [value for value in node["widgets_values"] if str(value).endswith((".safetensors", ".pth", ".bin"))]
         assert [each["name"] for each in models] == files
@@ -155,7 +201,9 @@ def test_named_models_are_in_the_manifest_and_chosen(path):
 def test_the_values_are_the_papers(path):
     workflow = load(path)
     expected_values = TRANSFORMERS.get(path.stem, TOY if path.stem.startswith("toyworld") else PAPER)
-    of_paper = [(node, expected_values[node["type"]]) for node in workflow["nodes"] if node["type"] in expected_values]
+    of_paper = [
+        (node, expected_values[node["type"]]) for node in all_nodes(workflow) if node["type"] in expected_values
+    ]
     assert len(of_paper) >= (1 if path.stem == "toyworld_each_frame" else 2)
     for node, expected in of_paper:
         assert expected.items() <= values(node).items(), node["type"]

@@ -27,7 +27,10 @@ PICTURE = 232  # the least height of the pictures under a node's widgets
 
 
 class Node(NamedTuple):
-    """A node of a graph; `links` has, for each input tied to something, the key and the output it comes from."""
+    """A node of a graph; `links` has, for each input tied to something, the key and the output it comes from.
+
+    `inside` is of a subgraph: its definition, the last of its ids, and which widgets of its nodes it shows.
+    """
 
     key: str
     kind: Kind
@@ -36,6 +39,7 @@ class Node(NamedTuple):
     title: str
     width: int
     height: int
+    inside: Json | None = None
 
 
 class Group(NamedTuple):
@@ -75,7 +79,7 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
     nodes: list[tuple[Node, int, int]] = []
 
     def put(group: Group, x: int, y: int, width: int, height: int) -> None:
-        nodes.extend(_placed(group, x, y, width, height))
+        nodes.extend(_placed_within(group, x, y, width, height))
         if group.title:
             shown = {"title": group.title, "bounding": [x, y, width, height], "color": group.colour}
             boxes.append({"id": len(boxes) + 1, **shown, "font_size": 24, "flags": {}})
@@ -97,10 +101,12 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
         y += tallest + BETWEEN
     whole = min(1800 / (to_the_right + longest), 900 / max(y, below))
     scale = max(round(whole, 2), READABLE)
+    folded = [each.inside["definition"] for each, _, _ in nodes if each.inside is not None]
     return {
         **{"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"storyidentity/{name}")), "revision": 0},
-        **_wired(nodes),
+        **wired(nodes),
         "groups": boxes,
+        **({"definitions": {"subgraphs": folded}} if folded else {}),
         "config": {},
         "extra": {"ds": {"scale": scale, "offset": [60, 80]}, "frontendVersion": SCHEMAS["editor"]},
         "version": 0.4,
@@ -146,10 +152,15 @@ def _width(row: list[Group]) -> int:
     return sum(_extent(group)[0] for group in row) + BETWEEN * (len(row) - 1)
 
 
-def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple[Node, int, int]]:
+def placed(group: Group, x: int, y: int) -> list[tuple[Node, int, int]]:
+    """The nodes of a group at their places, with nothing around them."""
+    return _placed_within(group, x, y, *_extent(group))
+
+
+def _placed_within(group: Group, x: int, y: int, width: int, height: int) -> list[tuple[Node, int, int]]:
     """The nodes at their places in a box; pictures take what room is left below them and in the last column."""
     inside = PADDING if group.title else 0
-    placed, left, bottom = [], x + inside, y + height - inside
+    found, left, bottom = [], x + inside, y + height - inside
     for column in group.columns:
         top = y + inside + (HEADER if group.title else 0)
         spare = width - _extent(group)[0] if column is group.columns[-1] else 0
@@ -158,22 +169,22 @@ def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple
                 each = each._replace(width=each.width + spare)
                 if each.key == column[-1].key:
                     each = each._replace(height=bottom - top - TITLE)
-            placed.append((each, left, top + TITLE))
+            found.append((each, left, top + TITLE))
             top += _room(each)
         left += max(each.width for each in column) + BETWEEN
-    return placed
+    return found
 
 
-def _wired(placed: list[tuple[Node, int, int]]) -> Json:
-    """The nodes with their slots and the links between them."""
-    ids = {each.key: number for number, (each, _, _) in enumerate(placed, start=1)}
-    if len(ids) != len(placed):
+def wired(places: list[tuple[Node, int, int]], first: int = 1) -> Json:
+    """The nodes with their slots and the links between them; the ids count up from `first`."""
+    ids = {each.key: number for number, (each, _, _) in enumerate(places, start=first)}
+    if len(ids) != len(places):
         raise ValueError("two nodes have the same key")
-    outputs = {each.key: _outputs(each) for each, _, _ in placed}
-    order = _order([each for each, _, _ in placed])
+    outputs = {each.key: _outputs(each) for each, _, _ in places}
+    order = _order([each for each, _, _ in places])
     links: list[list[Any]] = []
     nodes = []
-    for each, x, y in placed:
+    for each, x, y in places:
         inputs = _inputs(each)
         for name, origin in each.links.items():
             slot = next(i for i, one in enumerate(inputs) if one["name"] == name)
@@ -191,7 +202,8 @@ def _wired(placed: list[tuple[Node, int, int]]) -> Json:
         nodes.append({**body, **state, **title, "properties": _properties(each), "widgets_values": _values(each)})
         if each.kind is NOTE:
             nodes[-1] |= {"color": "#432", "bgcolor": "#653"}
-    return {"last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes, "links": links}
+    last = max([*ids.values(), *(each.inside["last"] for each, _, _ in places if each.inside is not None)])
+    return {"last_node_id": last, "last_link_id": len(links), "nodes": nodes, "links": links}
 
 
 def _sockets(known: Kind, links: dict[str, str]) -> list[Json]:
@@ -236,6 +248,8 @@ def _outputs(each: Node) -> list[Json]:
 def _properties(each: Node) -> Json:
     if each.kind is NOTE:
         return {}
+    if each.inside is not None:
+        return {"proxyWidgets": each.inside["widgets"]}
     pack = "storyidentity" if each.kind.is_ours else "comfy-core"
     chosen = [each.widgets[spec["name"]] for spec in each.kind.widgets if spec["type"] == "COMBO"]
     models = [

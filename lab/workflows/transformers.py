@@ -1,5 +1,6 @@
 """The workflows for families of diffusion transformers, whose model, text encoder and VAE are files of their own."""
 
+import re
 from typing import Any, NamedTuple
 
 from .graph import Group, Node, graph, node
@@ -7,16 +8,25 @@ from .groups import AMBER, BLUE, GREEN, GREY, ROSE, VIOLET, finding, note
 from .identitystory import INES
 from .schemas import Json
 from .storynizor import LENA_AND_BRUNO, NORA, amsa
+from .subgraphs import Widget, folded
 
 WIDE, NARROW = (420, 0), (320, 0)
+SHOWN = (
+    *("empty.width", "empty.height", "cache.steps", "cache.cfg", "layout.on_missing", "reference.portraits"),
+    *("again.start", "again.cfg"),
+)
+"""Widgets of the nodes that draw a frame which the node for all of them shows."""
+FILE = re.compile(r"(unet|clip|vae)_name\d?")
 PREFIX = "StoryIdentity/{}/frame"
 EDITING = """- The **Story**: one character line, one prompt per line. A frame may show nobody. Only what changed is \
 drawn again, also after a restart.
 - The face is the best of the portraits: another `seed` in **Character Portraits** is another face.
-- `start` in **Progressive-Mask Re-denoise**: earlier for a stronger identity, later to stay closer to the template.
-- Someone is not found: `on_missing` "skip" in **Layout from Attention**, or another `seed` in **Each Frame**.
-- Load Face Recogniser in place of Load CLIP Vision chooses the portraits by their faces alone.
-- A second character: one more Character Portraits, Identity Discovery, Reference Conditioning and Cast."""
+- `start` in **Draw the frame**: earlier for a stronger identity, later to stay closer to the template.
+- Someone is not found: `on_missing` "skip" in **Draw the frame**, or another `seed` in **Each Frame**.
+- **Load all models** and **Draw the frame** are subgraphs: their symbol at the right of the title opens them.
+- Load Face Recogniser, connected to Identity Discovery in place of CLIP vision, chooses the portraits by their faces.
+- A second character: one more Character Portraits and Identity Discovery, and inside **Draw the frame** one more \
+Reference Conditioning and Cast."""
 SHARING = """- The **Story**: one character per line, one prompt per line. Encode Story counts the frames.
 - `seed` in **KSampler**.
 - `strength` 0 in **AMSA Model Patch** draws each frame by itself, from the same noise, to compare.
@@ -127,11 +137,24 @@ KONTEXT_EDITS = Editing(
 )
 
 
+def models(drawing: Drawing, editing: Editing) -> Node:
+    """All loaders as one node, which shows what files they load."""
+    vision = node("vision", "CLIPVisionLoader", size=WIDE)
+    nodes = [*drawing.loaders, *editing.loaders, vision]
+    given = {"model": drawing.model, "clip": "clip.CLIP", "vae": "vae.VAE", "clip_vision": "vision.CLIP_VISION"}
+    given |= {"editing_model": editing.model, "editing_clip": editing.clip}
+    files = [
+        Widget(each.key, spec["name"]) for each in nodes for spec in each.kind.widgets if FILE.fullmatch(spec["name"])
+    ]
+    gives = " ".join(f"{name}={origin}" for name, origin in given.items())
+    return folded("models", "Load all models", [nodes], first=100, takes="", gives=gives, widgets=files, width=420)
+
+
 def identity(drawing: Drawing, **portraits: Any) -> Group:
     """From text alone to one character's identity, whose best portrait becomes the reference."""
-    tied = f"model={drawing.model} clip=clip.CLIP vae=vae.VAE story=story.story"
+    tied = "model=models.model clip=models.clip vae=models.vae story=story.story"
     drawn = node("portraits", "CharacterPortraits", tied, size=(340, 0), seed=1, **{**drawing.sampling, **portraits})
-    links = "portraits=portraits.portraits photomaker=vision.CLIP_VISION name=portraits.name"
+    links = "portraits=portraits.portraits photomaker=models.clip_vision name=portraits.name"
     found = node(
         "identity",
         "IdentityDiscovery",
@@ -142,39 +165,60 @@ def identity(drawing: Drawing, **portraits: Any) -> Group:
     return finding([[drawn], [found]])
 
 
-def each_frame(drawing: Drawing, editing: Editing, story: str, steps: int) -> Group:
-    """What runs once per frame: template, layout, and the identity inside it."""
-    first = f"model={drawing.model} positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
+def draw_the_frame(drawing: Drawing, editing: Editing, steps: int) -> Node:
+    """Template, layout, and the identity inside it, as one node."""
+    first = "model=in.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT seed=in.seed"
     sampled = {**drawing.sampling, "steps": steps}
     positive, guided = "reference.positive", []
     if editing.guidance is not None:
         guided = [node("guided", "FluxGuidance", f"conditioning={positive}", size=NARROW, guidance=editing.guidance)]
         positive = "guided.CONDITIONING"
-    again = f"model={editing.model} cast=cast.cast cache=cache.cache layout=layout.layout"
-    referring = f"clip={editing.clip} vae=vae.VAE identity=identity.identity frame=each.frame"
-    casting = f"identity=identity.identity positive={positive} negative=encoded.negative"
+    again = "model=in.editing_model cast=cast.cast cache=cache.cache layout=layout.layout"
+    referring = "clip=in.editing_clip vae=in.vae identity=in.identity frame=in.frame"
+    casting = f"identity=in.identity positive={positive} negative=encoded.negative"
     columns = [
         [
-            node("each", "EachFrame", "story=story.story", size=NARROW, seed=1),
-            node("encoded", "EncodeFrame", "clip=clip.CLIP frame=each.frame", size=NARROW),
+            node("encoded", "EncodeFrame", "clip=in.clip frame=in.frame", size=NARROW),
             node("empty", drawing.empty, size=NARROW),
         ],
         [
-            node("cache", "NoisyLatentCache", f"{first} seed=each.seed", keep_attention_maps=True, **sampled),
-            node("template", "VAEDecode", "samples=cache.latent vae=vae.VAE"),
+            node("cache", "NoisyLatentCache", first, keep_attention_maps=True, **sampled),
+            node("template", "VAEDecode", "samples=cache.latent vae=in.vae"),
         ],
         [
-            node("layout", "LayoutFromAttention", "cache=cache.cache image=template.IMAGE frame=each.frame"),
+            node("layout", "LayoutFromAttention", "cache=cache.cache image=template.IMAGE frame=in.frame"),
             node("reference", "ReferenceConditioning", referring, **editing.references),
         ],
         [
             *guided,
             node("cast", "Cast", casting, size=NARROW),
             node("again", "Redenoise", again, size=NARROW, cfg=editing.cfg),
-            node("decoded", "VAEDecode", "samples=again.latent vae=vae.VAE", size=NARROW),
+            node("decoded", "VAEDecode", "samples=again.latent vae=in.vae", size=NARROW),
         ],
+    ]
+    from_models = ("model", "clip", "vae", "editing_model", "editing_clip")
+    tied = [*(f"{name}=models.{name}" for name in from_models), "identity=identity.identity"]
+    return folded(
+        "drawn",
+        "Draw the frame, put the identity in",
+        columns,
+        first=200,
+        takes="model=MODEL clip=CLIP vae=VAE editing_model=MODEL editing_clip=CLIP identity=IDENTITY "
+        "frame=STORY_FRAME seed=INT",
+        gives="image=decoded.IMAGE template=template.IMAGE",
+        links=" ".join([*tied, "frame=each.frame seed=each.seed"]),
+        widgets=[Widget(*each.split(".")) for each in SHOWN],
+        width=340,
+    )
+
+
+def each_frame(drawing: Drawing, editing: Editing, story: str, steps: int) -> Group:
+    """What runs once per frame."""
+    columns = [
+        [node("each", "EachFrame", "story=story.story", size=NARROW, seed=1)],
+        [draw_the_frame(drawing, editing, steps)],
         [
-            node("saved", "SaveFrame", "images=decoded.IMAGE", filename_prefix=PREFIX.format(story)),
+            node("saved", "SaveFrame", "images=drawn.image", filename_prefix=PREFIX.format(story)),
             node("collected", "CollectFrames", "value_1=saved.images", size=(300, 230)),
         ],
     ]
@@ -187,19 +231,16 @@ def sheet(pictures: str, frames: str = "", **more: Any) -> Node:
 
 
 def identity_story(name: str, about: str, drawing: Drawing, editing: Editing, steps: int, **portraits: Any) -> Json:
-    vision = node("vision", "CLIPVisionLoader", size=WIDE)
-    files = Group("Models", GREY, [[*drawing.loaders, *editing.loaders, vision]])
     written = node("story", "Story", size=(420, 620), **INES)
     return graph(
         name,
-        [note(name, about, 720), files],
+        [note(name, about, 720), Group("Models", GREY, [[models(drawing, editing)]])],
         [
+            [Group("1 · The story", BLUE, [[written]]), identity(drawing, **portraits)],
             [
-                Group("1 · The story", BLUE, [[written]]),
-                identity(drawing, **portraits),
+                each_frame(drawing, editing, "lighthouse", steps),
                 Group("4 · All frames", AMBER, [[sheet("collected.value_1", "collected.frames")]]),
             ],
-            [each_frame(drawing, editing, "lighthouse", steps)],
         ],
     )
 
@@ -221,8 +262,8 @@ mask; it and its text encoder see the best portrait. 20 steps, CFG 2.5.
 
 ## What to change first
 {EDITING}
-- **Faster**: a Lightning LoRA (Load LoRA, model only) after each of the two models, `steps` 4 and `cfg` 1 in \
-Character Portraits and Noisy Latent Cache, `cfg` 1 in Progressive-Mask Re-denoise."""
+- **Faster**: a Lightning LoRA (Load LoRA, model only) after each of the two models, `steps` 4 and every `cfg` 1 \
+in Character Portraits and Draw the frame."""
     return identity_story("identitystory_qwen_edit.json", about, QWEN_IMAGE, QWEN_EDITS, steps=20, count=16)
 
 
@@ -234,6 +275,7 @@ frames take 20 steps, which is what Kontext wants.
 
 ## What to change first
 {EDITING}
+- `cfg_1` in **Draw the frame** stays 1: the negative prompt is encoded for Z-Image, and Kontext cannot read it.
 - Flux.1 Kontext's licence is non-commercial. Any other editing model of the Flux.1 VAE fits in its place."""
     return identity_story("identitystory_z_image_to_kontext.json", about, Z_IMAGE, KONTEXT_EDITS, steps=20)
 

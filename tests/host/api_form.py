@@ -7,6 +7,8 @@ that names the node instead of a value in the wrong field.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from .subgraphs import unfolded
+
 Json = dict[str, Any]
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -21,7 +23,7 @@ MUTED, BYPASSED = 2, 4
 class Origin(NamedTuple):
     """Where a link begins."""
 
-    node: int
+    node: int | str
     slot: int
 
 
@@ -41,16 +43,14 @@ def to_api(ui_workflow: Json, object_info: Json) -> Json:
     Raises:
         ValueError: If a node is unknown, a link leads nowhere, or values are missing or left over.
     """
-    if subgraphs := ui_workflow.get("definitions", {}).get("subgraphs"):
-        raise ValueError(f"has subgraphs, which are not understood here: {[each.get('name') for each in subgraphs]}")
-    graph = _Graph(ui_workflow, object_info)
+    graph = _Graph(unfolded(ui_workflow), object_info)
     return {str(node["id"]): graph.api_node(node) for node in graph.running()}
 
 
 class _Graph:
     def __init__(self, ui_workflow: Json, object_info: Json):
         self.object_info = object_info
-        self.nodes: dict[int, Json] = {node["id"]: node for node in ui_workflow["nodes"]}
+        self.nodes: dict[int | str, Json] = {node["id"]: node for node in ui_workflow["nodes"]}
         if len(self.nodes) != len(ui_workflow["nodes"]):
             raise ValueError("two nodes have the same id")
         self.links = {link[0]: link for link in ui_workflow["links"]}
@@ -88,9 +88,9 @@ class _Graph:
         ordered = {name: inputs[name] for name in known if name in inputs}
         return {"inputs": ordered, "class_type": node["type"], "_meta": {"title": node.get("title", node["type"])}}
 
-    def _follow(self, link_id: int, node: Json) -> Origin | Value | None:
+    def _follow(self, link_id: int | str, node: Json) -> Origin | Value | None:
         """What arrives through a link, past reroutes and bypassed nodes; None where it comes from a muted one."""
-        passed: set[int] = set()
+        passed: set[int | str] = set()
         while True:
             if link_id not in self.links:
                 raise ValueError(f"{_name(node)}: link {link_id} is not in the list of links")
@@ -178,7 +178,7 @@ def _widget_values(node: Json, specs: dict[str, tuple[Any, Json]]) -> Json:
     return {name: value for name, value in zip(slots, values, strict=True) if name is not None}
 
 
-def _passed_through(node: Json, slot: int) -> int | None:
+def _passed_through(node: Json, slot: int) -> int | str | None:
     """The link whose value leaves a reroute or a bypassed node at `slot`: the input there, else one of equal type.
 
     None where there is no such input, as for a bypassed loader, or nothing is tied to it.

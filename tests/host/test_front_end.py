@@ -45,10 +45,15 @@ def test_the_editor_loads_it_whole(page, path):
     assert page.complaints == []
     assert sorted(loaded["graph"]["links"]) == sorted(stored["links"])
     assert loaded["boxes"] == {str(node["id"]): node["size"] for node in stored["nodes"]}
-    assert without_titles(loaded["prompt"]) == without_titles(json.loads((TWINS / path.name).read_text("utf-8")))
+    prompt = without_titles(json.loads((TWINS / path.name).read_text("utf-8")))
+    assert without_titles(loaded["prompt"]) == prompt
     values = {node["id"]: node.get("widgets_values") or [] for node in loaded["graph"]["nodes"]}
-    shown = {node["id"]: node["widgets_values"] for node in stored["nodes"] if node["type"] != "PreviewAny"}
-    assert {key: values[key] for key in shown} == shown
+    folded = [node for node in stored["nodes"] if "proxyWidgets" in node["properties"]]
+    own = [node for node in stored["nodes"] if node["type"] != "PreviewAny" and node not in folded]
+    assert {node["id"]: values[node["id"]] for node in own} == {node["id"]: node["widgets_values"] for node in own}
+    for node in folded:  # shows widgets of the nodes inside
+        shown = [prompt[f"{node['id']}:{key}"]["inputs"][name] for key, name in node["properties"]["proxyWidgets"]]
+        assert values[node["id"]][-len(shown) :] == shown
 
 
 def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
