@@ -26,13 +26,14 @@ from .run_folder import RunFolder
 from .run_settings import RunSettings
 from .scoring import (
     PICTURE_TYPES,
+    Raters,
     ScoreSettings,
     Subject,
     encoder_names,
     find_layouts,
     open_detector,
     open_encoders,
-    open_judge,
+    open_raters,
     rate_pictures,
     read_picture,
     search_frames,
@@ -81,6 +82,7 @@ class _Instruments:
 
     plan: Plan
     encoders: Encoders
+    raters: Raters
     detector: tuple[Detector, Mapping[str, float]] | None
 
     def layouts(self, subject: Subject, pictures: Sequence[Tensor], report: Report) -> list[Layout] | None:
@@ -109,13 +111,13 @@ def run_benchmark(plan: Plan, stories: Sequence[BenchmarkStory], out: Path, repo
     _claim(out, plan.record())
     missing = [each for each in stories if not _numbers_of(out, each).is_file()]
     if missing:
-        judge = open_judge(plan.scores)
         searched = plan.scores.encoders or plan.scores.grounding_dino
-        instruments = _Instruments(plan, open_encoders(plan.scores), open_detector(plan.scores) if searched else None)
+        detector = open_detector(plan.scores) if searched else None
+        instruments = _Instruments(plan, open_encoders(plan.scores), open_raters(plan.scores), detector)
         for each in missing:
             report("stories", stories.index(each), len(stories))
             subject = _subject(plan, each, out, report)
-            numbers = _measure(instruments, each, subject, judge, report)
+            numbers = _measure(instruments, each, subject, report)
             _numbers_of(out, each).parent.mkdir(parents=True, exist_ok=True)
             write_json(_numbers_of(out, each), numbers)  # last: it says that the story is done
     report("stories", len(stories), len(stories))
@@ -194,9 +196,7 @@ def _subject(plan: Plan, each: BenchmarkStory, out: Path, report: Report) -> Sub
     return Subject(each.story, [folder.root / frame_file(frame.index) for frame in each.story.frames], masks)
 
 
-def _measure(
-    instruments: _Instruments, each: BenchmarkStory, subject: Subject, judge: Any, report: Report
-) -> dict[str, Any]:
+def _measure(instruments: _Instruments, each: BenchmarkStory, subject: Subject, report: Report) -> dict[str, Any]:
     """The numbers of one story, in JSON's own types."""
     story, settings, pictures = each.story, instruments.plan.scores, subject.pictures()
     check_story_pictures(story, pictures, instruments.encoders, {})
@@ -204,7 +204,7 @@ def _measure(
     check_layouts(story, pictures, layouts, instruments.encoders)
     features = story_features(story, pictures, layouts, instruments.encoders, {}, report)
     scores = score_story(features, settings.seed)
-    ratings = rate_pictures(settings, judge, story, pictures, report)
+    ratings = rate_pictures(instruments.raters, story, pictures, report)
     numbers: dict[str, Any] = {key: None if found is None else found.mean for key, found in scores.scores.items()}
     numbers |= {key: mean_of_known(values) for key, values in ratings.of_frames.items()}
     if instruments.plan.benchmark == VISTORYBENCH:

@@ -17,6 +17,7 @@ from ..core.atomic_files import atomic_write
 from ..core.detectors.faces import Recogniser
 from ..core.encoders import ImageTextEncoder
 from ..core.encoders.judge import Judge
+from ..core.encoders.quality import QAlign, load_qalign
 from ..core.layout import Layout
 from ..core.layout_search import find_layout
 from ..core.quoting import printable, quote
@@ -193,30 +194,41 @@ def open_recogniser(settings: ScoreSettings) -> Recogniser | None:
     return load_recogniser(engine, Path(place) if place else None)
 
 
-def open_judge(settings: ScoreSettings) -> Judge | None:
-    """The judge that the settings name, with the key of `JUDGE_KEY`; None for none.
+@dataclass(frozen=True)
+class Raters:
+    """What rates whole frames; None is not asked.
+
+    Args:
+        quality: Q-Align.
+        judge: A judge model.
+    """
+
+    quality: QAlign | None = None
+    judge: Judge | None = None
+
+
+def open_raters(settings: ScoreSettings) -> Raters:
+    """What the settings name; a judge has the key of `JUDGE_KEY`.
 
     Raises:
-        ValueError: If the address cannot be one.
+        ModuleNotFoundError: If pyiqa is missing.
+        ValueError: If the judge's address cannot be one.
     """
-    return Judge(settings.judge, settings.judge_model, os.environ.get(JUDGE_KEY, "")) if settings.judge else None
+    judge = Judge(settings.judge, settings.judge_model, os.environ.get(JUDGE_KEY, "")) if settings.judge else None
+    return Raters(load_qalign(settings.device) if settings.quality else None, judge)
 
 
-def rate_pictures(
-    settings: ScoreSettings, judge: Judge | None, story: Story, pictures: Sequence[Tensor], report: Report
-) -> Ratings:
-    """What Q-Align and a judge say of the pictures, where the settings ask for them."""
+def rate_pictures(raters: Raters, story: Story, pictures: Sequence[Tensor], report: Report) -> Ratings:
+    """What Q-Align and a judge say of the pictures of a story's frames."""
     found: dict[str, Sequence[float | None]] = {}
-    if settings.quality:
-        from ..core.encoders.quality import load_qalign
-
+    if raters.quality is not None:
         report("Q-Align", 0, 1)
-        found |= load_qalign(settings.device).rate(pictures)
+        found |= raters.quality.rate(pictures)
         report("Q-Align", 1, 1)
-    if judge is not None:
+    if raters.judge is not None:
         report("judge", 0, 1)
         described = [character.description for character in story.characters]
-        found |= judge.rate([frame.prompt for frame in story.frames], described, pictures)
+        found |= raters.judge.rate([frame.prompt for frame in story.frames], described, pictures)
         report("judge", 1, 1)
     return Ratings(found)
 
@@ -273,12 +285,12 @@ def score_folder(
     subject = open_subject(folder, story)
     pictures = subject.pictures()
     references = {name: [read_picture(Path(path))] for name, path in settings.references}
-    encoders, judge = open_encoders(settings), open_judge(settings)
+    encoders, raters = open_encoders(settings), open_raters(settings)
     check_story_pictures(subject.story, pictures, encoders, references)
     layouts = find_layouts(settings, subject, pictures, report)
     features = story_features(subject.story, pictures, layouts, encoders, references, report)
     scores = score_story(features, settings.seed)
-    ratings = rate_pictures(settings, judge, subject.story, pictures, report)
+    ratings = rate_pictures(raters, subject.story, pictures, report)
     write_scores(out, scores, encoders, subject, pictures, settings, ratings)
     return scores, encoders, ratings
 

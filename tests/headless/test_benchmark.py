@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from story_identity.headless import cli
 from story_identity.headless.benchmark import Plan as BenchmarkPlan
@@ -197,3 +199,25 @@ def test_means_are_over_the_stories_that_have_a_number():
 def test_the_published_rows_have_a_number_in_every_column():
     for benchmark, rows in PUBLISHED.items():
         assert all(len(row) == len(COLUMNS[benchmark]) for row in rows.values())
+
+
+def test_q_align_is_loaded_once_and_missing_before_anything_is_drawn(published, tmp_path, monkeypatch):
+    made = []
+
+    def create_metric(name, device):
+        made.append(name)
+        return lambda pixels, task_: torch.tensor({"quality": 4.0, "aesthetic": 3.0}[task_])
+
+    words = (CONSISTORY_HUMAN, published, *QUICK, "--stories", "2", "--quality", "qalign")
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    done = call(*words, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "run pip install pyiqa" in done.output
+    assert not (tmp_path / "out" / "runs").exists()
+    monkeypatch.setitem(sys.modules, "pyiqa", types.SimpleNamespace(create_metric=create_metric))
+    done = call(*words, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert made == ["qalign"]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["means"]["qalign_aesthetic"]["mean"] == 3
+    assert found["stories"][1]["ratings_missing"] == {"qalign_aesthetic": 0, "qalign_general": 0}
