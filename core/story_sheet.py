@@ -86,6 +86,8 @@ def _column(frame: SheetFrame, width: int) -> Picture:
 
 def _masked(picture: Picture, layout: Layout, width: int) -> Picture:
     """The masks over their picture, in the size of the sheet, so that names are no larger than elsewhere."""
+    if not len(layout.names):
+        return picture
     if layout.size != tuple(picture.shape[:2]):
         return draw_layout(picture, layout)  # raises, and says what does not fit
     scaled = to_float(_scaled(picture, width))
