@@ -76,7 +76,7 @@ def _column(frame: SheetFrame, width: int) -> Picture:
     """The pictures of a frame one below the other, each with its name if there are several."""
     parts = {"template": frame.template, "frame": frame.picture}
     if frame.layout is not None:
-        parts["masks"] = draw_layout(frame.picture, frame.layout)
+        parts["masks"] = _masked(frame.picture, frame.layout, width)
     shown = {name: picture for name, picture in parts.items() if picture is not None}
     if len(shown) == 1:
         return frame.picture
@@ -84,9 +84,24 @@ def _column(frame: SheetFrame, width: int) -> Picture:
     return torch.cat([to_float(picture) for picture in scaled])
 
 
-def _named(picture: Picture, name: str, width: int) -> Image.Image:
+def _masked(picture: Picture, layout: Layout, width: int) -> Picture:
+    """The masks over their picture, in the size of the sheet, so that names are no larger than elsewhere."""
+    if not len(layout.names):
+        return picture
+    if layout.size != tuple(picture.shape[:2]):
+        return draw_layout(picture, layout)  # raises, and says what does not fit
+    scaled = to_float(_scaled(picture, width))
+    masks = torch.nn.functional.interpolate(layout.masks[None].float(), size=tuple(scaled.shape[:2]))[0] > 0.5
+    return draw_layout(scaled, Layout(layout.names, masks, layout.label))
+
+
+def _scaled(picture: Picture, width: int) -> Image.Image:
     image = Image.fromarray(to_uint8(picture))
-    image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+    return image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+
+
+def _named(picture: Picture, name: str, width: int) -> Image.Image:
+    image = _scaled(picture, width)
     font = ImageFont.load_default(size=max(10, width // 28))
     draw_label(ImageDraw.Draw(image), (0, 0), name, font, (255, 255, 255))
     return image

@@ -39,6 +39,9 @@ def test_the_template_stands_above_its_frame_and_the_masks_below():
     assert torch.allclose(column[40], PICTURES[2][0, 0], atol=1 / 255)
     assert torch.allclose(column[64 + 40], PICTURES[0][0, 0], atol=1 / 255)
     assert float((column[128 + 30] - PICTURES[0][0, 0]).abs().max()) > 0.1  # tinted
+    nobody = SheetFrame(PICTURES[0], layout=Layout((), torch.zeros(0, 32, 48, dtype=torch.bool), "frame 2"))
+    twice = story_sheet([nobody], 1, 96)[16:-16, 16 + 80]
+    assert torch.allclose(twice[40], twice[64 + 40])  # nothing is tinted
     wrong = SheetFrame(PICTURES[0], layout=Layout(("Mira",), mask[:, :8], "frame 1"))
     with pytest.raises(ValueError, match="frame 1: the picture is 48x32, but the layout is 48x8"):
         story_sheet([wrong], 1, 96)
