@@ -7,12 +7,14 @@ import torch
 from setting import refused
 from story_identity.core.story import Story
 from story_identity.nodes.extension import StoryIdentityExtension
+from story_identity.nodes.find_identity import FindIdentityNode
 from story_identity.nodes.identity import CharacterPortraitsNode
 from story_identity.nodes.sampling import CastNode
 from story_identity.nodes.scores import ScoreStoryNode
 from story_identity.nodes.story import EncodeFrameNode, EncodeStoryNode
+from story_identity.nodes.story_cast import StoryCastNode
 
-MAY_BE_LEFT_OUT = ((CastNode, "model"), (ScoreStoryNode, "clip_vision"))
+MAY_BE_LEFT_OUT = ((CastNode, "model"), (ScoreStoryNode, "clip_vision"), (StoryCastNode, "vae"))
 PARTS = {"MODEL": "diffusion model", "CLIP": "text encoder", "VAE": "VAE", "CLIP_VISION": "image encoder"}
 
 
@@ -42,6 +44,8 @@ def check_every_node_that_takes_a_part_of_a_checkpoint_refuses_none():
                 given = {name: [value] for name, value in given.items()}
             if "faces" in given and missing == "clip_vision":
                 given |= {"name": ["Mira"], "faces": None}
+            if node is FindIdentityNode:
+                given["characters"] = story().characters
             if node in (EncodeStoryNode, EncodeFrameNode):
                 given |= {"story": story()} if node is EncodeStoryNode else {"frame": story().frames[0]}
             refused(lambda node=node, given=given: node.execute(**given), schema.display_name, socket, PARTS[socket])
