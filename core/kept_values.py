@@ -7,7 +7,7 @@ model, or an object of another pack, may hold gigabytes or change later; nothing
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,14 +31,18 @@ _SMALL = 64
 """Bytes that count for a part which is no tensor."""
 
 
-def size_of(value: object) -> int | None:
+def size_of(value: object, is_small: Callable[[object], bool] = lambda part: False) -> int | None:
     """The bytes of memory that a value takes, a storage that tensors share counted once.
+
+    Args:
+        value: Anything.
+        is_small: Whether an object of another package, which is not known here, is small and never changes.
 
     Returns:
         None if the value has a part that must not be kept: a model, a tensor on another device, an unknown object.
     """
     total, seen = 0, set()
-    for part in _parts(value):
+    for part in _parts(value, is_small):
         if part is _UNKNOWN:
             return None
         if isinstance(part, Tensor):
@@ -104,7 +108,7 @@ def load_value(path: Path) -> Any:
 _UNKNOWN = object()
 
 
-def _parts(value: object) -> Iterator[Any]:
+def _parts(value: object, is_small: Callable[[object], bool]) -> Iterator[Any]:
     """Every tensor, array and plain part of a value; `_UNKNOWN` for what must not be kept."""
     if isinstance(value, Tensor):
         yield value if value.device.type == "cpu" and value.layout == torch.strided else _UNKNOWN
@@ -112,16 +116,16 @@ def _parts(value: object) -> Iterator[Any]:
         yield value
     elif isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _parts(key)
-            yield from _parts(each)
+            yield from _parts(key, is_small)
+            yield from _parts(each, is_small)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for each in value:
-            yield from _parts(each)
+            yield from _parts(each, is_small)
     elif dataclasses.is_dataclass(value) and type(value).__module__.startswith(_OURS):
         for each in dataclasses.fields(value):
-            yield from _parts(getattr(value, each.name))
+            yield from _parts(getattr(value, each.name), is_small)
     else:
-        yield _UNKNOWN
+        yield type(value).__name__ if is_small(value) else _UNKNOWN
 
 
 def _form(value: Any, tensors: dict[str, Tensor]) -> Any:

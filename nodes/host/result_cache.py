@@ -6,6 +6,7 @@ the copies that `expansion` makes.
 """
 
 import hashlib
+import inspect
 import logging
 import os
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 import comfy.cli_args
 import comfy.model_management
+import comfy.samplers
 import folder_paths
 import psutil
 import torch
@@ -173,6 +175,15 @@ class KeptOnDisk:
         return self._folder / key[:2] / f"{key}.safetensors"
 
 
+def _is_plain_sampler(part: object) -> bool:
+    """Whether it is a sampler of the host's, which a noisy latent cache names, with nothing in it but settings."""
+    if type(part) is not comfy.samplers.KSAMPLER:
+        return False
+    if getattr(inspect.unwrap(part.sampler_function), "__closure__", None):
+        return False  # a function that remembers something, perhaps a model
+    return size_of([part.extra_options, part.inpaint_options]) is not None
+
+
 class FrameResults:
     """What frames came to, by the keys of `result_keys`."""
 
@@ -186,7 +197,7 @@ class FrameResults:
 
     def put(self, key: str, value: Value, on_disk: bool) -> None:
         """Keep the values of a node's output, if they are such as may be kept."""
-        size = size_of(value)
+        size = size_of(value, _is_plain_sampler)
         if size is None:
             return
         self.memory.put(key, value, size, is_result=on_disk)

@@ -88,3 +88,12 @@ def test_an_identity_is_stored_with_all_it_has(tmp_path):
         assert torch.equal(back.embedding, identity.embedding)
         assert back.portraits is None if pictures is None else torch.equal(back.portraits, pictures)
         (tmp_path / "value.safetensors").unlink()
+
+
+def test_a_small_object_of_another_package_is_kept_only_where_the_caller_knows_it():
+    class Sampler:
+        pass
+
+    assert size_of([Sampler()]) is None
+    assert size_of([{"solver": Sampler()}], lambda part: isinstance(part, Sampler)) is not None
+    assert size_of([Sampler(), object()], lambda part: isinstance(part, Sampler)) is None

@@ -2,17 +2,21 @@
 
 import os
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import comfy.samplers
 import torch
+from families import FAMILIES
 from setting import refused
 from story_identity.core.frame_text import frame_as_text, frame_from_text
 from story_identity.core.story import Story
 from story_identity.nodes.host.loops import Graph, prepared
-from story_identity.nodes.host.result_cache import KeptInMemory, KeptOnDisk
+from story_identity.nodes.host.result_cache import FrameResults, KeptInMemory, KeptOnDisk
 from story_identity.nodes.host.result_keys import key_of
 from story_identity.nodes.injector import _frame_of
+from two_passes import template
 
 SIZE = 4 * 100
 
@@ -133,3 +137,20 @@ def check_a_frame_without_number_is_found_in_its_story():
     other = Story.from_lines("Mira | woman | a woman with red hair", "Mira eats").frames[0]
     for stranger in (other, frame_from_text(frame_as_text(other))):
         refused(partial(_frame_of, told, stranger), "is not of this story")
+
+
+def check_the_templates_cache_is_kept_unless_its_sampler_holds_something():
+    results = FrameResults(KeptInMemory(lambda _: 1 << 30), KeptOnDisk(Path(tempfile.mkdtemp()), 0))
+    family = FAMILIES["SD1.5"]
+    _, cache = template(family.make(1), family)
+    results.put("plain", [cache], on_disk=False)
+    assert results.get("plain", on_disk=False)[0] is cache
+    model = family.make(2)
+    for number, solver in enumerate([
+        comfy.samplers.KSAMPLER(cache.recipe.solver.sampler_function, {"model": model}),
+        comfy.samplers.KSAMPLER(lambda *args: model),
+        model,
+    ]):  # fmt: skip
+        holding = replace(cache, recipe=replace(cache.recipe, solver=solver))
+        results.put(f"holding {number}", [holding], on_disk=False)
+        assert results.get(f"holding {number}", on_disk=False) is None
