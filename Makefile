@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-host test-plain-cpu format lint bench clean
+.PHONY: demo test test-all test-host test-plain-cpu format lint bench clean
 
 $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,9 @@ demo: $(VENV)/installed
 
 # Tests of one file stay in one process, in their order: a server of the host is started once per process.
 test: $(VENV)/photographs
+	$(PY) -m pytest -n auto --dist loadfile -m "not slow"
+
+test-all: $(VENV)/photographs
 	$(PY) -m pytest -n auto --dist loadfile
 
 # Results that hold only with one processor's vector instructions show here.

@@ -38,7 +38,7 @@ def test_the_tests_run_on_every_python_from_the_oldest_that_the_pack_supports():
 def test_lint_types_and_tests_are_run():
     scripts = " ".join(step.get("run", "") for step in steps(WORKFLOWS["tests"]))
     assert "make lint" in scripts
-    assert "make test\n" in scripts
+    assert "make test-all\n" in scripts
 
 
 def test_a_tag_publishes_after_the_tests_and_nothing_else_does():

@@ -37,6 +37,7 @@ def modules_of(part: str) -> list[str]:
         ("lab", HOST),
     ],
 )
+@pytest.mark.slow
 def test_a_part_loads_nothing_above_it(part: str, forbidden: tuple[str, ...]):
     code = CODE.format(modules=modules_of(part), forbidden=forbidden)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

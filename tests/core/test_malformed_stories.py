@@ -225,5 +225,6 @@ def test_stories_typed_in(first: int):
     ],
 )
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_large_stories_are_read_or_refused(texts: tuple[str, str]):
     assert check(lambda: Story.from_lines(*texts)) in ("read", "refused")

@@ -102,6 +102,7 @@ def test_a_missing_story_is_one_line(tmp_path):
     assert "no story file" in done.output
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line_is_the_run(story_file, finished, toyworld_folder, tmp_path):
     given = ["--masks", finished / "masks"]
     chosen = settings(toyworld_folder, detector="none")

@@ -127,6 +127,7 @@ def is_clear(text):
     return True
 
 
+@pytest.mark.slow
 def test_wrong_values_anywhere_end_in_one_clear_error_or_a_valid_run(folder, manifest, settings):
     chosen, refused = random.Random(11), 0
     for _ in range(CASES):

@@ -87,6 +87,7 @@ def flags():
     return [repeated.get(each.name, f"--{each.name.replace('_', '-')}") for each in dataclasses.fields(RunSettings)]
 
 
+@pytest.mark.slow
 def test_any_values_end_in_settings_or_in_one_clear_error(finished, tmp_path):
     chosen, refused = random.Random(21), 0
     for _ in range(CASES):

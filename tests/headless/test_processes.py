@@ -52,6 +52,7 @@ def uninterrupted(toyworld_folder, tmp_path_factory):
     return contents(out), len(lines)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_comes_to_the_same_bytes(toyworld_folder, tmp_path, uninterrupted):
     whole, length = uninterrupted
     moments = random.Random(1)
@@ -65,6 +66,7 @@ def test_killed_at_random_moments_it_comes_to_the_same_bytes(toyworld_folder, tm
     assert contents(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_stopped_by_hand_the_command_says_so_and_can_go_on(toyworld_folder, tmp_path, uninterrupted):
     """With the masks of the whole run, so that the pictures must be the same as there."""
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -92,6 +94,7 @@ def test_stopped_by_hand_the_command_says_so_and_can_go_on(toyworld_folder, tmp_
         assert one.tobytes() == two.tobytes()
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_story_and_no_frame_is_done_twice(toyworld_folder, tmp_path, uninterrupted):
     whole, _ = uninterrupted
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -85,6 +85,7 @@ def test_without_people_frames_are_those_of_strength_0(toyworld_folder, tmp_path
     assert pixels(roots[0], 2) == pixels(roots[1], 2)
 
 
+@pytest.mark.slow
 def test_faces_change_the_frames_of_their_people_only_where_they_are(faces, toyworld_folder, pictures, tmp_path):
     for number in range(1, 6):
         frame, template, masks = (
@@ -109,6 +110,7 @@ def test_masks_of_another_run_say_where_faces_act(faces, toyworld_folder, pictur
     assert pixels(make(tmp_path, with_faces(toyworld_folder, pictures, **given))) == pixels(faces)
 
 
+@pytest.mark.slow
 def test_anchor_frames_are_drawn_as_if_they_were_the_story_and_later_ones_see_them(
     shared, toyworld_folder, tmp_path_factory
 ):

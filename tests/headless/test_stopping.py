@@ -46,6 +46,7 @@ def wait_for(process, word):
         ("diffusers.utils", *SIGNALS[0]),
     ],
 )
+@pytest.mark.slow
 def test_a_stop_while_modules_are_loaded_is_one_line(tmp_path, module, number, status):
     """`-X importtime` says which module was loaded last."""
     process = begin(["demo", "--out", tmp_path / "demo"], "-X", "importtime")
@@ -57,6 +58,7 @@ def test_a_stop_while_modules_are_loaded_is_one_line(tmp_path, module, number, s
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_while_frames_are_drawn_is_one_line_and_the_run_goes_on_to_the_same_bytes(tmp_path, toyworld_folder):
     """Ctrl-C is in `test_processes`."""
     (tmp_path / "story.json").write_text(json.dumps({**STORY, "frames": STORY["frames"][2:3] * 3}))

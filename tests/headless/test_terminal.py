@@ -63,6 +63,7 @@ with progress() as report:
 """
 
 
+@pytest.mark.slow
 def test_a_name_in_a_bar_is_shown_letter_for_letter():
     status, seen = shown_by([sys.executable, "-c", REPORT.format(names=list(NAMES))])
     plain = OWN.sub("", seen)
@@ -93,6 +94,7 @@ def words(tmp_path, toyworld_folder):
 
 
 @pytest.mark.parametrize("name", ["Ada [red]x[/blue]", "Ada\x1b]0;owned\x07"])
+@pytest.mark.slow
 def test_a_whole_run_in_a_terminal(words, tmp_path, name):
     status, seen = shown_by(words(name))
     plain = OWN.sub("", seen)
@@ -106,6 +108,7 @@ def test_a_whole_run_in_a_terminal(words, tmp_path, name):
     assert not set(plain) & set("\x1b\x07")
 
 
+@pytest.mark.slow
 def test_what_the_terminal_cannot_encode_is_escaped(words, tmp_path):
     (tmp_path / "é小").mkdir()
     command = words("Ada", "--out", str(tmp_path / "é小"), "--steps", "2")

@@ -112,6 +112,7 @@ def test_photographs_of_one_person_are_more_alike_than_of_two(recogniser, embedd
     assert min(same) > recogniser.threshold > max(different)
 
 
+@pytest.mark.slow
 def test_changes_of_a_photograph_leave_the_person_and_the_roc(recogniser, people, embeddings):
     same, lost = [], []
     for name, own in {name: people[name] for name in CHANGED}.items():

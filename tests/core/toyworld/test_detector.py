@@ -230,6 +230,7 @@ def test_soft_pictures_show_the_same_people(detector: ToyDetector):
             assert mask_overlap(one.mask, torch.tensor(mask)) > 0.75
 
 
+@pytest.mark.slow
 def test_shipped_weights_find_unseen_people(detector: ToyDetector):
     measured = measure_detector(detector.module, scenes=50)
     for kind in ("close_up", "1", "2", "3"):

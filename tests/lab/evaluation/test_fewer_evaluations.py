@@ -10,6 +10,8 @@ from story_identity.lab.evaluation.fewer_evaluations import FEW_PORTRAITS, WAYS,
 from tests.closeness import assert_close
 from tests.lab.evaluation.small import PORTRAITS, START, STORY, T
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(instruments):

@@ -22,6 +22,8 @@ from story_identity.lab.toyworld.probe import PERSON, SCENE, Probe, load_probe
 
 from tests.lab.evaluation.small import PORTRAIT_STEPS, PORTRAITS, START, STORY, KnowsTheAnswers, T
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(instruments):

@@ -13,6 +13,8 @@ from story_identity.lab.evaluation.variants import TEMPLATE, draw_variants
 
 from tests.lab.evaluation.small import PORTRAIT_STEPS, PORTRAITS, START, STORY, KnowsTheAnswers, T
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(instruments):

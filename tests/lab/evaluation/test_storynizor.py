@@ -27,6 +27,8 @@ from story_identity.lab.toyworld.probe import Probe
 from tests.closeness import assert_close, largest_difference
 from tests.lab.evaluation.small import STORY, KnowsTheAnswers
 
+pytestmark = pytest.mark.slow
+
 TWO = make_story(STORY)
 ONE_FRAME = replace(TWO.story, frames=TWO.story.frames[:1])
 ADA, BEN = (character.name for character in TWO.story.characters)

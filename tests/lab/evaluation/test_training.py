@@ -46,6 +46,8 @@ from tests.lab.evaluation.small import STORY, KnowsTheAnswers, T
 from tests.stand_ins.diffusers_models import write_lora
 from tests.stand_ins.ip_adapters import CLIP, flat, layer_side, plus_face
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = make_story(0), make_story(STORY)
 ADA, BEN = (character.name for character in TWO.story.characters)
 FIRST = 2900

@@ -31,6 +31,7 @@ def own_pictures(pictures, tmp_path):
     return shutil.copytree(pictures, tmp_path / "own")
 
 
+@pytest.mark.slow
 def test_planted_pictures_go_for_the_right_reason_and_the_good_ones_stay(tmp_path, toy_settings, measures):
     """8 people whom no network has seen, 10 good pictures and 4 bad ones each."""
     random, expected, good = np.random.default_rng(2024), {}, set()
@@ -172,6 +173,7 @@ def test_a_kill_leaves_no_half_written_shard(
     assert manifest == build_storydb(own_pictures, tmp_path / "fresh", small_settings, measures)
 
 
+@pytest.mark.slow
 def test_loose_pictures_of_toy_people_find_their_groups(tmp_path, toy_settings, measures):
     """6 people, 6 pictures each; purity is the share of pictures that lie with the majority of their group."""
     random, root = np.random.default_rng(17), tmp_path / "in"

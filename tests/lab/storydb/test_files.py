@@ -116,6 +116,7 @@ def places(value, path=()):
         yield from places(each, (*path, key))
 
 
+@pytest.mark.slow
 def test_malformed_manifests_end_in_one_clear_error(storydb, tmp_path):
     """Wrong types, missing keys and foreign values at every place; what is no fault can be read."""
     chance, said = random.Random(4), []

@@ -259,6 +259,7 @@ def test_half_of_a_batch_shares_a_caption():
 SHORT = replace(STAGES["vae"], steps=40, batch=16, minutes=0)
 
 
+@pytest.mark.slow
 def test_a_stage_writes_weights_that_load_and_its_card(tmp_path, monkeypatch):
     monkeypatch.setitem(STAGES, "vae", SHORT)
     monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.PICTURES", 64)

@@ -125,6 +125,7 @@ def test_a_caption_that_is_too_long_is_found_before_the_first_step(options, stor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_name_that_comes_with_the_pack_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for steps in (1, 2):

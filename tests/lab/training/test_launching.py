@@ -84,6 +84,7 @@ def test_every_option_passes_through_the_launcher(launcher):
 
 
 @pytest.mark.parametrize("given", [["--start", "2"], ["--start=2"]])
+@pytest.mark.slow
 def test_a_documented_command_makes_a_story(toyworld_folder, tmp_path, given):
     launcher = next(each for each in documented() if "torchrun" in each)
     (tmp_path / "story.json").write_text(json.dumps({**STORY, "frames": ["a beach at night", "a forest"]}))
@@ -98,6 +99,7 @@ def test_a_documented_command_makes_a_story(toyworld_folder, tmp_path, given):
     assert (tmp_path / "out" / "frame_0002.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_documented_command_trains_and_a_second_training_is_refused(toyworld_folder, tmp_path):
     from story_identity.core.locking import locked
 
@@ -116,6 +118,7 @@ def test_a_documented_command_trains_and_a_second_training_is_refused(toyworld_f
     assert len((tmp_path / "out" / "losses.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_stalls_ends_the_training_with_a_sentence(tmp_path):
     """Rank 1 sleeps after step 3, and rank 0 waits for it inside torch."""
     launcher = "torchrun --nproc-per-node 2 -m -- tests.lab.training.train_once"
@@ -127,6 +130,7 @@ def test_a_process_that_stalls_ends_the_training_with_a_sentence(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000002.safetensors"]
 
 
+@pytest.mark.slow
 def test_two_processes_end_together_again_and_again(tmp_path):
     """Without `keep_group` the end of the second or third training waits for ever."""
     done = call("torchrun --nproc-per-node 2 -m -- tests.lab.training.train_once", tmp_path, "again")

@@ -73,6 +73,7 @@ def test_from_any_checkpoint_it_comes_to_the_same(tmp_path, whole):
         assert checkpoints(tmp_path)[0] == "step_0000002.safetensors"
 
 
+@pytest.mark.slow
 def test_a_synchronizer_that_is_stopped_comes_to_the_same(two_grids, tmp_path):
     found = []
     for name, parts in (("whole", (4,)), ("parts", (2, 4))):
@@ -97,6 +98,7 @@ def test_a_finished_training_run_again_says_the_same_and_does_nothing(tmp_path, 
 
 
 @pytest.mark.parametrize("moment", ["between", "during"])
+@pytest.mark.slow
 def test_killed_it_comes_to_the_same(tmp_path, whole, moment):
     command = [sys.executable, "-m", "tests.lab.training.train_once", str(tmp_path), moment]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
@@ -109,6 +111,7 @@ def test_killed_it_comes_to_the_same(tmp_path, whole, moment):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_groups(tmp_path):
     """Each rank writes what it saw and came to; the blur is 0, since the random numbers of two processes differ."""
     command = [*TORCHRUN, "-m", "tests.lab.training.train_once", str(tmp_path / "two"), "both"]
