@@ -346,9 +346,9 @@ class RedenoiseNode(io.ComfyNode):
                     default=OWN,
                     optional=True,
                     advanced=True,
-                    tooltip="Whose unconditional prediction guides a character. own: their own, as published. shared: "
-                    "one for all whose negative prompt and MODEL are equal, the same picture for fewer evaluations. "
-                    "template's: the cached one, an approximation that costs half.",
+                    tooltip="Whose unconditional prediction guides a character. own: as published. shared: one for all "
+                    "with equal negative prompts, the same picture for less. template's: the cached one, an "
+                    "approximation.",
                 ),
             ],
             outputs=[
