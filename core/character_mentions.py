@@ -2,9 +2,10 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from .names_that_are_words import ALSO_WORDS
 from .quoting import quote
 from .text_search import PhraseIndex, SearchedText, Span, composed, content_words, find_word, folded, needs_space
 
@@ -13,7 +14,8 @@ _FUNCTION_WORDS = frozenset(
     "to was which who whose with".split()
 )
 _ARTICLE = "the "
-_BRACKETED = re.compile(r"\[[^\[\]]{1,200}\]")
+_MARK = re.compile("\\[\\s*([^\\[\\]]{1,200}?)('s|\u2019s|['\u2019])?\\s*\\]")
+"""A name in square brackets, with what may follow it."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,38 @@ def cut_after_word(character: Character) -> str:
     return character.description[: find_word(character.word, character.description)[0][1]]
 
 
+def without_marks(caption: str, names: Container[str]) -> tuple[str, set[int]]:
+    """The caption without square brackets around names, and where in the result such a name begins.
+
+    Args:
+        caption: In composed form, such as "[May] waits, [May's] hat".
+        names: In composed form.
+    """
+    text, done, starts = "", 0, set()
+    for match in _MARK.finditer(caption):
+        if match[1] in names:
+            text += caption[done : match.start()]
+            starts.add(len(text))
+            text += match[1] + (match[2] or "")
+            done = match.end()
+    return text + caption[done:], starts
+
+
 def marked_names(names: Iterable[str], captions: Iterable[str]) -> set[str]:
-    """The names that some caption has in square brackets, as in "[May] waits"; such a name counts nowhere else.
+    """The names that are words too and that some caption has in square brackets; such a name counts nowhere else.
 
     Args:
         names: In composed form.
         captions: The captions of a whole story.
     """
-    bracketed = {f"[{name}]": name for name in names}
-    found: set[str] = set()
-    for caption in captions:
-        if "[" in caption:
-            found |= {bracketed[part] for part in _BRACKETED.findall(composed(caption)) if part in bracketed}
-    return found
+    words = {name for name in names if folded(name) in ALSO_WORDS}
+    return {
+        match[1]
+        for caption in (captions if words else ())
+        if "[" in caption
+        for match in _MARK.finditer(composed(caption))
+        if match[1] in words
+    }
 
 
 class CaptionReader:
@@ -128,23 +149,21 @@ class CaptionReader:
         """Replace names by what a text encoder understands.
 
         The first mention that is no possessive (or the first, if all are) becomes the description, the others become
-        "the <class word>". The name of somebody whose whole description is in the caption stays. A marked name counts
-        only in its brackets, which go. Descriptions the
-        author wrote out count, whole or cut after the class word if that says more than "a woman".
+        "the <class word>". The name of somebody whose whole description is in the caption stays. Brackets around names
+        go; a marked name counts only in them. Descriptions the author wrote out count, whole or cut after the class
+        word if that says more than "a woman".
 
         Args:
             caption: In composed form.
         """
+        caption, marks = without_marks(caption, self._by_name)
         searched = SearchedText(caption)
         described = sorted(self._descriptions.find(searched), key=lambda hit: hit[1][0] - hit[1][1])  # longest first
         written = {each.name for phrase, _ in described for each in self._described.get(phrase, ())}
-        for name in self._marked & written:
-            if f"[{name}]" in caption:  # the name stays, its brackets do not
-                return self.expand(caption.replace(f"[{name}]", name))
         named = [
             (name, span)
-            for name, found in self._names.find_leftmost(searched, without=written)
-            if (span := self._counted(name, found, caption))
+            for name, span in self._names.find_leftmost(searched, without=written)
+            if name not in self._marked or span[0] in marks
         ]
         taken = bytearray(len(caption))
         for _, span in named:
@@ -165,13 +184,6 @@ class CaptionReader:
         for word, span in free:
             free_words.setdefault(word, []).append(result.shifted(span))
         return Expanded(result.text(), mentions, free_words)
-
-    def _counted(self, name: str, span: Span, caption: str) -> Span | None:
-        """What of the caption stands for a name that was found: with the brackets of a marked one; else nothing."""
-        if name not in self._marked:
-            return span
-        start, end = span
-        return (start - 1, end + 1) if start and caption[start - 1] == "[" and caption[end : end + 1] == "]" else None
 
     def find_cast(self, expanded: Expanded, where: str) -> list[Character]:
         """Everybody who is mentioned, and those whose class word stands there by itself.

@@ -37,7 +37,6 @@ def identities_of(frame: Frame, identities: Sequence[Identity]) -> list[Identity
         if not own:
             there = quote_all(each.name for each in identities) or "nobody's"
             whose = quote(character.name)
-            whose = quote(character.name)
             raise ValueError(
                 f"{frame.label[0].upper()}{frame.label[1:]} shows {whose}, but there is no identity of this name. "
                 f"There is {there}. Give {whose} a line in Characters, connect their identity, or correct its name "

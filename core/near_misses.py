@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .character_mentions import Character
+from .names_that_are_words import ALSO_WORDS
 from .quoting import quote
 from .story import Frame, Story
 from .story_fields import listed
@@ -31,13 +32,6 @@ _MOST_WORDS = 4
 _DETERMINERS = frozenset(
     "a an the this that these those his her its their my your our some any no every each another one two three "
     "der die das dem den des ein eine einen einem einer eines le la les un une du el los las una il lo".split()
-)
-ALSO_WORDS = frozenset(
-    "amber angel april art august autumn baker basil bear bill bob brook candy carter chase cherry cliff cook coral "
-    "crystal daisy dale dawn dean drew duke eve faith fox frank ginger glen grace grant hazel heath holly honey hope "
-    "hunter iris ivy jack jade jasmine joy june king lily lucky mark mason max may melody miles olive page pat peach "
-    "pearl poppy prince queen rain raven ray reed rich river rob robin rocky rose ruby rusty sage sandy sky smith star "
-    "storm summer sunny tiger victor violet will wolf wren".split()
 )
 _POSSESSIVE = re.compile("['\u2019]s?$")
 

@@ -24,6 +24,7 @@ from .character_mentions import (
     find_word,
     identifying_words,
     marked_names,
+    without_marks,
 )
 from .quoting import printable, quote
 from .story_characters import (
@@ -106,6 +107,12 @@ class Frame:
     def label(self) -> str:
         """What messages call it: by its number, or by its caption where it has none (a negative index)."""
         return f"frame {self.index + 1}" if self.index >= 0 else f"the frame {quote(self.caption, 60)}"
+
+    @property
+    def shown_caption(self) -> str:
+        """The caption for people to read: without the square brackets that mark names."""
+        names = self.story_names or tuple(character.name for character in self.cast)
+        return without_marks(composed(self.caption), names)[0]
 
     @property
     def cast(self) -> tuple[Character, ...]:

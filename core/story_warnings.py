@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .character_mentions import marked_names
-from .near_misses import ALSO_WORDS, numbered, unfound_names
+from .names_that_are_words import ALSO_WORDS
+from .near_misses import numbered, unfound_names
 from .quoting import quote
 from .story import Frame, Story
 from .text_search import SearchedText, Span, composed, content_words, folded
@@ -34,16 +35,30 @@ def story_warnings(story: Story) -> list[str]:
 
 def _names_that_are_words(story: Story) -> Iterator[str]:
     names = [each.name for each in story.characters if each.name[:1].isupper() and folded(each.name) in ALSO_WORDS]
-    marked = marked_names(names, (frame.caption for frame in story.frames)) if names else ()
+    marked = marked_names(names, (frame.caption for frame in story.frames))
     for name in names:
         if name in marked:
+            bare = [frame.index + 1 for frame in story.frames if _stands_there(name, frame) and not _shows(name, frame)]
+            if bare:
+                yield (
+                    f'{numbered(bare).capitalize()}: {quote(name)} is not the character, since "[{name}]" is written '
+                    "in another frame. Write the brackets there too if it is."
+                )
             continue
-        frames = [frame.index + 1 for frame in story.frames if _begins_a_sentence(name, frame)]
-        if frames:
+        asked = [frame.index + 1 for frame in story.frames if _begins_a_sentence(name, frame)]
+        if asked:
             yield (
-                f"{numbered(frames).capitalize()}: {quote(name)} begins a sentence and is a word as well; it is taken "
+                f"{numbered(asked).capitalize()}: {quote(name)} begins a sentence and is a word as well; it is taken "
                 f'for the character. If it is not always, write "[{name}]" wherever it is: then only these count.'
             )
+
+
+def _stands_there(name: str, frame: Frame) -> bool:
+    return any(SearchedText(composed(frame.caption)).find(name, ignore_case=False))
+
+
+def _shows(name: str, frame: Frame) -> bool:
+    return any(composed(character.name) == name for character in frame.cast)
 
 
 def _begins_a_sentence(name: str, frame: Frame) -> bool:

@@ -108,17 +108,23 @@ def _faces(
     return faces
 
 
-def check_identities(identities: Iterable[Identity], frames: Sequence[Frame]) -> None:
-    """Raise a ValueError where an identity is of nobody in the story, or carries no portraits."""
-    known = dict.fromkeys(name for frame in frames for name in frame.story_names)
+def usable_identities(identities: Iterable[Identity], frames: Sequence[Frame]) -> tuple[list[Identity], list[str]]:
+    """The identities that faces can be compared with, and a sentence for each of the others.
+
+    Left out are those of nobody in the story, and those that carry no portraits, as files of the first version do.
+    """
+    known = {composed(name) for frame in frames for name in frame.story_names}
+    usable, sentences = [], []
     for identity in identities:
-        if known and composed(identity.name) not in map(composed, known):
-            raise ValueError(
-                f"The identity {quote(identity.name)} is of nobody in the story, which has {quote_all(known)}. Set "
-                "rename in Load Identity, or connect another."
+        if known and composed(identity.name) not in known:
+            sentences.append(f"The identity {quote(identity.name)} is of nobody in the story and was left out.")
+        elif identity.portraits is None:
+            sentences.append(
+                f"The identity {quote(identity.name)} carries no portraits: the faces were compared with each other."
             )
-        if identity.portraits is None:
-            identity.portrait_images()  # raises, and says what to do
+        else:
+            usable.append(identity)
+    return usable, sentences
 
 
 def portrait_faces(recogniser: Recogniser, identities: Iterable[Identity]) -> Mapping[str, Float[Tensor, "k f"]]:
@@ -136,5 +142,5 @@ def portrait_faces(recogniser: Recogniser, identities: Iterable[Identity]) -> Ma
                 f"The recogniser finds no face on the portraits of the identity {quote(identity.name)}. Choose another "
                 "engine, or leave the identity out."
             )
-        known[identity.name] = torch.stack([face.embedding for face in found])
+        known[composed(identity.name)] = torch.stack([face.embedding for face in found])
     return known

@@ -101,7 +101,7 @@ def _notes(scores: StoryScores, about: Mapping[str, Any]) -> str:
 def _frames(scores: StoryScores, story: Story, pictures: Sequence[Tensor]) -> str:
     items = []
     for frame, picture in zip(story.frames, pictures, strict=True):
-        lines = [f"{frame.index + 1}. {escape(frame.caption or frame.prompt)}"]
+        lines = [f"{frame.index + 1}. {escape(frame.shown_caption or frame.prompt)}"]
         if scores.clip_t is not None:
             lines.append(f"{LABELS[CLIP_T]} {_number(scores.clip_t[frame.index])}")
         for person in scores.characters:

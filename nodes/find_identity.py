@@ -12,6 +12,7 @@ from ..core.identity import Identity, largest_usable_rank, safe_file_name
 from ..core.quoting import quote
 from ..core.story import Story
 from .characters import digests_of
+from .host import photomaker as pm
 from .host.checkpoint_parts import require_parts
 from .host.discovery import find_identity
 from .host.folders import picture_path
@@ -136,6 +137,8 @@ class FindIdentityNode(io.ComfyNode):
     def execute(cls, characters: Characters | Story, **given: Any) -> io.NodeOutput:
         tasks = cls._tasks(characters_of(characters), given)
         to_draw = [task for task in tasks if task.saved is None and not task.character.reference_images]
+        if any(task.saved is None for task in tasks) and pm.reads_faces(given["encoder"]):
+            pm.face_recogniser(given["encoder"], "Find Identity")
         if to_draw:
             require_parts("Find Identity", **{name: given.get(name) for name in _DRAWING})
             refuse_shared_attention("Find Identity", given["model"])
@@ -172,7 +175,7 @@ class FindIdentityNode(io.ComfyNode):
             elif given["reuse"] == NEVER:
                 tasks.append(Task(character, seed, note, None, f"{name}: found anew, as reuse says."))
             else:
-                saved = saved_identity(note, character.name)
+                saved = saved_identity(note, character.name, character.description)
                 report = f"{name}: loaded from {saved.file}." if saved.identity else f"{name}: found. {saved.why_not}"
                 tasks.append(Task(character, seed, note, saved.identity, report))
         return tasks

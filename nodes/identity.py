@@ -12,6 +12,7 @@ from ..core.photomaker import with_repeated_word
 from ..core.quoting import printable, quote
 from ..core.story import FRAME, Frame, Story
 from ..core.story_characters import character_named
+from ..core.text_search import composed
 from .host import photomaker as pm
 from .host.checkpoint_parts import require_parts
 from .host.discovery import find_identity
@@ -215,6 +216,7 @@ class IdentityDiscoveryNode(io.ComfyNode):
         representatives: int = 4,
     ) -> io.NodeOutput:
         name = name.strip()
+        name = composed(name)
         if not name:
             raise ValueError("Identity Discovery needs the character's name: connect it from Character Portraits.")
         safe_file_name(name)  # for Save Identity

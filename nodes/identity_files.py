@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..core.identity import Identity, safe_file_name
+from ..core.text_search import composed
 from .host.folders import check_present, full_path, identity_path, names
 from .types import IdentitySocket
 
@@ -99,7 +100,7 @@ class LoadIdentityNode(io.ComfyNode):
     @classmethod
     def execute(cls, identity_file: str, rename: str) -> io.NodeOutput:
         saved = Identity.load(full_path("identities", identity_file))
-        identity = replace(saved, name=rename.strip() or saved.name)
+        identity = replace(saved, name=composed(rename.strip() or saved.name))
         info = f"{identity.name} ({identity.encoder}, {len(identity.embedding)} numbers)\n{identity.description}"
         try:
             portraits = identity.portrait_images()

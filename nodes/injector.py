@@ -1,6 +1,7 @@
 """Faces from pictures: Load ID Adapter, Face Features, Shuffled ID Injector."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.utils
@@ -19,6 +20,7 @@ from .host.folders import (
     check_face_models,
     check_present,
     face_models,
+    files_in,
     full_path,
     names,
 )
@@ -115,6 +117,11 @@ class FaceFeaturesNode(io.ComfyNode):
             ],
             is_input_list=True,
         )
+
+    @classmethod
+    def weight_files(cls) -> list[Path]:
+        """The files of all face models, for keys of results that are kept."""
+        return files_in("insightface")
 
     @classmethod
     def validate_inputs(cls, face_models: list[str | None]) -> bool | str:

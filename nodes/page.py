@@ -26,6 +26,7 @@ PNG, PDF, BOTH, NOTHING = "PNG", "PDF", "PNG and PDF", "nothing"
 _DOTS_PER_INCH = 150.0
 _A4 = {"page_width": 1240, "page_height": 1754}
 """In pixels, at 150 to an inch."""
+_NO_TEXTS = "Story Page: there are no texts. Connect frames, write texts, or set captions to none."
 
 
 class StoryPageNode(io.ComfyNode):
@@ -104,12 +105,21 @@ class StoryPageNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, texts: list[str | None], font: list[str | None]) -> bool | str:
+    def validate_inputs(
+        cls,
+        texts: list[str | None],
+        font: list[str | None],
+        captions: list[str | None] | None = None,
+        input_types: list[dict[str, str]] | None = None,
+    ) -> bool | str:
         """Refuse broken text and a font that is not there before anything runs. None comes through a link."""
         try:
             check_text(first(texts) or "", "texts")
         except ValueError as error:
             return str(error)
+        written = first(texts) is None or bool(str(first(texts)).strip())
+        if first(captions) not in (None, NO_CAPTIONS) and not written and "frames" not in (first(input_types) or {}):
+            return _NO_TEXTS
         return first(font) == ANY_FONT or check_present("fonts", first(font))
 
     @classmethod
@@ -181,13 +191,13 @@ def _texts(typed: str, captions: str, frames: Sequence[Frame] | None, count: int
             )
         return lines
     if frames is None:
-        raise ValueError("Story Page: there are no texts. Connect frames, write texts, or set captions to none.")
+        raise ValueError(_NO_TEXTS)
     if len(frames) != count:
         raise ValueError(
             f"Story Page: there are {count} pictures and {len(frames)} frames. Connect both from the same node; with "
             "several takes, Choose Takes comes before."
         )
-    return [frame.caption for frame in frames]
+    return [frame.shown_caption for frame in frames]
 
 
 def _busy(

@@ -26,6 +26,7 @@ from .host.folders import (
     check_face_models,
     check_present,
     face_models_folder,
+    files_in,
     full_path,
 )
 from .host.image_encoders import encoders_of
@@ -60,6 +61,13 @@ class LoadFaceRecogniserNode(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def weight_files(cls) -> list[Path]:
+        """The files of all engines that are there, for keys of results that are kept."""
+        names = {file for engine in ENGINES.values() for file in engine.files}
+        own = [path for path in files_in("face_recognition") if path.name in names]
+        return own + files_in("insightface")
 
     @classmethod
     def validate_inputs(cls, engine: str | None) -> bool | str:
@@ -101,6 +109,11 @@ class LoadCaptionEncoderNode(io.ComfyNode):
                 ImageTextEncoderSocket.Output(display_name="encoder", tooltip="For Choose Takes and Score Story.")
             ],
         )
+
+    @classmethod
+    def weight_files(cls) -> list[Path]:
+        """The files of all caption encoders, for keys of results that are kept."""
+        return files_in("image_text")
 
     @classmethod
     def validate_inputs(cls, caption_encoder: str | None) -> bool | str:

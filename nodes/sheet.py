@@ -106,12 +106,16 @@ class StorySheetNode(io.ComfyNode):
         for what, values in (("templates", before), ("layouts", layouts)):
             if values is not None and len(values) != len(pictures):
                 raise ValueError(f"The sheet has {len(pictures)} pictures but {len(values)} {what}; connect one each.")
-        portraits = {identity.name: list(identity.portrait_images()) for identity in identities or []}
+        portraits = {
+            identity.name: list(identity.portrait_images())
+            for identity in identities or []
+            if identity.portraits is not None  # files of the first version have none
+        }
         faces = _faces(numbers[0], frames, len(pictures)) if numbers else [[]] * len(pictures)
         shown = [
             SheetFrame(
                 picture,
-                frames[row].caption if frames and captions[0] else "",
+                frames[row].shown_caption if frames and captions[0] else "",
                 None if before is None else before[row],
                 None if layouts is None else layouts[row],
                 faces[row],

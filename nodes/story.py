@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.character_mentions import Character
 from ..core.frame_numbers import frame_numbers, frame_ranges
 from ..core.frame_seeds import BY_NUMBER, RULES, frame_seeds
 from ..core.quoting import printable, quote, quote_all
@@ -13,8 +14,8 @@ from ..core.story import Frame, Story
 from ..core.story_fields import LARGEST_FILE, check_text
 from ..core.story_table import story_table
 from ..core.story_warnings import story_warnings
-from .host.folders import TYPED_IN, story_files, story_path
-from .host.graph_names import check_typed_names
+from .host.folders import TYPED_IN, picture_digest, picture_path, story_files, story_path
+from .host.graph_names import check_typed_names, unused_characters
 from .host.node_text import report
 from .host.story_prompts import encode_frames
 from .types import Characters, CharactersSocket, StoryFrameSocket, StorySocket
@@ -92,10 +93,11 @@ class StoryNode(io.ComfyNode):
         character_list: Characters = (),
     ) -> io.NodeOutput:
         story = cls._read(story_file, characters, prompts, style, negative, character_list)
-        check_typed_names(story, getattr(cls.hidden, "prompt", None) or {})
+        graph = getattr(cls.hidden, "prompt", None) or {}
+        check_typed_names(story, graph)
         for frame in story.frames:
             logging.info("Story: %s shows %s", frame.label, quote_all(each.name for each in frame.cast) or "nobody")
-        warnings = story_warnings(story)
+        warnings = [*unused_characters(graph), *story_warnings(story)]
         for sentence in warnings:
             logging.warning("Story: %s", sentence)
         return io.NodeOutput(story, ui=report(story_table(story, warnings)))
@@ -148,10 +150,27 @@ class StoryNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, story_file: str, **_: str) -> str:
-        """Run again when the file's content changed."""
+        """Run again when the content of the file, or of a picture that it names, changed."""
         if story_file == TYPED_IN:
             return TYPED_IN
-        return hashlib.sha256(story_path(story_file).read_bytes()).hexdigest()
+        path = story_path(story_file)
+        parts = [hashlib.sha256(path.read_bytes()).hexdigest()]
+        try:
+            people = Story.load(path).characters
+        except ValueError:
+            people = ()  # the node says what is wrong when it runs
+        return " ".join(parts + [digest for each in people for digest in _picture_digests(each)])
+
+
+def _picture_digests(character: Character) -> list[str]:
+    """Digests of a character's pictures; empty ones of those that cannot be read."""
+    digests = []
+    for name in character.reference_images:
+        try:
+            digests.append(picture_digest(picture_path(name, character.name)))
+        except (ValueError, FileNotFoundError):
+            digests.append("")
+    return digests
 
 
 class StoryFramesNode(io.ComfyNode):

@@ -9,6 +9,7 @@ from ..core.identity import Identity
 from ..core.known_identities import identities_of
 from ..core.story import FRAME, Frame
 from .host.checkpoint_parts import require_parts
+from .host.list_inputs import first
 from .host.prompt import prompt_input
 from .identity import IdentityConditioningNode
 from .reference_conditioning import ReferenceConditioningNode, reference_widgets
@@ -74,6 +75,16 @@ class StoryCastNode(io.ComfyNode):
             ],
             is_input_list=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, input_types: list[dict[str, str]] | None = None) -> bool | str:
+        """Refuse none or several ways to make a positive before anything runs."""
+        connected = first(input_types) or {}
+        try:
+            _require_one(**{name: connected.get(name) for name in ("photomaker", "vae", "positive")})
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(

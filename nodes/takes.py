@@ -16,7 +16,7 @@ from ..core.layout import Layout
 from ..core.quoting import quote
 from ..core.scores.report import copies_above
 from ..core.story import Frame
-from ..core.take_measuring import Pictures, check_identities, measure_takes, portrait_faces
+from ..core.take_measuring import Pictures, measure_takes, portrait_faces, usable_identities
 from ..core.take_report import choices_text, written_choices
 from ..core.takes import Choice, Take, check_written, choose_takes, takes_by_number
 from .host.list_inputs import first
@@ -193,8 +193,8 @@ def _by_likeness(
 ) -> tuple[list[Choice], str]:
     """Measure what is to be compared, choose, and say why."""
     given.check_recognisable()
-    check_identities(identities, given.frames)
-    references = portrait_faces(recogniser, identities)
+    usable, left_out = usable_identities(identities, given.frames)
+    references = portrait_faces(recogniser, usable)
     bar = comfy.utils.ProgressBar(len(given.pictures))
 
     def report(done: int) -> None:
@@ -204,7 +204,7 @@ def _by_likeness(
     takes = measure_takes(given, recogniser, encoder, report)
     ceiling, least = copies_above(recogniser.name), floor or None
     choices = choose_takes([[takes[each] for each in row] for row in rows], fixed, references, ceiling, least)
-    lines = [choices_text(numbers, choices, ceiling, least)]
+    lines = [*left_out, choices_text(numbers, choices, ceiling, least)]
     if ceiling is None:
         lines.append(
             f"How alike two pictures of one person are to {recogniser.name} is not known, so copies are not recognised."

@@ -150,7 +150,9 @@ class _Copies:
         for node_id in sorted(self._loop.body):
             inputs = self._graph.node(node_id)["inputs"]
             wanted |= {self._origin(link) for link in self._graph.links(node_id).values()}
-            copied = {name: self._input(value) for name, value in inputs.items()}
+            # ComfyUI turns to the input that comes last first: to a cast, which refuses much, before a template.
+            last_the_cast = sorted(inputs.items(), key=lambda each: each[0] == "cast")
+            copied = {name: self._input(value) for name, value in last_the_cast}
             if self._graph.kind(node_id) == SAVE:
                 own = {"number": self._turn.number, "take": self._turn.take}
                 copied |= {name: value for name, value in own.items() if not inputs.get(name)}

@@ -121,6 +121,12 @@ def face_models_folder(name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise("insightface", next(found))).parent
 
 
+def files_in(kind: str) -> list[Path]:
+    """All files that ComfyUI lists of a folder of models."""
+    paths = (folder_paths.get_full_path(kind, name) for name in folder_paths.get_filename_list(kind))
+    return [Path(path) for path in paths if path is not None]
+
+
 def fonts() -> list[str]:
     """The automatic choice, and the files of models/fonts."""
     return [ANY_FONT, *sorted(folder_paths.get_filename_list("fonts"))]

@@ -196,7 +196,7 @@ class RedenoiseGuider(CharacterGuider):
         if given is not None and not unconditionals:
             return prediction, given  # for another pass that is guided by the template's
         if background_unconditional is None or len(unconditionals) < len(self.places):
-            return prediction, None
+            return prediction, None if hook_count else background_unconditional  # the template's, for another pass
         return prediction, composite(background_unconditional, torch.stack(unconditionals), masks)
 
 

@@ -143,15 +143,19 @@ def check_recogniser(encoder: dict[str, Tensor], recogniser: Recogniser, name: s
         )
 
 
-def face_recogniser(photomaker: Any) -> Recogniser:
+def face_recogniser(photomaker: Any, node: str = "Identity Discovery") -> Recogniser:
     """The face recogniser of version 2.
+
+    Args:
+        photomaker: A PHOTOMAKER of version 2.
+        node: Who needs it, for the message.
 
     Raises:
         ValueError: If it was loaded without one.
     """
     if photomaker.recogniser is None:
         raise ValueError(
-            "Identity Discovery: PhotoMaker v2 reads a face embedding of each portrait, and PhotoMaker Loader has no "
+            f"{node}: PhotoMaker v2 reads a face embedding of each portrait, and PhotoMaker Loader has no "
             f"face recogniser. {_INSIGHTFACE}; or take PhotoMaker v1, which needs none."
         )
     return photomaker.recogniser

@@ -56,19 +56,20 @@ class Saved:
     why_not: str
 
 
-def saved_identity(note: Note, name: str) -> Saved:
+def saved_identity(note: Note, name: str, description: str) -> Saved:
     """The saved identity that was found from the same.
 
     Args:
         note: What it would be found from now.
         name: The name that it gets, whatever it was called.
+        description: The description that it gets; one that was found in pictures may have had another.
     """
     nearest: tuple[int, str, list[str]] | None = None
     for path, found_from in _found_before():
         differing = differences(found_from, note)
         if not differing:
             try:
-                return Saved(replace(Identity.load(path), name=name), path.name, "")
+                return Saved(replace(Identity.load(path), name=name, description=description), path.name, "")
             except ValueError as problem:
                 logging.warning("Find Identity: %s It is found again.", printable(str(problem)))
                 differing = ["it is damaged"]

@@ -31,7 +31,8 @@ def test_other_names_may_begin_a_sentence():
 def test_a_marked_name_counts_nowhere_else_and_is_asked_about_no_more():
     story = parsed("[May] waits", "Tom sleeps. May he dream", "Tom and [May]'s dog")
     assert shown(story) == [["May"], ["Tom"], ["Tom", "May"]]
-    assert story_warnings(story) == []
+    (sentence,) = story_warnings(story)
+    assert sentence.startswith('Frame 2: "May" is not the character')
     assert story.frames[0].prompt == "a small girl with braids waits"
     assert story.frames[1].prompt == "an old man in a coat sleeps. May he dream"
     assert story.frames[2].prompt == "an old man in a coat and a small girl with braids's dog"
@@ -49,6 +50,22 @@ def test_a_mark_goes_where_the_description_is_written_out():
     assert shown(story) == [["May"]]
 
 
+@pytest.mark.parametrize("mark", ["[May]", "[ May ]", "[May's] cat", "[May\u2019s] cat"])
+def test_ways_to_mark(mark):
+    story = parsed(f"{mark} waits", "May sleeps")
+    assert shown(story) == [["May"], []]
+    assert "[" not in story.frames[0].prompt
+    assert "[" not in story.frames[0].shown_caption
+
+
+def test_a_name_that_is_no_word_counts_everywhere():
+    story = parsed("[Tom] waits", "Tom sleeps")
+    assert shown(story) == [["Tom"], ["Tom"]]
+    assert story.frames[0].prompt == "an old man in a coat waits"
+    assert story.frames[0].shown_caption == "Tom waits"
+    assert story_warnings(story) == ['"May" is in no frame. Names count as they are spelt, capitals included.']
+
+
 def test_brackets_around_anything_else_stay():
     story = parsed("[rain] Tom walks [slowly]")
     assert story.frames[0].prompt == "[rain] an old man in a coat walks [slowly]"
@@ -57,7 +74,8 @@ def test_brackets_around_anything_else_stay():
 def test_decomposed_names_are_marked_too():
     zoe = {"name": "Zo\u00eb", "word": "girl", "description": "a small girl"}
     story = parsed("[Zoe\u0308] waits", "Zoe\u0308 sleeps", characters=(zoe,))
-    assert shown(story) == [["Zo\u00eb"], []]
+    assert shown(story) == [["Zo\u00eb"], ["Zo\u00eb"]]
+    assert "[" not in story.frames[0].prompt
 
 
 def test_a_person_without_a_line_is_named_with_their_frames():

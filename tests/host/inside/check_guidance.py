@@ -96,6 +96,17 @@ def check_the_templates_keeps_the_background_and_changes_the_characters():
     every_family(law, SOME)
 
 
+def check_a_pass_with_its_own_keeps_the_templates_for_the_next():
+    def law(family):
+        model, _, cache, where = scene(family)
+        _, passed_on = redenoise(model, cache, where, (member(family), member(family, "Ben", 12)))
+        assert all(torch.equal(one.unconditional, other.unconditional) for one, other in zip(
+            passed_on.calls, cache.calls, strict=True))  # fmt: skip
+        redenoise(model, passed_on, layout(left(family)), (member(family, seed=14),), guidance=TEMPLATES)
+
+    every_family(law, ["SD1.5", "Flux.1"])
+
+
 def check_without_guidance_all_are_the_same():
     def law(family):
         model, _, cache, where = scene(family)

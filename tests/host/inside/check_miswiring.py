@@ -2,7 +2,9 @@
 
 import logging
 from functools import cache
+from pathlib import Path
 
+import folder_paths
 import torch
 from setting import counted, refused
 from story_identity.core.identity import Identity
@@ -10,7 +12,7 @@ from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import ENCODER_ID, TEXT_WIDTH
 from story_identity.nodes.amsa import AMSANode
-from story_identity.nodes.host.graph_names import check_typed_names
+from story_identity.nodes.host.graph_names import check_typed_names, unused_characters
 from story_identity.nodes.host.miswiring import base_as_generator, generator_as_base
 from story_identity.nodes.identity import CharacterPortraitsNode, IdentityConditioningNode
 from story_identity.nodes.layout import GroundedSAMLayoutNode
@@ -130,6 +132,29 @@ def graph(name, meets=True, more=None):
         "4": {"class_type": "StoryIdentityCast", "inputs": {"identity": ["3", 0], "frame": ["2" if meets else "9", 0]}},
         **(more or {}),
     }  # fmt: skip
+
+
+def check_names_that_other_nodes_bear():
+    """Reference Conditioning's name, and a saved identity's own; Story Cast takes more people than the story has."""
+    folder = Path(folder_paths.get_folder_paths("identities")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    Identity("Mria", "", ENCODER_ID, torch.ones(4)).save(folder / "hers.safetensors")
+    saved = graph("")
+    saved["3"]["inputs"]["identity_file"] = "hers.safetensors"
+    refused(lambda: check_typed_names(STORY, saved), "Her (node 3)", "the name in identity_file", '"Mria"')
+    reference = {"class_type": "StoryIdentityReferenceConditioning", "inputs": {"name": "Mria", "frame": ["2", 0]}}
+    refused(lambda: check_typed_names(STORY, graph("Mira", more={"5": reference})), "node 5", '"Mria"')
+    anybody = {"class_type": "StoryIdentityStoryCast", "inputs": {"identities": ["3", 0], "frame": ["2", 0]}}
+    check_typed_names(STORY, {**graph("Mria"), "4": anybody})
+
+
+def check_characters_that_the_story_does_not_take_are_named():
+    people = {"class_type": "StoryIdentityCharacters", "inputs": {}}
+    assert unused_characters(graph("Mira")) == []
+    assert "character_list" in unused_characters(graph("Mira", more={"6": people}))[0]
+    taken = graph("Mira", more={"6": people})
+    taken["1"]["inputs"]["character_list"] = ["6", 0]
+    assert unused_characters(taken) == []
 
 
 def check_typed_names_are_compared_with_the_story():
