@@ -6,7 +6,6 @@ date before.
 
 from pathlib import Path
 
-from .any_cast import ANY_CAST
 from .each_frame import EACH_FRAME
 from .graph import PACK, stored
 from .identitystory import IDENTITYSTORY
@@ -18,7 +17,7 @@ from .transformers import TRANSFORMERS
 
 def generated() -> dict[Path, str]:
     """The text of every generated file, by path."""
-    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **ANY_CAST, **TRANSFORMERS}
+    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **TRANSFORMERS}
     written = {PACK / "workflows" / name: stored(make()) for name, make in workflows.items()}
     return {**written, **filled_pages(PACK, read_schemas())}
 

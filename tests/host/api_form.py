@@ -7,6 +7,8 @@ that names the node instead of a value in the wrong field.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from .flattening import flattened
+
 Json = dict[str, Any]
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -21,7 +23,7 @@ MUTED, BYPASSED = 2, 4
 class Origin(NamedTuple):
     """Where a link begins."""
 
-    node: int
+    node: int | str
     slot: int
 
 
@@ -32,7 +34,8 @@ class Value(NamedTuple):
 
 
 def to_api(ui_workflow: Json, object_info: Json) -> Json:
-    """Convert a whole workflow; muted nodes, notes, reroutes and primitives are not in the result.
+    """Convert a whole workflow; muted nodes, notes, reroutes and primitives are not in the result, and of
+    subgraphs the nodes in them.
 
     Args:
         ui_workflow: The editor's JSON: nodes, links, `widgets_values` by position.
@@ -41,16 +44,14 @@ def to_api(ui_workflow: Json, object_info: Json) -> Json:
     Raises:
         ValueError: If a node is unknown, a link leads nowhere, or values are missing or left over.
     """
-    if subgraphs := ui_workflow.get("definitions", {}).get("subgraphs"):
-        raise ValueError(f"has subgraphs, which are not understood here: {[each.get('name') for each in subgraphs]}")
-    graph = _Graph(ui_workflow, object_info)
+    graph = _Graph(flattened(ui_workflow), object_info)
     return {str(node["id"]): graph.api_node(node) for node in graph.running()}
 
 
 class _Graph:
     def __init__(self, ui_workflow: Json, object_info: Json):
         self.object_info = object_info
-        self.nodes: dict[int, Json] = {node["id"]: node for node in ui_workflow["nodes"]}
+        self.nodes: dict[int | str, Json] = {node["id"]: node for node in ui_workflow["nodes"]}
         if len(self.nodes) != len(ui_workflow["nodes"]):
             raise ValueError("two nodes have the same id")
         self.links = {link[0]: link for link in ui_workflow["links"]}
@@ -90,7 +91,7 @@ class _Graph:
 
     def _follow(self, link_id: int, node: Json) -> Origin | Value | None:
         """What arrives through a link, past reroutes and bypassed nodes; None where it comes from a muted one."""
-        passed: set[int] = set()
+        passed: set[int | str] = set()
         while True:
             if link_id not in self.links:
                 raise ValueError(f"{_name(node)}: link {link_id} is not in the list of links")

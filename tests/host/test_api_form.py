@@ -194,8 +194,9 @@ def one_id_twice(workflow):
     workflow["nodes"][6]["id"] = 5
 
 
-def a_subgraph(workflow):
-    workflow["definitions"] = {"subgraphs": [{"name": "Inner"}]}
+def a_muted_subgraph(workflow):
+    workflow["definitions"] = {"subgraphs": [{"id": "some-id", "name": "Inner", "nodes": [], "links": []}]}
+    workflow["nodes"].append({"id": 90, "type": "some-id", "mode": 2})
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def a_subgraph(workflow):
         (reroutes_in_a_circle, r"node 5 \(Reroute\): leads back to itself"),
         (values_by_name, r"node 1 \(Load\): its widgets_values are not a list"),
         (one_id_twice, "same id"),
-        (a_subgraph, "Inner"),
+        (a_muted_subgraph, r"node 90 \(Inner\) is muted"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_names_the_node(workflow, breaks, message):
