@@ -5,9 +5,10 @@ What runs once per frame is a subgraph between Each Frame and Collect Frames.
 
 from typing import Any, NamedTuple
 
-from .drawing import MODELS, draw_frame
-from .graph import Group, Node, folded_node, graph, node
+from .drawing import ENTERING, draw_frame
+from .graph import Group, folded_node, graph, node
 from .groups import AMBER, BLUE, GREEN, GREY, VIOLET, World, note
+from .kinds import Node
 from .schemas import Json
 
 FRAMES, SHEET = "StoryIdentity/frame", "StoryIdentity/sheet"
@@ -88,7 +89,7 @@ def loop(name: str, drawn: Drawn) -> list[Node]:
     world = drawn.world
     body = draw_frame(name, world, loads=drawn.loads, posed=drawn.posed, maps=drawn.maps)
     origins = (world.model, world.generator, world.clip, world.vae, world.photomaker)
-    ties = [f"{taken}={origin}" for taken, origin in zip(MODELS.split(), origins, strict=True)]
+    ties = [f"{entry}={origin}" for entry, origin in zip(ENTERING.split(), origins, strict=True)]
     ties += ["identities=found.identities frame=each.frame seed=each.seed"]
     ties += [f"detector={world.detector}"] if "detector" in body.takes else []
     ties += ["pose=pose.IMAGE"] if drawn.posed else []

@@ -1,7 +1,8 @@
 """What runs once per frame, and what finds identities: subgraphs of the workflows, and blueprints by themselves."""
 
-from .graph import Folded, Node, fold, node
+from .graph import fold, node
 from .groups import SDXL, World
+from .kinds import Folded, Node
 
 INSIDE = World(
     model="in.model",
@@ -14,7 +15,7 @@ INSIDE = World(
     identity="",
     values=SDXL.values,
 )
-MODELS = "model identity_model clip vae photomaker"
+ENTERING = "model identity_model clip vae photomaker"
 POSE = "control_net=controlnet.CONTROL_NET image=in.pose"
 SIZE = "empty.width empty.height"
 STEPS = "cache.steps cache.cfg"
@@ -36,7 +37,7 @@ def draw_frame(place: str, world: World, *, loads: bool = True, posed: bool = Fa
         maps: Whether the model's own attention says who is where, and not a detector.
     """
     given = "" if loads or maps else " detector"
-    takes = f"{MODELS}{given} identities frame seed{' pose' if posed else ''}"
+    takes = f"{ENTERING}{given} identities frame seed{' pose' if posed else ''}"
     found = "layout.on_missing" if maps else "layout.box_threshold layout.on_missing"
     return fold(
         "Draw the frame",

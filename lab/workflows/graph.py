@@ -4,54 +4,22 @@ Ids, slots and places follow from that, so that nothing overlaps and every link 
 """
 
 import json
-import uuid
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...core.identity import PACK_VERSION
-from .kinds import NOTE, SCHEMAS, Kind, check_value, kind
+from .kinds import SCHEMAS, Folded, Kind, Node, check_value, kind
 from .presets import PRESETS
-from .schemas import ANY, Json
+from .schemas import Json
+from .wiring import SLOT, TITLE, definition, numbered, output_of, outputs_of, sockets, taken, unique, wire
 
-PACK = Path(__file__).absolute().parents[2]
-MODELS = json.loads((PACK / "models.json").read_text(encoding="utf-8"))["files"]
-VERSIONS = {"comfy-core": SCHEMAS["comfyui"], "storyidentity": PACK_VERSION}
-
-TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
+GAP, BETWEEN, PADDING, HEADER = 20, 50, 20, 40
 PICTURES = {
     *("PreviewImage", "SaveImage", "StoryIdentitySaveFrame", "StoryIdentityStorySheet"),
     *("StoryIdentityPreviewAttentionMasks", "StoryIdentityFindIdentity"),
 }
 VIEW, MARGIN = (1480, 880), (90, 110)  # what the editor's bars leave of a window of 1600 x 1000, and its corner
+WRITTEN_ON = {"StoryIdentityFindIdentity"}  # its text would take the room before there is a picture
 READABLE = 0.6  # the zoom below which the editor leaves texts out
-ENTRY = "in"  # where what enters a subgraph comes from, among its nodes' links
-CATEGORY = "StoryIdentity"
 PICTURE = 232  # the least height of the pictures under a node's widgets
-
-
-class Node(NamedTuple):
-    """A node of a graph; `links` has, for each input tied to something, the key and the output it comes from."""
-
-    key: str
-    kind: Kind
-    links: dict[str, str]
-    widgets: Json
-    title: str
-    width: int
-    height: int
-    inside: "Folded | None" = None
-
-
-class Folded(NamedTuple):
-    """A subgraph; see `fold`."""
-
-    id: str
-    name: str
-    about: str
-    columns: list[list[Node]]
-    takes: list[str]
-    gives: dict[str, str]
-    shows: list[str]
 
 
 class Group(NamedTuple):
@@ -127,13 +95,13 @@ def graph(name: str, left: list[Group], rows: list[list[Group]], **extra: Any) -
     }
 
 
-def unique(text: str) -> str:
-    """An id of this text, the same each time."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, text))
-
-
 def stored(workflow: Json) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+
+
+def alone(each: Node) -> Json:
+    """A workflow of one node, as the editor publishes a subgraph."""
+    return {"id": unique(f"{each.kind.id}/alone"), "revision": 0, **_wired([(each, 0, 0)]), "version": 0.4}
 
 
 def _offset(scale: float) -> list[int]:
@@ -143,7 +111,7 @@ def _offset(scale: float) -> list[int]:
 
 def _least_height(known: Kind, links: dict[str, str]) -> int:
     """What the node needs in either look of the editor: the classic one, or the one it calls Nodes 2.0."""
-    slots = SLOT * max(len(_sockets(known, links)), len(known.outputs))
+    slots = SLOT * max(len(sockets(known, links)), len(known.outputs))
     heights = [_widget_heights(spec) for spec in known.widgets]
     classic, nodes_2 = (sum(column) for column in zip(*heights, strict=True)) if heights else (0, 0)
     badge = 24 if known.is_ours else 0
@@ -186,7 +154,7 @@ def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple
         for each in column:
             if each.kind.id in PICTURES:
                 each = each._replace(width=each.width + spare)
-                if each.key == column[-1].key:
+                if each.key == column[-1].key and each.kind.id not in WRITTEN_ON:
                     each = each._replace(height=bottom - top - TITLE)
             placed.append((each, left, top + TITLE))
             top += _room(each)
@@ -197,71 +165,21 @@ def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple
 def _wired(placed: list[tuple[Node, int, int]]) -> Json:
     """The nodes of the canvas with their slots and the links between them, and the subgraphs in them."""
     ids = numbered([each for each, _, _ in placed])
-    nodes, links = wire(placed, ids, {each.key: _outputs(each) for each, _, _ in placed})
+    nodes, links = wire(placed, ids, {each.key: outputs_of(each) for each, _, _ in placed})
     last, definitions = len(nodes), []
     for each, _, _ in placed:
         if each.inside is not None:
-            definitions.append(definition(each.inside, last))
+            definitions.append(defined(each.inside, last))
             last += len(definitions[-1]["nodes"])
     subgraphs = {"definitions": {"subgraphs": definitions}} if definitions else {}
     return {"last_node_id": last, "last_link_id": len(links), "nodes": nodes, "links": links, **subgraphs}
 
 
-def definition(folded: Folded, before: int) -> Json:
-    """A subgraph as the editor saves it; its nodes are numbered from `before` + 1, since no two of a workflow may agree.
-
-    Raises:
-        ValueError: If a link does not fit.
-    """
-    placed = _placed(Group("", "", folded.columns), 0, 0, *_extent(Group("", "", folded.columns)))
-    inside = [each for each, _, _ in placed]
-    right, bottom = _extent(Group("", "", folded.columns))
-    outputs = {each.key: _outputs(each) for each in inside}
-    entry = [{"name": name, "type": kind, "links": None} for name, kind in _taken(folded)]
-    ids = {**numbered(inside, before), ENTRY: -10}
-    nodes, links = wire(placed, ids, {**outputs, ENTRY: entry})
-    leaving = []
-    for slot, (name, origin) in enumerate(folded.gives.items()):
-        key, output = origin.split(".")
-        start, given = _output(outputs[key], output)
-        links.append([len(links) + 1, ids[key], start, -20, slot, given["type"]])
-        given["links"] = [*(given["links"] or []), len(links)]
-        leaving.append({"name": name, "type": given["type"], "linkIds": [len(links)]})
-    entering = [{"name": each["name"], "type": each["type"], "linkIds": each["links"]} for each in entry]
-    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-    return {
-        **{"id": folded.id, "version": 1, "revision": 0, "config": {}, "name": folded.name},
-        "state": {"lastGroupId": 0, "lastNodeId": before + len(nodes), "lastLinkId": len(links), "lastRerouteId": 0},
-        "inputNode": {"id": -10, "bounding": [-260, TITLE, 160, 40 + SLOT * len(entering)]},
-        "outputNode": {"id": -20, "bounding": [right + 100, TITLE, 160, 40 + SLOT * len(leaving)]},
-        "inputs": [_end(folded, "in", each, -120, row) for row, each in enumerate(entering)],
-        "outputs": [_end(folded, "out", each, right + 120, row) for row, each in enumerate(leaving)],
-        **{"widgets": [], "nodes": nodes, "groups": []},
-        "links": [dict(zip(names, link, strict=True)) for link in links],
-        **{"extra": {}, "category": CATEGORY, "description": folded.about},
-    }
-
-
-def _end(folded: Folded, side: str, each: Json, x: int, row: int) -> Json:
-    """An entry or exit of a subgraph."""
-    return {"id": unique(f"{folded.id}/{side}/{each['name']}"), **each, "pos": [x, TITLE + 20 + SLOT * row]}
-
-
-def _taken(folded: Folded) -> list[tuple[str, str]]:
-    """The entries of a subgraph with their types, which are those of the first input that each leads to.
-
-    Raises:
-        ValueError: If an entry leads nowhere, or a link comes from an entry that is not there.
-    """
-    kinds: dict[str, str] = {}
-    for each in (one for column in folded.columns for one in column):
-        known = {spec["name"]: spec["type"] for spec in (*each.kind.sockets, *each.kind.widgets)}
-        for name, origin in each.links.items():
-            if origin.startswith(f"{ENTRY}."):
-                kinds.setdefault(origin.split(".")[1], known[name])
-    if set(kinds) != set(folded.takes):
-        raise ValueError(f"{folded.name}: leads to {', '.join(sorted(kinds))}, but takes {', '.join(folded.takes)}")
-    return [(name, kinds[name]) for name in folded.takes]
+def defined(folded: Folded, before: int) -> Json:
+    """A subgraph as the editor saves it; its nodes are numbered from `before` + 1."""
+    whole = Group("", "", folded.columns)
+    right, bottom = _extent(whole)
+    return definition(folded, _placed(whole, 0, 0, right, bottom), right, before)
 
 
 def fold(
@@ -285,161 +203,16 @@ def fold(
 def folded_node(key: str, folded: Folded, links: str, *, size: tuple[int, int] = (300, 0)) -> Node:
     """The node that stands for a subgraph."""
     found = {each.key: each for column in folded.columns for each in column}
-    outputs = [_output(_outputs(found[each.split(".")[0]]), each.split(".")[1])[1] for each in folded.gives.values()]
+    outputs = [
+        output_of(outputs_of(found[each.split(".")[0]]), each.split(".")[1])[1] for each in folded.gives.values()
+    ]
     known = Kind(
         folded.id,
         False,
-        tuple({"name": name, "type": kind} for name, kind in _taken(folded)),
+        tuple({"name": name, "type": kind} for name, kind in taken(folded)),
         (),
         tuple({"name": name, "type": each["type"]} for name, each in zip(folded.gives, outputs, strict=True)),
     )
     tied = dict(pair.split("=") for pair in links.split())
     height = _least_height(known, tied) + 28 * len(folded.shows)
     return Node(key, known, tied, {}, folded.name, size[0], max(size[1], height), folded)
-
-
-def numbered(nodes: list[Node], before: int = 0) -> dict[str, int]:
-    """The ids of nodes by key.
-
-    Raises:
-        ValueError: If two have one key.
-    """
-    ids = {each.key: number for number, each in enumerate(nodes, start=before + 1)}
-    if len(ids) != len(nodes):
-        raise ValueError("two nodes have the same key")
-    return ids
-
-
-def wire(
-    placed: list[tuple[Node, int, int]], ids: dict[str, int], outputs: dict[str, list[Json]]
-) -> tuple[list[Json], list[list[Any]]]:
-    """The nodes with their slots, and the links between them, which are also noted in `outputs`.
-
-    Raises:
-        ValueError: If an input does not take what it is tied to.
-    """
-    order = _order([each for each, _, _ in placed])
-    links: list[list[Any]] = []
-    nodes = []
-    for each, x, y in placed:
-        inputs = _inputs(each)
-        for name, origin in each.links.items():
-            slot = next(i for i, one in enumerate(inputs) if one["name"] == name)
-            key, output = origin.split(".")
-            start, given = _output(outputs[key], output)
-            kinds = set(given["type"].split(",")), set(inputs[slot]["type"].split(","))
-            if not (kinds[0] & kinds[1] or {ANY} in kinds):
-                raise ValueError(f"{each.key}: {name} takes {inputs[slot]['type']}, {origin} gives {given['type']}")
-            links.append([len(links) + 1, ids[key], start, ids[each.key], slot, given["type"]])
-            inputs[slot]["link"] = len(links)
-            given["links"] = [*(given["links"] or []), len(links)]
-        nodes.append({"id": ids[each.key], **_body(each, x, y, order[each.key], inputs, outputs[each.key])})
-    for each, (one, _, _) in zip(nodes, placed, strict=True):
-        if one.inside is not None:
-            each["properties"] = {"proxyWidgets": _shown(one.inside, len(nodes), placed)}
-    return nodes, links
-
-
-def _shown(folded: Folded, before: int, placed: list[tuple[Node, int, int]]) -> list[list[str]]:
-    """The widgets that a subgraph's node shows, by the ids of the nodes in it."""
-    for each, _, _ in placed:
-        if each.inside is folded:
-            break
-        before += 0 if each.inside is None else sum(map(len, each.inside.columns))
-    ids = numbered([each for column in folded.columns for each in column], before)
-    return [[str(ids[key]), widget] for key, widget in (each.split(".") for each in folded.shows)]
-
-
-def _output(outputs: list[Json], name: str) -> tuple[int, Json]:
-    """The number of an output, and the output."""
-    return next((number, each) for number, each in enumerate(outputs) if each["name"] == name)
-
-
-def _body(each: Node, x: int, y: int, order: int, inputs: list[Json], outputs: list[Json]) -> Json:
-    body = {"type": each.kind.id, "pos": [x, y], "size": [each.width, each.height], "flags": {}, "order": order}
-    title = {"title": each.title} if each.title else {}
-    coloured = {"color": "#432", "bgcolor": "#653"} if each.kind is NOTE else {}
-    slots = {"mode": 0, "inputs": inputs, "outputs": outputs}
-    return {**body, **slots, **title, "properties": _properties(each), "widgets_values": _values(each), **coloured}
-
-
-def _sockets(known: Kind, links: dict[str, str]) -> list[Json]:
-    """The inputs that take only links; one that grows shows as many as are tied, and one more."""
-    shown: list[Json] = []
-    for spec in known.sockets:
-        if "grows" not in spec:
-            shown.append(spec)
-            continue
-        prefix, least = spec["grows"]["prefix"], spec["grows"]["min"]
-        tied = sum(name.startswith(f"{spec['name']}.") for name in links)
-        for number in range(min(tied + 1, spec["grows"]["max"])):
-            name = f"{prefix}{number}"
-            one = {"label": name, "name": f"{spec['name']}.{name}", "type": spec["type"]}
-            shown.append({**one, "optional": number >= least})
-    return shown
-
-
-def _inputs(each: Node) -> list[Json]:
-    inputs = []
-    for spec in _sockets(each.kind, each.links):
-        label = {"label": spec["label"]} if "label" in spec else {}
-        inputs.append({**label, "name": spec["name"], **_shape(spec), "type": spec["type"], "link": None})
-    for spec in () if each.kind is NOTE else each.kind.widgets:
-        widget = {"widget": {"name": spec["name"]}, "link": None}
-        inputs.append({"name": spec["name"], **_shape(spec), "type": spec["type"], **widget})
-    return inputs
-
-
-def _shape(spec: Json) -> Json:
-    """How the editor draws an input that may stay empty."""
-    return {"shape": 7} if spec.get("optional") else {}
-
-
-def _outputs(each: Node) -> list[Json]:
-    return [
-        {"name": spec["name"], **({"shape": 6} if spec.get("list") else {}), "type": spec["type"], "links": None}
-        for spec in each.kind.outputs
-    ]
-
-
-def _properties(each: Node) -> Json:
-    if each.kind is NOTE:
-        return {}
-    pack = "storyidentity" if each.kind.is_ours else "comfy-core"
-    chosen = [each.widgets[spec["name"]] for spec in each.kind.widgets if spec["type"] == "COMBO"]
-    models = [
-        {"name": file["name"], "url": file["url"], "directory": file["folder"]}
-        for file in MODELS
-        if file["name"] in chosen
-    ]
-    known = {"cnr_id": pack, "ver": VERSIONS[pack], "Node name for S&R": each.kind.id}
-    return {**known, "models": models} if models else known
-
-
-def _values(each: Node) -> list[Any]:
-    values: list[Any] = []
-    for spec in each.kind.widgets:
-        value = each.widgets[spec["name"]]
-        values += [value, "fixed"] if spec.get("control_after_generate") else [value]
-    return values
-
-
-def _order(nodes: list[Node]) -> dict[str, int]:
-    """The order in which they can run, as the editor counts it: each once the last node it is tied to is done."""
-    waiting = {each.key: [origin.split(".")[0] for origin in each.links.values()] for each in nodes}
-    waiting = {key: [each for each in before if each != ENTRY] for key, before in waiting.items()}
-    order = [key for key, before in waiting.items() if not before]
-    for done in order:  # which grows on the way
-        for output in (spec["name"] for spec in _find(nodes, done).kind.outputs):
-            for each in nodes:
-                for _ in [origin for origin in each.links.values() if origin == f"{done}.{output}"]:
-                    waiting[each.key].remove(done)
-                    if not waiting[each.key]:
-                        order.append(each.key)
-    if len(order) != len(nodes):
-        raise ValueError("the links go in a circle")
-    return {key: number for number, key in enumerate(order)}
-
-
-def _find(nodes: list[Node], key: str) -> Node:
-    return next(each for each in nodes if each.key == key)

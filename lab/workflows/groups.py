@@ -2,8 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from .graph import MODELS, Group, Node, node
+from .graph import Group, node
+from .kinds import Node
 from .schemas import Json
+from .wiring import MODELS
 
 BLUE, GREEN, VIOLET, AMBER, ROSE, GREY = "#5fa8d9", "#6cc486", "#a593ec", "#e0a94e", "#e07a92", "#9aa3b2"
 

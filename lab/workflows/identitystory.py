@@ -1,8 +1,9 @@
 """The workflows in which an identity is found and put into frames (IdentityStory)."""
 
 from .any_cast import Drawn, found, whole_story
-from .graph import Group, Node, graph, node
+from .graph import Group, graph, node
 from .groups import BLUE, GREEN, GREY, SDXL, TOY, note
+from .kinds import Node
 from .schemas import Json
 
 INES = {
@@ -35,9 +36,9 @@ FIRST = """## What to change first
 - **Characters**: one line each, `name | class word | description`. One, two or five: the nodes stay the same.
 - **Story**: one prompt per line. A frame may show all of them, some, or nobody.
 - Press Run again: only the lines you changed are drawn. Identities are kept in `models/identities`."""
-QUICK = """- **Quick try**: `count` 16 and `steps` 25 in Find Identity. The values set here are the paper's."""
-MISSING = """- Someone is not found: lower `box_threshold` in **Draw the frame**, or set `on_missing` to "skip". Open that \
-node to see all that runs once per frame."""
+QUICK = "- **Quick try**: `count` 16 and `steps` 25 in Find Identity. The values set here are the paper's."
+MISSING = """- Someone is not found: lower `box_threshold` in **Draw the frame**, or set `on_missing` to "skip". What \
+runs once per frame is in that node: open it."""
 
 
 def one_character() -> Json:
@@ -119,8 +120,8 @@ first. It is in **Draw the frame**: open it to take another one, or several.
         ),
         "style": "cinematic photo",
     }
-    pose = node("pose", "LoadImage", image="pose.png", size=(360, 320), title="Pose")
-    return whole_story(name, about, text, [*models(), pose], Drawn(SDXL, posed=True), high=560, columns=4)
+    pose = node("pose", "LoadImage", image="pose.png", size=(360, 270), title="Pose")
+    return whole_story(name, about, text, [*models(), pose], Drawn(SDXL, posed=True), high=500, columns=4)
 
 
 def identity_only() -> Json:
@@ -192,7 +193,7 @@ at night."""
     }
     finding = {**TOY.values["CharacterPortraits"], **TOY.values["IdentityDiscovery"]}
     loaders = [node("toy", "ToyWorldLoader", size=(360, 0))]
-    return whole_story(name, about, text, loaders, Drawn(TOY, loads=False, finding=finding), high=760, columns=4)
+    return whole_story(name, about, text, loaders, Drawn(TOY, loads=False, finding=finding), high=580, columns=4)
 
 
 IDENTITYSTORY = {

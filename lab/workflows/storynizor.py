@@ -1,7 +1,8 @@
 """The workflows in which the frames see each other (Storynizor)."""
 
-from .graph import Group, Node, graph, node
+from .graph import Group, graph, node
 from .groups import AMBER, BLUE, GREEN, GREY, GUIDED, ROSE, SDXL, TOY, VIOLET, World, note, who_is_where
+from .kinds import Node
 from .schemas import Json
 
 DDIM = {"KSampler": {"sampler_name": "ddim", "scheduler": "ddim_uniform"}, "StorySheet": {"columns": 2}}

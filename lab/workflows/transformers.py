@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from .graph import Group, Node, graph, node
+from .graph import Group, graph, node
 from .groups import AMBER, BLUE, GREEN, GREY, ROSE, VIOLET, finding, note
 from .identitystory import INES
+from .kinds import Node
 from .schemas import Json
 from .storynizor import LENA_AND_BRUNO, NORA, amsa
 

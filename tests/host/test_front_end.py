@@ -19,7 +19,9 @@ LOAD = """
     await new Promise(done => setTimeout(done, 1000))
     const boxes = Object.fromEntries(app.graph.nodes.map(node => [node.id, Array.from(node.size).map(Math.round)]))
     const said = [...document.querySelectorAll("[role=dialog], .p-toast-message")].map(each => each.innerText)
-    return {graph: app.graph.serialize(), prompt: (await app.graphToPrompt()).output, boxes, said}
+    const subgraphs = app.graph.nodes.filter(node => node.subgraph)
+    const promoted = Object.fromEntries(subgraphs.map(node => [node.id, node.widgets.map(each => each.name)]))
+    return {graph: app.graph.serialize(), prompt: (await app.graphToPrompt()).output, boxes, said, promoted}
 """
 
 
@@ -46,9 +48,20 @@ def test_the_editor_loads_it_whole(page, path):
     assert sorted(loaded["graph"]["links"]) == sorted(stored["links"])
     assert loaded["boxes"] == {str(node["id"]): node["size"] for node in stored["nodes"]}
     assert without_titles(loaded["prompt"]) == without_titles(json.loads((TWINS / path.name).read_text("utf-8")))
-    values = {node["id"]: node.get("widgets_values") or [] for node in loaded["graph"]["nodes"]}
-    shown = {node["id"]: node["widgets_values"] for node in stored["nodes"] if node["type"] != "PreviewAny"}
+    values = {node["id"]: node.get("widgets_values") or [] for node in all_nodes(loaded["graph"])}
+    shown = {node["id"]: node["widgets_values"] for node in all_nodes(stored) if node["type"] != "PreviewAny"}
     assert {key: values[key] for key in shown} == shown
+    assert loaded["promoted"] == {
+        str(node["id"]): [widget for _, widget in node["properties"]["proxyWidgets"]]
+        for node in stored["nodes"]
+        if "proxyWidgets" in node["properties"]
+    }
+
+
+def all_nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of a workflow, with those of its subgraphs in place of the nodes that stand for these."""
+    subgraphs = {each["id"]: each["nodes"] for each in graph.get("definitions", {}).get("subgraphs", [])}
+    return [inner for node in graph["nodes"] for inner in subgraphs.get(node["type"], [node])]
 
 
 def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
