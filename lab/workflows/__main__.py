@@ -1,5 +1,4 @@
-"""Write what follows from the nodes: the shipped workflows and subgraphs, the tables of the help pages and of
-architecture.md.
+"""Write what follows from the nodes: workflows and subgraphs, the tables of the help pages and of architecture.md.
 
 `python -m story_identity.lab.workflows` writes all of it; `schemas.py` says how to bring the nodes' descriptions up to
 date before.
