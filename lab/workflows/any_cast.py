@@ -58,7 +58,7 @@ def whole_story(
         [note(name, about, high, wide=400), Group("Models", GREY, [loaders])],
         [
             [
-                Group("1 · The story", BLUE, [written(people, texts, inline=drawn.posed)]),
+                Group("1 · The story", BLUE, [written(people, texts, posed=drawn.posed)]),
                 Group("2 · Who they are", GREEN, [[find]]),
                 Group("3 · Each frame", VIOLET, [loop(name, drawn)]),
                 Group("4 · All frames", AMBER, [together(columns, world)]),
@@ -68,10 +68,11 @@ def whole_story(
     return with_app(made)
 
 
-def written(people: str, texts: dict[str, str], inline: bool) -> list[Node]:
-    """The nodes that hold the text; `inline`: the characters are in the Story too."""
-    if inline:
-        return [node("story", "Story", size=(400, 620), characters=people, **texts)]
+def written(people: str, texts: dict[str, str], posed: bool) -> list[Node]:
+    """The nodes that hold the text; `posed`: a Story with its characters, and the picture of the pose."""
+    if posed:
+        pose = node("pose", "LoadImage", image="pose.png", size=(400, 360), title="Pose")
+        return [node("story", "Story", size=(400, 620), characters=people, **texts), pose]
     return [
         node("people", "Characters", size=(400, 160), characters=people),
         node("story", "Story", "character_list=people.characters", size=(400, 480), characters="", **texts),

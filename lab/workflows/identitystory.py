@@ -120,8 +120,7 @@ first. It is in **Draw the frame**: open it to take another one, or several.
         ),
         "style": "cinematic photo",
     }
-    pose = node("pose", "LoadImage", image="pose.png", size=(360, 270), title="Pose")
-    return whole_story(name, about, text, [*models(), pose], Drawn(SDXL, posed=True), high=470, columns=4)
+    return whole_story(name, about, text, models(), Drawn(SDXL, posed=True), high=560, columns=4)
 
 
 def identity_only() -> Json:

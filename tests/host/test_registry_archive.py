@@ -61,6 +61,11 @@ def test_the_packages_are_hidden(shipped: Host):
     assert done.stdout.split() == list(ABSENT)
 
 
+def test_its_subgraphs_are_offered(shipped: Host):
+    names = {each["name"] for each in shipped.get("/global_subgraphs").values() if PACK in each["info"]["node_pack"]}
+    assert names == {"Consistent story", "Draw frames together", "Find identities"}
+
+
 def test_the_archive_draws_the_toy_story(shipped: Host):
     """With a quarter of the portraits, which take most of the time."""
     graph = json.loads((TWINS / "toyworld_quickstart.json").read_text(encoding="utf-8"))
