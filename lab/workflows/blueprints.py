@@ -79,7 +79,7 @@ def frames_together() -> Folded:
 
 def blueprint(folded: Folded) -> Json:
     """The file of a subgraph."""
-    found = alone(folded_node("whole", folded, "", size=(400, 0)))
+    found = alone(folded_node("whole", folded, "", size=(400, 300)))
     return {**found, "extra": {"BlueprintDescription": folded.about, "BlueprintSearchAliases": SEARCHED}}
 
 
