@@ -267,7 +267,7 @@ def test_the_values_are_the_papers(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "side"), [("storynizor_sd15", 768), ("storynizor_sd15_reference", 768), ("storynizor_sdxl", 1024)]
+    ("name", "side"), [("storynizor_sd15", 512), ("storynizor_sd15_reference", 512), ("storynizor_sdxl", 1024)]
 )
 def test_four_frames_are_one_batch(name, side):
     nodes = {node["type"]: node for node in load(ROOT / "workflows" / f"{name}.json")["nodes"]}

@@ -11,7 +11,7 @@ BATCH = SDXL._replace(
     model="checkpoint.MODEL",
     clip="checkpoint.CLIP",
     vae="checkpoint.VAE",
-    values={**DDIM, "EmptyLatentImage": {"width": 768, "height": 768}},
+    values={**DDIM, "EmptyLatentImage": {"width": 512, "height": 512}},
 )
 BATCH_TOY = TOY._replace(
     values={**TOY.values, "KSampler": {"steps": 25, **GUIDED}, "StorySheet": {"columns": 4, "cell_width": 256}}
@@ -22,8 +22,8 @@ MORE = """- People change from frame to frame: look at **Preview Attention Masks
 frames share. Poses become alike: lower `end_percent` or `strength` in **AMSA Model Patch**."""
 SIZES_SD15 = """- Many frames, little memory: `anchors` 4 in **AMSA Model Patch** samples four at a time (5.6 GiB of \
 main memory at 768 x 768).
-- 768 x 768 in **Empty Latent Image** is the paper's size, but plain SD1.5 was trained at 512: for it set `width` and \
-`height` to 512. Keep 768 for fine-tunes that know it."""
+- 512 x 512 in **Empty Latent Image** is what plain SD1.5 was trained at. The paper has 768 x 768: set it for \
+fine-tunes that know it."""
 MORE_SD15 = f"{MORE}\n{SIZES_SD15}"
 MORE_SDXL = f"""{MORE}
 - Many frames: `anchors` 2 in **AMSA Model Patch** samples two at a time, with about 12 GiB of main memory; 4 takes \
@@ -106,15 +106,14 @@ def finished(width: int = 420) -> Group:
 
 def looked_at(world: World, width: int = 420) -> list[Group]:
     """The maps behind the masks, and the sheet."""
-    kept = {"title": "Save the sheet", "filename_prefix": "StoryIdentity/sheet", "size": (420, 0)}
-    saved = node("saved_sheet", "SaveImage", "images=sheet.sheet", **kept)
     options = {"title": "Story Frames, for the captions", "size": (340, 0)}
     captions = node("captions", "StoryFrames", "story=story.story", **options)
-    return [glow(world, width), Group("5 · The sheet", AMBER, [[captions, sheet(world, "captions")], [saved]])]
+    return [glow(world, width), Group("5 · The sheet", AMBER, [[captions], [sheet(world, "captions")]])]
 
 
 def sheet(world: World, captions: str) -> Node:
-    return world.node("sheet", "StorySheet", f"images=decoded.IMAGE frames={captions}.frame", size=(340, 0))
+    links, kept = f"images=decoded.IMAGE frames={captions}.frame", {"filename_prefix": "StoryIdentity/sheet"}
+    return world.node("sheet", "StorySheet", links, size=(420, 0), **kept)
 
 
 def glow(world: World, width: int, number: int = 4) -> Group:
