@@ -78,6 +78,7 @@ EIGHT_STEPS = {
 SMALL_CANVAS = {
     *("toyworld_quickstart", "identitystory_sdxl", "identitystory_sdxl_two_characters", "identitystory_sdxl_8_steps"),
     *("identitystory_attention_layout", "identitystory_controlnet_pose", "identity_from_text"),
+    *("storynizor_sd15", "storynizor_sdxl"),
 }
 """The workflows that a window of 1600 x 1000 shows whole, with at most 12 nodes."""
 

@@ -54,8 +54,8 @@ LENA_AND_BRUNO = {
 }
 
 
-def checkpoint(world: World, **file: str) -> Group:
-    return Group("Model", GREY, [[node(world.model.split(".")[0], "CheckpointLoaderSimple", size=(420, 0), **file)]])
+def checkpoint(world: World, wide: int = 420, **file: str) -> Group:
+    return Group("Model", GREY, [[node(world.model.split(".")[0], "CheckpointLoaderSimple", size=(wide, 0), **file)]])
 
 
 def batch(world: World, **texts: str) -> Group:
@@ -111,6 +111,23 @@ def looked_at(world: World, width: int = 420) -> list[Group]:
     return [glow(world, width), Group("5 · The sheet", AMBER, [[captions], [sheet(world, "captions")]])]
 
 
+def one_row(name: str, about: str, world: World, loader: Group, text: dict[str, str]) -> Json:
+    """A workflow of one batch, small enough for one window."""
+    (captions, shown), (seen,) = sum(looked_at(world)[1].columns, []), glow(world, 420).columns[0]
+    return graph(
+        name,
+        [note(name, about, 560, wide=400), loader],
+        [
+            [
+                batch(world, **text),
+                together([[amsa(world.model), *sampling(world, "amsa.model")]]),
+                Group("3 · The frames, and what they share", ROSE, [[frames(), seen]]),
+                Group("4 · The sheet", AMBER, [[captions, shown]]),
+            ]
+        ],
+    )
+
+
 def sheet(world: World, captions: str) -> Node:
     links, kept = f"images=decoded.IMAGE frames={captions}.frame", {"filename_prefix": "StoryIdentity/sheet"}
     return world.node("sheet", "StorySheet", links, size=(420, 0), **kept)
@@ -133,14 +150,7 @@ detector.
 - The **Story**: one character per line, one prompt per line. Encode Story counts the frames.
 - `seed` in **KSampler**.
 {MORE_SD15}"""
-    return graph(
-        name,
-        [note(name, about, 560), checkpoint(BATCH, ckpt_name=SD15)],
-        [
-            [batch(BATCH, **NORA), together([[amsa(BATCH.model), *sampling(BATCH, "amsa.model")]]), finished()],
-            looked_at(BATCH, 640),
-        ],
-    )
+    return one_row(name, about, BATCH, checkpoint(BATCH, 360, ckpt_name=SD15), NORA)
 
 
 def large() -> Json:
@@ -154,18 +164,7 @@ two people apart; the background then sees nobody.
 - `seed` in **KSampler**.
 - A smaller `width` and `height` in **Empty Latent Image** for a quick try, or for less memory.
 {MORE_SDXL}"""
-    return graph(
-        name,
-        [note(name, about, 560), checkpoint(BATCH_XL)],
-        [
-            [
-                batch(BATCH_XL, **LENA_AND_BRUNO),
-                together([[amsa(BATCH_XL.model), *sampling(BATCH_XL, "amsa.model")]]),
-                finished(),
-            ],
-            looked_at(BATCH_XL, 640),
-        ],
-    )
+    return one_row(name, about, BATCH_XL, checkpoint(BATCH_XL, 360), LENA_AND_BRUNO)
 
 
 def pictures_of(name: str) -> list[Node]:
