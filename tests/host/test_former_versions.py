@@ -1,4 +1,4 @@
-"""A workflow that version 0.1 saved runs in today's pack, to the same pictures as today's workflow."""
+"""Workflows that version 0.1 saved run in today's pack; the toy world's to the same pictures as today's workflow."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Any
 
 from .comfyui import ComfyUI
 from .server import Host
-from .test_workflows_run import nodes_of, pixels, saved, saved_by_hand
+from .test_workflows_run import SMALL, nodes_of, pixels, saved, saved_by_hand
 from .write_api_twins import TWINS
 
-FORMER = Path(__file__).parents[1] / "files" / "version_0_1" / "toyworld_quickstart_api.json"
+FILES = Path(__file__).parents[1] / "files" / "version_0_1"
+FORMER = FILES / "toyworld_quickstart_api.json"
 FINDING = ("StoryIdentityCharacterPortraits", "StoryIdentityIdentityDiscovery")
 
 
@@ -49,3 +50,16 @@ def test_a_workflow_of_version_0_1_draws_what_todays_draws(comfyui: ComfyUI, tmp
         now = saved(server, todays(former))
     assert len(drawn[0]) == 4
     assert [[pixels(path) for path in now[name]] for name in ("frames", "templates")] == drawn
+
+
+def test_a_workflow_of_version_0_1_with_one_node_for_each_step_runs(host: Host):
+    """Two characters by hand, with SDXL: portraits, discovery, conditioning and cast are nodes of their own."""
+    graph = json.loads((FILES / "identitystory_sdxl_two_characters_api.json").read_text(encoding="utf-8"))
+    for node in graph.values():
+        node["inputs"] |= SMALL.get(node["class_type"], {})
+    (frames,) = nodes_of(graph, "StoryIdentityStoryFrames")
+    graph[frames]["inputs"]["frames"] = "1"
+    pictures = saved_by_hand(host, graph)
+    expected = dict.fromkeys(("StoryIdentity/frame", "StoryIdentity/sheet", "templates"), 1)
+    assert {name: len(paths) for name, paths in pictures.items()} == expected
+    assert pixels(pictures["StoryIdentity/frame"][0]) != pixels(pictures["templates"][0])
