@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONGEST_README = 11_000
 """A newcomer reads all of it; what is longer belongs in docs/."""
-FOLDERS = "core|docs|headless|lab|locales|nodes|tests|web|workflows"
+FOLDERS = "core|docs|headless|lab|locales|nodes|subgraphs|tests|web|workflows"
 
 
 def links(page: Path) -> list[str]:

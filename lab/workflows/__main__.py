@@ -1,4 +1,4 @@
-"""Write what follows from the nodes: the shipped workflows, and the tables of the help pages and of architecture.md.
+"""Write what follows from the nodes: workflows and subgraphs, the tables of the help pages and of architecture.md.
 
 `python -m story_identity.lab.workflows` writes all of it; `schemas.py` says how to bring the nodes' descriptions up to
 date before.
@@ -6,21 +6,23 @@ date before.
 
 from pathlib import Path
 
-from .any_cast import ANY_CAST
+from .blueprints import BLUEPRINTS, blueprint
 from .each_frame import EACH_FRAME
-from .graph import PACK, stored
+from .graph import stored
 from .identitystory import IDENTITYSTORY
 from .pages import filled_pages
 from .schemas import read_schemas
 from .storynizor import STORYNIZOR
 from .transformers import TRANSFORMERS
+from .wiring import PACK
 
 
 def generated() -> dict[Path, str]:
     """The text of every generated file, by path."""
-    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **ANY_CAST, **TRANSFORMERS}
+    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **TRANSFORMERS}
     written = {PACK / "workflows" / name: stored(make()) for name, make in workflows.items()}
-    return {**written, **filled_pages(PACK, read_schemas())}
+    blueprints = {PACK / "subgraphs" / name: stored(blueprint(each)) for name, each in BLUEPRINTS.items()}
+    return {**written, **blueprints, **filled_pages(PACK, read_schemas())}
 
 
 if __name__ == "__main__":

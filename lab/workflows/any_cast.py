@@ -1,92 +1,131 @@
-"""The workflow of the whole path for any number of characters: one node finds all identities, one makes every cast."""
+"""The workflows of a whole story with any number of characters: a node finds all identities, a loop draws the frames.
 
-from .graph import Group, graph, node
-from .groups import AMBER, BLUE, GREEN, GREY, TOY, VIOLET, note
+What runs once per frame is a subgraph between Each Frame and Collect Frames.
+"""
+
+from typing import Any, NamedTuple
+
+from .drawing import ENTERING, draw_frame
+from .graph import Group, folded_node, graph, node
+from .groups import AMBER, BLUE, GREEN, GREY, VIOLET, World, note
+from .kinds import Node
 from .schemas import Json
 
-PREFIX = "StoryIdentity/toy cast"
+FRAMES, SHEET = "StoryIdentity/frame", "StoryIdentity/sheet"
+WRITTEN = {"Characters": ["characters"], "Story": ["prompts", "style", "negative"], "EachFrame": ["frames", "seed"]}
+"""What a user writes, by kind of node: favourites in the editor's side panel, inputs in App mode."""
+SHOWN = ("SaveFrame", "StorySheet")
+"""What App mode shows."""
 
 
-def toy_world() -> Json:
-    name = "toyworld_story.json"
-    about = """# A story of any cast, in the toy world
-**Find Identity** finds everybody of **Characters**, **Story Cast** chooses who is in a frame: a fourth character is \
-one more line. Small networks that come with the pack: nothing to download, no GPU.
+class Drawn(NamedTuple):
+    """How the frames of a workflow are drawn.
 
-## What to try first
-- Press Run. Then change one line of the **Story** and press Run again: only that frame is drawn.
-- Add a line to **Characters**: only that identity is found. Rename somebody, in Characters and in the Story: nothing \
-is drawn.
-- Restart ComfyUI and press Run: identities are read from `models/identities`, frames from the disk.
-- `seed` in **Find Identity**: other faces. `seed` in **Each Frame**: other pictures.
+    Args:
+        world: Where models come from, and values.
+        loads: Whether the subgraph loads its detector.
+        posed: Whether a ControlNet holds a pose.
+        maps: Whether the model's own attention says who is where.
+        finding: What differs in Find Identity.
+    """
 
-The networks know these words: man, woman, boy, girl, robot; black, brown, blond, red, white hair (a robot has a \
-lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, balloon, kite; \
-at night."""
-    people = (
-        "Mira | woman | a woman with red hair",
-        "Pip | robot | a robot with a white lamp",
-        "Ben | boy | a boy with black hair",
-    )
-    prompts = (
-        "Mira waving and Pip in the garden with a balloon\n"
-        "Ben sitting on the beach with a dog\n"
-        "Pip jumping in the snow\n"
-        "Mira and Ben jumping in the city at night"
-    )
-    models = "model=toy.model clip=toy.clip vae=toy.vae encoder=toy.photomaker characters=people.characters"
-    sampled = "model=toy.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
-    given = "identities=found.identities frame=each.frame clip=toy.clip negative=encoded.negative"
-    seen = "image=template.IMAGE detector=toy.detector frame=each.frame"
-    again = "model=toy.identity_model cast=cast.cast cache=cache.cache layout=layout.layout"
-    finding = {**TOY.values["CharacterPortraits"], **TOY.values["IdentityDiscovery"], "seed": 1}
-    typed = {"characters": "", "prompts": prompts, "negative": ""}
-    story = node("story", "Story", "character_list=people.characters", size=(420, 400), **typed)
-    drawing = [
-        [
-            node("each", "EachFrame", "story=story.story", size=(320, 0), seed=1),
-            node("encoded", "EncodeFrame", "clip=toy.clip frame=each.frame", size=(320, 0)),
-            TOY.node("empty", "EmptyLatentImage", size=(320, 0)),
-        ],
-        [
-            TOY.node("cache", "NoisyLatentCache", f"{sampled} seed=each.seed", size=(340, 0)),
-            node("template", "VAEDecode", "samples=cache.latent vae=toy.vae", size=(340, 0)),
-        ],
-        [
-            TOY.node("layout", "GroundedSAMLayout", seen, size=(340, 0)),
-            node("cast", "StoryCast", f"{given} photomaker=toy.photomaker", size=(340, 0)),
-        ],
-        [
-            TOY.node("again", "Redenoise", again, size=(320, 0)),
-            node("decoded", "VAEDecode", "samples=again.latent vae=toy.vae", size=(320, 0)),
-        ],
-        [
-            node("saved", "SaveFrame", "images=decoded.IMAGE", size=(320, 0), filename_prefix=PREFIX),
-            node("collected", "CollectFrames", "value_1=saved.images", size=(320, 230)),
-        ],
-    ]
-    sheet = TOY.node(
-        "sheet", "StorySheet", "images=collected.value_1 frames=collected.frames", size=(640, 0), columns=2
-    )
-    return graph(
+    world: World
+    loads: bool = True
+    posed: bool = False
+    maps: bool = False
+    finding: Json = {}
+
+
+def whole_story(
+    name: str, about: str, text: dict[str, str], loaders: list[Node], drawn: Drawn, *, high: int = 480, columns: int = 3
+) -> Json:
+    """A workflow from the text of a story to its sheet.
+
+    Args:
+        name: Its file.
+        about: What its note says.
+        text: The texts of Characters and Story.
+        loaders: The nodes that load models.
+        drawn: How frames are drawn.
+        high: The note's height.
+        columns: Pictures per row of the sheet.
+    """
+    world = drawn.world
+    people, texts = text["characters"], {key: value for key, value in text.items() if key != "characters"}
+    find = found(world, "story.story" if drawn.posed else "people.characters", **drawn.finding)
+    made = graph(
         name,
-        [
-            note(name, about, 560),
-            Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(420, 0))]]),
-        ],
+        [note(name, about, high, wide=400), Group("Models", GREY, [loaders])],
         [
             [
-                Group(
-                    "1 · The story",
-                    BLUE,
-                    [[node("people", "Characters", size=(420, 130), characters="\n".join(people)), story]],
-                ),
-                Group("2 · Who they are", GREEN, [[node("found", "FindIdentity", models, size=(420, 900), **finding)]]),
-                Group("4 · All frames", AMBER, [[sheet]]),
-            ],
-            [Group("3 · Each frame", VIOLET, drawing)],
+                Group("1 · The story", BLUE, [written(people, texts, posed=drawn.posed)]),
+                Group("2 · Who they are", GREEN, [[find]]),
+                Group("3 · Each frame", VIOLET, [loop(name, drawn)]),
+                Group("4 · All frames", AMBER, [together(columns, world)]),
+            ]
         ],
     )
+    return with_app(made)
 
 
-ANY_CAST = {"toyworld_story.json": toy_world}
+def written(people: str, texts: dict[str, str], posed: bool) -> list[Node]:
+    """The nodes that hold the text; `posed`: a Story with its characters, and the picture of the pose."""
+    if posed:
+        pose = node("pose", "LoadImage", image="pose.png", size=(400, 360), title="Pose")
+        return [node("story", "Story", size=(400, 620), characters=people, **texts), pose]
+    return [
+        node("people", "Characters", size=(400, 160), characters=people),
+        node("story", "Story", "character_list=people.characters", size=(400, 480), characters="", **texts),
+    ]
+
+
+def found(world: World, characters: str, **values: Any) -> Node:
+    models = f"model={world.portraits} clip={world.clip} vae={world.vae} encoder={world.photomaker}"
+    links = f"{models} characters={characters}"
+    return world.node("found", "FindIdentity", links, size=(340, 900), **{"seed": 1, **values})
+
+
+def loop(name: str, drawn: Drawn) -> list[Node]:
+    """From Each Frame to Save Frame."""
+    world = drawn.world
+    body = draw_frame(name, world, loads=drawn.loads, posed=drawn.posed, maps=drawn.maps)
+    origins = (world.model, world.generator, world.clip, world.vae, world.photomaker)
+    ties = [f"{entry}={origin}" for entry, origin in zip(ENTERING.split(), origins, strict=True)]
+    ties += ["identities=found.identities frame=each.frame seed=each.seed"]
+    ties += [f"detector={world.detector}"] if "detector" in body.takes else []
+    ties += ["pose=pose.IMAGE"] if drawn.posed else []
+    saved = node("saved", "SaveFrame", "images=drawn.image", size=(320, 0), filename_prefix=FRAMES)
+    return [
+        node("each", "EachFrame", "story=story.story", size=(320, 0), seed=1),
+        folded_node("drawn", body, " ".join(ties), size=(320, 0)),
+        saved,
+    ]
+
+
+def together(columns: int, world: World) -> list[Node]:
+    """Collect Frames, and the sheet with templates, masks and portraits."""
+    values = "value_1=saved.images value_2=drawn.template value_3=drawn.layout"
+    shown = "images=collected.value_1 frames=collected.frames templates=collected.value_2 layouts=collected.value_3"
+    return [
+        node("collected", "CollectFrames", values, size=(500, 0)),
+        world.node(
+            "sheet",
+            "StorySheet",
+            f"{shown} identities=found.identities",
+            size=(500, 0),
+            columns=columns,
+            filename_prefix=SHEET,
+        ),
+    ]
+
+
+def with_app(made: Json) -> Json:
+    """The workflow with what App mode shows, and its text among the favourites."""
+    ids = {each["type"].removeprefix("StoryIdentity"): each["id"] for each in made["nodes"]}
+    inputs = [[ids[kind], widget] for kind, widgets in WRITTEN.items() if kind in ids for widget in widgets]
+    if "Characters" not in ids:
+        inputs.insert(0, [ids["Story"], "characters"])
+    made["extra"]["linearData"] = {"inputs": inputs, "outputs": [ids[kind] for kind in SHOWN]}
+    favourites = [{"nodeLocatorId": str(key), "widgetName": widget} for key, widget in inputs]
+    made["extra"]["favoritedWidgets"] = {"favorites": favourites}
+    return made

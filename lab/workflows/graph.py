@@ -4,42 +4,22 @@ Ids, slots and places follow from that, so that nothing overlaps and every link 
 """
 
 import json
-import uuid
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...core.identity import PACK_VERSION
-from .kinds import NOTE, SCHEMAS, Kind, check_value, kind
+from .kinds import SCHEMAS, Folded, Kind, Node, check_value, kind
 from .presets import PRESETS
-from .schemas import ANY, Json
+from .schemas import Json
+from .wiring import SLOT, TITLE, definition, numbered, output_of, outputs_of, sockets, taken, unique, wire
 
-PACK = Path(__file__).absolute().parents[2]
-MODELS = json.loads((PACK / "models.json").read_text(encoding="utf-8"))["files"]
-VERSIONS = {"comfy-core": SCHEMAS["comfyui"], "storyidentity": PACK_VERSION}
-
-TITLE, SLOT, GAP, BETWEEN, PADDING, HEADER = 30, 20, 20, 50, 20, 40
+GAP, BETWEEN, PADDING, HEADER = 20, 50, 20, 40
 PICTURES = {
     *("PreviewImage", "SaveImage", "StoryIdentitySaveFrame", "StoryIdentityStorySheet"),
     *("StoryIdentityPreviewAttentionMasks", "StoryIdentityFindIdentity"),
 }
+VIEW, MARGIN = (1480, 880), (90, 110)  # what the editor's bars leave of a window of 1600 x 1000, and its corner
+WRITTEN_ON = {"StoryIdentityFindIdentity"}  # its text would take the room before there is a picture
 READABLE = 0.6  # the zoom below which the editor leaves texts out
 PICTURE = 232  # the least height of the pictures under a node's widgets
-
-
-class Node(NamedTuple):
-    """A node of a graph; `links` has, for each input tied to something, the key and the output it comes from.
-
-    `inside` is of a subgraph: its definition, the last of its ids, and which widgets of its nodes it shows.
-    """
-
-    key: str
-    kind: Kind
-    links: dict[str, str]
-    widgets: Json
-    title: str
-    width: int
-    height: int
-    inside: Json | None = None
 
 
 class Group(NamedTuple):
@@ -73,13 +53,16 @@ def node(
     return Node(key, known, tied, ordered, title, size[0], max(size[1], _least_height(known, tied)))
 
 
-def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
-    """A whole workflow: groups below each other on the left, rows of groups to their right."""
+def graph(name: str, left: list[Group], rows: list[list[Group]], **extra: Any) -> Json:
+    """A whole workflow: groups below each other on the left, rows of groups to their right.
+
+    `extra` is what else the editor keeps with a workflow.
+    """
     boxes: list[Json] = []
     nodes: list[tuple[Node, int, int]] = []
 
     def put(group: Group, x: int, y: int, width: int, height: int) -> None:
-        nodes.extend(_placed_within(group, x, y, width, height))
+        nodes.extend(_placed(group, x, y, width, height))
         if group.title:
             shown = {"title": group.title, "bounding": [x, y, width, height], "color": group.colour}
             boxes.append({"id": len(boxes) + 1, **shown, "font_size": 24, "flags": {}})
@@ -99,16 +82,15 @@ def graph(name: str, left: list[Group], rows: list[list[Group]]) -> Json:
             put(group, x, y, width, tallest)
             x += width + BETWEEN
         y += tallest + BETWEEN
-    whole = min(1800 / (to_the_right + longest), 900 / max(y, below))
-    scale = max(round(whole, 2), READABLE)
-    folded = [each.inside["definition"] for each, _, _ in nodes if each.inside is not None]
+    across, down = VIEW
+    whole = min(across / (to_the_right + longest), down / (max(y - BETWEEN, below) + TITLE))
+    scale = min(max(int(100 * whole) / 100, READABLE), 1.0)
     return {
-        **{"id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"storyidentity/{name}")), "revision": 0},
-        **wired(nodes),
+        **{"id": unique(f"storyidentity/{name}"), "revision": 0},
+        **_wired(nodes),
         "groups": boxes,
-        **({"definitions": {"subgraphs": folded}} if folded else {}),
         "config": {},
-        "extra": {"ds": {"scale": scale, "offset": [60, 80]}, "frontendVersion": SCHEMAS["editor"]},
+        "extra": {"ds": {"scale": scale, "offset": _offset(scale)}, "frontendVersion": SCHEMAS["editor"], **extra},
         "version": 0.4,
     }
 
@@ -117,9 +99,19 @@ def stored(workflow: Json) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
+def alone(each: Node) -> Json:
+    """A workflow of one node, as the editor publishes a subgraph."""
+    return {"id": unique(f"{each.kind.id}/alone"), "revision": 0, **_wired([(each, 0, 0)]), "version": 0.4}
+
+
+def _offset(scale: float) -> list[int]:
+    """Where the canvas begins, so that the editor's bars cover nothing of it."""
+    return [round(each / scale) for each in MARGIN]
+
+
 def _least_height(known: Kind, links: dict[str, str]) -> int:
     """What the node needs in either look of the editor: the classic one, or the one it calls Nodes 2.0."""
-    slots = SLOT * max(len(_sockets(known, links)), len(known.outputs))
+    slots = SLOT * max(len(sockets(known, links)), len(known.outputs))
     heights = [_widget_heights(spec) for spec in known.widgets]
     classic, nodes_2 = (sum(column) for column in zip(*heights, strict=True)) if heights else (0, 0)
     badge = 24 if known.is_ours else 0
@@ -152,138 +144,75 @@ def _width(row: list[Group]) -> int:
     return sum(_extent(group)[0] for group in row) + BETWEEN * (len(row) - 1)
 
 
-def placed(group: Group, x: int, y: int) -> list[tuple[Node, int, int]]:
-    """The nodes of a group at their places, with nothing around them."""
-    return _placed_within(group, x, y, *_extent(group))
-
-
-def _placed_within(group: Group, x: int, y: int, width: int, height: int) -> list[tuple[Node, int, int]]:
+def _placed(group: Group, x: int, y: int, width: int, height: int) -> list[tuple[Node, int, int]]:
     """The nodes at their places in a box; pictures take what room is left below them and in the last column."""
     inside = PADDING if group.title else 0
-    found, left, bottom = [], x + inside, y + height - inside
+    placed, left, bottom = [], x + inside, y + height - inside
     for column in group.columns:
         top = y + inside + (HEADER if group.title else 0)
         spare = width - _extent(group)[0] if column is group.columns[-1] else 0
         for each in column:
             if each.kind.id in PICTURES:
                 each = each._replace(width=each.width + spare)
-                if each.key == column[-1].key:
+                if each.key == column[-1].key and each.kind.id not in WRITTEN_ON:
                     each = each._replace(height=bottom - top - TITLE)
-            found.append((each, left, top + TITLE))
+            placed.append((each, left, top + TITLE))
             top += _room(each)
         left += max(each.width for each in column) + BETWEEN
-    return found
+    return placed
 
 
-def wired(places: list[tuple[Node, int, int]], first: int = 1) -> Json:
-    """The nodes with their slots and the links between them; the ids count up from `first`."""
-    ids = {each.key: number for number, (each, _, _) in enumerate(places, start=first)}
-    if len(ids) != len(places):
-        raise ValueError("two nodes have the same key")
-    outputs = {each.key: _outputs(each) for each, _, _ in places}
-    order = _order([each for each, _, _ in places])
-    links: list[list[Any]] = []
-    nodes = []
-    for each, x, y in places:
-        inputs = _inputs(each)
-        for name, origin in each.links.items():
-            slot = next(i for i, one in enumerate(inputs) if one["name"] == name)
-            key, output = origin.split(".")
-            start = next(i for i, one in enumerate(outputs[key]) if one["name"] == output)
-            given = outputs[key][start]["type"]
-            if ANY not in (given, inputs[slot]["type"]) and given not in inputs[slot]["type"].split(","):
-                raise ValueError(f"{each.key}: {name} takes {inputs[slot]['type']}, {origin} gives {given}")
-            links.append([len(links) + 1, ids[key], start, ids[each.key], slot, given])
-            inputs[slot]["link"] = len(links)
-            outputs[key][start]["links"] = [*(outputs[key][start]["links"] or []), len(links)]
-        body = {"id": ids[each.key], "type": each.kind.id, "pos": [x, y], "size": [each.width, each.height]}
-        state = {"flags": {}, "order": order[each.key], "mode": 0, "inputs": inputs, "outputs": outputs[each.key]}
-        title = {"title": each.title} if each.title else {}
-        nodes.append({**body, **state, **title, "properties": _properties(each), "widgets_values": _values(each)})
-        if each.kind is NOTE:
-            nodes[-1] |= {"color": "#432", "bgcolor": "#653"}
-    last = max([*ids.values(), *(each.inside["last"] for each, _, _ in places if each.inside is not None)])
-    return {"last_node_id": last, "last_link_id": len(links), "nodes": nodes, "links": links}
+def _wired(placed: list[tuple[Node, int, int]]) -> Json:
+    """The nodes of the canvas with their slots and the links between them, and the subgraphs in them."""
+    ids = numbered([each for each, _, _ in placed])
+    nodes, links = wire(placed, ids, {each.key: outputs_of(each) for each, _, _ in placed})
+    last, definitions = len(nodes), []
+    for each, _, _ in placed:
+        if each.inside is not None:
+            definitions.append(defined(each.inside, last))
+            last += len(definitions[-1]["nodes"])
+    subgraphs = {"definitions": {"subgraphs": definitions}} if definitions else {}
+    return {"last_node_id": last, "last_link_id": len(links), "nodes": nodes, "links": links, **subgraphs}
 
 
-def _sockets(known: Kind, links: dict[str, str]) -> list[Json]:
-    """The inputs that take only links; one that grows shows as many as are tied, and one more."""
-    shown: list[Json] = []
-    for spec in known.sockets:
-        if "grows" not in spec:
-            shown.append(spec)
-            continue
-        prefix, least = spec["grows"]["prefix"], spec["grows"]["min"]
-        tied = sum(name.startswith(f"{spec['name']}.") for name in links)
-        for number in range(min(tied + 1, spec["grows"]["max"])):
-            name = f"{prefix}{number}"
-            one = {"label": name, "name": f"{spec['name']}.{name}", "type": spec["type"]}
-            shown.append({**one, "optional": number >= least})
-    return shown
+def defined(folded: Folded, before: int) -> Json:
+    """A subgraph as the editor saves it; its nodes are numbered from `before` + 1."""
+    whole = Group("", "", folded.columns)
+    right, bottom = _extent(whole)
+    return definition(folded, _placed(whole, 0, 0, right, bottom), right, before)
 
 
-def _inputs(each: Node) -> list[Json]:
-    inputs = []
-    for spec in _sockets(each.kind, each.links):
-        label = {"label": spec["label"]} if "label" in spec else {}
-        inputs.append({**label, "name": spec["name"], **_shape(spec), "type": spec["type"], "link": None})
-    for spec in () if each.kind is NOTE else each.kind.widgets:
-        widget = {"widget": {"name": spec["name"]}, "link": None}
-        inputs.append({"name": spec["name"], **_shape(spec), "type": spec["type"], **widget})
-    return inputs
+def fold(
+    name: str, about: str, columns: list[list[Node]], takes: str, gives: str, shows: str = "", place: str = ""
+) -> Folded:
+    """A subgraph of nodes in columns, which read what enters it as `in.NAME`.
+
+    Args:
+        name: What it is called.
+        about: What it does, in a sentence.
+        columns: Its nodes.
+        takes: The names of its inputs.
+        gives: Its outputs, such as `image=decoded.IMAGE`.
+        shows: The widgets of its nodes that it shows, such as `cache.steps`.
+        place: The workflow that it belongs to.
+    """
+    outputs = dict(pair.split("=") for pair in gives.split())
+    return Folded(unique(f"storyidentity/{place}/{name}"), name, about, columns, takes.split(), outputs, shows.split())
 
 
-def _shape(spec: Json) -> Json:
-    """How the editor draws an input that may stay empty."""
-    return {"shape": 7} if spec.get("optional") else {}
-
-
-def _outputs(each: Node) -> list[Json]:
-    return [
-        {"name": spec["name"], **({"shape": 6} if spec.get("list") else {}), "type": spec["type"], "links": None}
-        for spec in each.kind.outputs
+def folded_node(key: str, folded: Folded, links: str, *, size: tuple[int, int] = (300, 0)) -> Node:
+    """The node that stands for a subgraph."""
+    found = {each.key: each for column in folded.columns for each in column}
+    outputs = [
+        output_of(outputs_of(found[each.split(".")[0]]), each.split(".")[1])[1] for each in folded.gives.values()
     ]
-
-
-def _properties(each: Node) -> Json:
-    if each.kind is NOTE:
-        return {}
-    if each.inside is not None:
-        return {"proxyWidgets": each.inside["widgets"]}
-    pack = "storyidentity" if each.kind.is_ours else "comfy-core"
-    chosen = [each.widgets[spec["name"]] for spec in each.kind.widgets if spec["type"] == "COMBO"]
-    models = [
-        {"name": file["name"], "url": file["url"], "directory": file["folder"]}
-        for file in MODELS
-        if file["name"] in chosen
-    ]
-    known = {"cnr_id": pack, "ver": VERSIONS[pack], "Node name for S&R": each.kind.id}
-    return {**known, "models": models} if models else known
-
-
-def _values(each: Node) -> list[Any]:
-    values: list[Any] = []
-    for spec in each.kind.widgets:
-        value = each.widgets[spec["name"]]
-        values += [value, "fixed"] if spec.get("control_after_generate") else [value]
-    return values
-
-
-def _order(nodes: list[Node]) -> dict[str, int]:
-    """The order in which they can run, as the editor counts it: each once the last node it is tied to is done."""
-    waiting = {each.key: [origin.split(".")[0] for origin in each.links.values()] for each in nodes}
-    order = [key for key, before in waiting.items() if not before]
-    for done in order:  # which grows on the way
-        for output in (spec["name"] for spec in _find(nodes, done).kind.outputs):
-            for each in nodes:
-                for _ in [origin for origin in each.links.values() if origin == f"{done}.{output}"]:
-                    waiting[each.key].remove(done)
-                    if not waiting[each.key]:
-                        order.append(each.key)
-    if len(order) != len(nodes):
-        raise ValueError("the links go in a circle")
-    return {key: number for number, key in enumerate(order)}
-
-
-def _find(nodes: list[Node], key: str) -> Node:
-    return next(each for each in nodes if each.key == key)
+    known = Kind(
+        folded.id,
+        False,
+        tuple({"name": name, "type": kind} for name, kind in taken(folded)),
+        (),
+        tuple({"name": name, "type": each["type"]} for name, each in zip(folded.gives, outputs, strict=True)),
+    )
+    tied = dict(pair.split("=") for pair in links.split())
+    height = _least_height(known, tied) + 28 * len(folded.shows)
+    return Node(key, known, tied, {}, folded.name, size[0], max(size[1], height), folded)

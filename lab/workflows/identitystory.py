@@ -1,21 +1,9 @@
 """The workflows in which an identity is found and put into frames (IdentityStory)."""
 
+from .any_cast import Drawn, found, whole_story
 from .graph import Group, graph, node
-from .groups import (
-    BLUE,
-    GREY,
-    TOY,
-    TRY_QUICKLY,
-    discovery,
-    finding,
-    from_attention,
-    models,
-    note,
-    put_in,
-    story,
-    template,
-    who_is_where,
-)
+from .groups import BLUE, GREEN, GREY, SDXL, TOY, note
+from .kinds import Node
 from .schemas import Json
 
 INES = {
@@ -30,102 +18,98 @@ INES = {
     ),
     "style": "cinematic photo",
 }
+ADA_AND_OTTO = {
+    "characters": (
+        "Ada | woman | a young woman with black braids and a red coat\n"
+        "Otto | man | an old man with a white beard and a blue cap"
+    ),
+    "prompts": (
+        "Ada and Otto repair a bicycle in a cluttered workshop\n"
+        "Ada rides a bicycle down a steep cobbled street, laughing\n"
+        "a bicycle leaning against a fountain in an empty square at noon\n"
+        "Otto searches behind a market stall, puzzled\n"
+        "Ada and Otto share ice cream on a bench in the evening sun"
+    ),
+    "style": "cinematic photo",
+}
+FIRST = """## What to change first
+- **Characters**: one line each, `name | class word | description`. One, two or five: the nodes stay the same.
+- **Story**: one prompt per line. A frame may show all of them, some, or nobody.
+- Press Run again: only the lines you changed are drawn. Identities are kept in `models/identities`."""
+QUICK = "- **Quick try**: `count` 16 and `steps` 25 in Find Identity. The values set here are the paper's."
+MISSING = """- Someone is not found: lower `box_threshold` in **Draw the frame**, or set `on_missing` to "skip". What \
+runs once per frame is in that node: open it."""
 
 
 def one_character() -> Json:
-    name = "identitystory_sdxl.json"
-    about = f"""# One character, one story
-IdentityStory with SDXL: a face is found from text alone, then put into every frame; the rest of each picture stays \
-as the base model drew it.
+    return on_sdxl("identitystory_sdxl.json", "One character, one story", INES)
 
-## What to change first
-- The **Story**: one character line, one prompt per line. A frame may show nobody.
-- **Story Frames** `frames`: "2" makes frame 2 alone; its seed stays.
-{TRY_QUICKLY}
-- The identity is saved in `models/identities`. For the next story, put Load Identity in place of group 2.
-- Someone is not found: lower `box_threshold`, or set `on_missing` to "skip"."""
-    return graph(
-        name,
-        [note(name, about, 640), models()],
-        [
-            [story(**INES), finding(discovery())],
-            [template(), who_is_where(), put_in("")],
-        ],
-    )
+
+def two_characters() -> Json:
+    return on_sdxl("identitystory_sdxl_two_characters.json", "Two characters", ADA_AND_OTTO)
+
+
+def on_sdxl(name: str, title: str, text: dict[str, str]) -> Json:
+    about = f"""# {title}
+IdentityStory with SDXL: faces are found from text alone, then put into every frame; the rest of each picture stays \
+as the base model drew it. The sheet shows each frame before and after, and who is where.
+
+{FIRST}
+{QUICK}
+{MISSING}"""
+    return whole_story(name, about, text, models(), Drawn(SDXL), high=620)
 
 
 def without_detector() -> Json:
-    name = "identitystory_attention_layout.json"
     about = f"""# No detector
 As the workflow for one character, but who is where comes from the model's own attention while it draws the template: \
 no Grounded-SAM, so 3.5 GB less to fetch, and drawn and fantasy people are found too. A detector's edges are sharper.
 
-## What to change first
-- The **Story**: one character line, one prompt per line. A frame may show nobody.
-- `threshold` in **Layout from Attention**: 0 finds it by itself; 0.5 or more if masks reach into the background.
-- Someone is not found: `on_missing` "skip", or another seed.
-{TRY_QUICKLY}
+{FIRST}
+{QUICK}
+- Someone is not found: `on_missing` "skip" in **Draw the frame**, or another seed. In the same node, Layout from \
+Attention has a `threshold`: 0.5 or more if masks reach into the background.
 - Two characters: descriptions as unlike as you can make them; else take a detector."""
-    return graph(
-        name,
-        [note(name, about, 640), models()],
-        [
-            [story(**INES), finding(discovery())],
-            [template(maps=True), from_attention(), put_in("", negative="encoded.negative")],
-        ],
-    )
+    return whole_story("identitystory_attention_layout.json", about, INES, models(), Drawn(SDXL, maps=True), high=640)
 
 
-def two_characters() -> Json:
-    name = "identitystory_sdxl_two_characters.json"
-    about = f"""# Two characters
-As the workflow for one character, with a second group 2, a second Identity Conditioning and a chain of two Cast \
-nodes. Frames may show both, one of them, or nobody.
+def in_eight_steps() -> Json:
+    name = "identitystory_sdxl_8_steps.json"
+    about = f"""# Eight steps
+As the workflow for one character, with the SDXL-Lightning LoRA: 8 steps without guidance, 14 evaluations of the model \
+for a frame of one person and 512 for an identity, in place of some 180 and 6,400. Pictures vary less, and prompts \
+are followed a little less well.
 
-## What to change first
-- The **Story**: one line per character, `name | class word | description`.
-- The names again in `character` of both **Character Portraits**.
-{TRY_QUICKLY}
-- A third character: one more group 2, Identity Conditioning and Cast."""
-    text = {
-        "characters": (
-            "Ada | woman | a young woman with black braids and a red coat\n"
-            "Otto | man | an old man with a white beard and a blue cap"
-        ),
-        "prompts": (
-            "Ada and Otto repair a bicycle in a cluttered workshop\n"
-            "Ada rides a bicycle down a steep cobbled street, laughing\n"
-            "a bicycle leaning against a fountain in an empty square at noon\n"
-            "Otto searches behind a market stall, puzzled\n"
-            "Ada and Otto share ice cream on a bench in the evening sun"
-        ),
-        "style": "cinematic photo",
+{FIRST}
+- `start` in **Draw the frame** is a share of the steps: 0.2 of 8. Lower, the identity is stronger.
+{MISSING}"""
+    few = {"steps": 8, "cfg": 1.0, "scheduler": "sgm_uniform"}
+    values = {
+        "FindIdentity": few,
+        "NoisyLatentCache": {**few, "keep_from_step": 0.2},
+        "Redenoise": {"start": 0.2, "cfg": 1.0},
+        "StorySheet": SDXL.values["StorySheet"],
     }
-    return graph(
-        name,
-        [note(name, about, 640), models()],
-        [
-            [
-                story(**text),
-                finding(discovery("Ada", 1), "Ada"),
-                finding(discovery("Otto", 1001), "Otto"),
-            ],
-            [template(), who_is_where(), put_in("Ada", "Otto")],
-        ],
-    )
+    world = SDXL._replace(model="lightning.MODEL", portraits="lightning.MODEL", values=values)
+    loaders = [
+        node("sdxl", "CheckpointLoaderSimple", size=(360, 0)),
+        node("lightning", "LoraLoaderModelOnly", "model=sdxl.MODEL", size=(360, 0)),
+        node("photomaker", "PhotoMakerLoader", "model=lightning.MODEL", size=(360, 0)),
+    ]
+    return whole_story(name, about, INES, loaders, Drawn(world), high=640)
 
 
 def with_a_pose() -> Json:
     name = "identitystory_controlnet_pose.json"
     about = f"""# A pose, in both passes
 The same ControlNet on the template's prompts and on the identity's, so that the second pass keeps the pose of the \
-first. Any ControlNet fits here, and any number of them.
+first. It is in **Draw the frame**: open it to take another one, or several.
 
 ## What to change first
 - **Pose**: a picture of an OpenPose skeleton, black behind it, at the size of the frames.
-- The **Story**. The pose holds for all frames of a run, so every frame here shows one person; for a pose of its own \
-set **Story Frames** `frames` to "1", "2" ... and change the picture.
-{TRY_QUICKLY}"""
+- The **Story**, of one character. The pose holds for all frames of a run; for a pose of its own set **Each Frame** \
+`frames` to "1", "2" ... and change the picture.
+{QUICK}"""
     text = {
         "characters": "Leo | man | a tall man with short blond hair, a moustache and a grey suit",
         "prompts": (
@@ -136,19 +120,7 @@ set **Story Frames** `frames` to "1", "2" ... and change the picture.
         ),
         "style": "cinematic photo",
     }
-    picture = [
-        node("controlnet", "ControlNetLoader", size=(420, 0)),
-        node("pose", "LoadImage", image="pose.png", size=(420, 560)),
-    ]
-    pose = Group("The pose", GREY, [picture])
-    return graph(
-        name,
-        [],
-        [
-            [note(name, about, 640), models(), story(**text), finding(discovery())],
-            [pose, template(posed=True), who_is_where(), put_in("", posed=True)],
-        ],
-    )
+    return whole_story(name, about, text, models(), Drawn(SDXL, posed=True), high=560, columns=4)
 
 
 def identity_only() -> Json:
@@ -158,70 +130,75 @@ Draws 64 portraits, keeps those that agree on one face, and saves it as an ident
 other workflows can load.
 
 ## What to change first
-- The **Story**: the character line. The prompt is not used here, but a story has at least one.
-- `seed` in **Character Portraits**: other portraits, another face.
-- **Quick try**: `count` 16 and `steps` 25, and `rank_too_large` "lower it" in Identity Discovery.
-- Your own pictures: Load Image in place of Character Portraits, and the name typed in."""
-    text = {
-        "characters": "Mira | woman | a young woman with short red hair, green eyes and freckles",
-        "prompts": "Mira looks into the camera",
-    }
-    found = finding(discovery())
+- **Characters**: one line each, with a description of what the face shall be like.
+- `seed` in **Find Identity**: other portraits, another face.
+- **Quick try**: `count` 16 and `steps` 25.
+- Your own pictures: a fourth part of the line names them, and no portraits are drawn."""
+    people = "Mira | woman | a young woman with short red hair, green eyes and freckles"
+    written = [node("people", "Characters", size=(400, 160), characters=people)]
+    shown = node("shown", "PreviewImage", "images=found.portraits", title="Portraits", size=(480, 0))
     return graph(
         name,
         [],
         [
             [
                 note(name, about, 480),
-                models(),
-                Group("1 · The story", BLUE, [[node("story", "Story", size=(420, 0), **text)]]),
-                found,
+                Group("Models", GREY, [models()]),
+                Group("1 · Who they are", BLUE, [written]),
+                Group("2 · Find the identity", GREEN, [[found(SDXL, "people.characters")], [shown]]),
             ]
         ],
     )
 
 
+def models() -> list[Node]:
+    return [
+        node("sdxl", "CheckpointLoaderSimple", size=(360, 0)),
+        node("freeu", "FreeU", "model=sdxl.MODEL", size=(360, 0), title="FreeU, for portraits"),
+        node("photomaker", "PhotoMakerLoader", "model=sdxl.MODEL", size=(360, 0)),
+    ]
+
+
 def toy_world() -> Json:
     name = "toyworld_quickstart.json"
-    about = """# The whole path in the toy world
-Small networks that come with the pack and draw 64-pixel people: nothing to download, no GPU, done in about a minute. \
-The nodes are those of the SDXL workflows; only the loader and the sizes differ.
+    about = """# A story, in the toy world
+Small networks that come with the pack and draw 64-pixel people: nothing to download, no GPU, done in a minute or \
+two. The nodes are those of the SDXL workflows.
 
-## What to change first
-- The **Story**, in the words the networks know: man, woman, boy, girl, robot; black, brown, blond, red, white hair \
-(a robot has a lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, \
-balloon, kite; at night.
-- `seed` in **Story Frames**: other pictures. `seed` in **Character Portraits**: other faces.
-- `start` in **Progressive-Mask Re-denoise**: lower, the identity is stronger; higher, the frame stays closer to its \
-template."""
+## What to try first
+- Press Run. Then change one line of the **Story** and press Run again: only that frame is drawn.
+- Add a line to **Characters**: only that identity is found. The nodes stay the same for any number of people.
+- Restart ComfyUI and press Run: identities come from `models/identities`, frames from the disk.
+- `seed` in **Find Identity**: other faces. In **Each Frame**: other pictures.
+- `start` in **Draw the frame**: lower, the identity is stronger. Open this node to see all that runs once per frame.
+
+The sheet shows each frame before and after, and who is where.
+
+The networks know these words: man, woman, boy, girl, robot; black, brown, blond, red, white hair (a robot has a \
+lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, balloon, kite; \
+at night."""
     text = {
-        "characters": "Mira | woman | a woman with red hair\nPip | robot | a robot with a white lamp",
+        "characters": (
+            "Mira | woman | a woman with red hair\nPip | robot | a robot with a white lamp\n"
+            "Ben | boy | a boy with black hair"
+        ),
         "prompts": (
             "Mira waving and Pip in the garden with a balloon\n"
-            "Mira sitting on the beach with a dog\n"
+            "Ben sitting on the beach with a dog\n"
             "Pip jumping in the snow\n"
-            "Mira and Pip jumping in the city at night"
+            "Mira and Ben jumping in the city at night"
         ),
         "negative": "",
     }
-    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(420, 0))]])
-    return graph(
-        name,
-        [note(name, about, 520), loader],
-        [
-            [
-                story(**text),
-                finding(discovery("Mira", 1, TOY), "Mira"),
-                finding(discovery("Pip", 1001, TOY), "Pip"),
-            ],
-            [template(world=TOY), who_is_where(TOY), put_in("Mira", "Pip", world=TOY)],
-        ],
-    )
+    finding = {**TOY.values["CharacterPortraits"], **TOY.values["IdentityDiscovery"]}
+    loaders = [node("toy", "ToyWorldLoader", size=(360, 0))]
+    return whole_story(name, about, text, loaders, Drawn(TOY, loads=False, finding=finding), high=580, columns=4)
 
 
 IDENTITYSTORY = {
     "identitystory_sdxl.json": one_character,
     "identitystory_sdxl_two_characters.json": two_characters,
+    "identitystory_sdxl_8_steps.json": in_eight_steps,
     "identitystory_controlnet_pose.json": with_a_pose,
     "identity_from_text.json": identity_only,
     "identitystory_attention_layout.json": without_detector,

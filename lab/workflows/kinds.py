@@ -1,4 +1,7 @@
-"""What the nodes look like that the workflows use: their sockets and widgets, as node_schemas.json describes them."""
+"""What the nodes look like that the workflows use: their sockets and widgets, as node_schemas.json describes them.
+
+Also what the workflows are made of: a node with its values, and a subgraph.
+"""
 
 from functools import cache
 from typing import NamedTuple
@@ -66,3 +69,28 @@ def check_value(spec: Json, value: object) -> None:
         raise ValueError(f"{spec['name']} is one of {', '.join(spec['options'])}, not {value!r}")
     if isinstance(value, int | float) and not spec.get("min", value) <= value <= spec.get("max", value):
         raise ValueError(f"{spec['name']} is {spec['min']} to {spec['max']}, not {value!r}")
+
+
+class Node(NamedTuple):
+    """A node of a graph; `links` has, for each input tied to something, the key and the output it comes from."""
+
+    key: str
+    kind: Kind
+    links: dict[str, str]
+    widgets: Json
+    title: str
+    width: int
+    height: int
+    inside: "Folded | None" = None
+
+
+class Folded(NamedTuple):
+    """A subgraph; see `fold`."""
+
+    id: str
+    name: str
+    about: str
+    columns: list[list[Node]]
+    takes: list[str]
+    gives: dict[str, str]
+    shows: list[str]

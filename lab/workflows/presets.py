@@ -17,5 +17,6 @@ PRESETS: dict[str, Json] = {
         "sam_name": "sam_vit_h_4b8939.pth",
     },
     "LoadIDAdapter": {"adapter_name": "ip-adapter-plus-face_sd15.safetensors"},
+    "LoraLoaderModelOnly": {"lora_name": "sdxl_lightning_8step_lora.safetensors"},
     "PhotoMakerLoader": {"photomaker_name": "photomaker-v1.bin"},
 }

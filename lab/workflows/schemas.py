@@ -20,15 +20,32 @@ FILE = Path(__file__).with_name("node_schemas.json")
 PREFIX = "StoryIdentity"
 """The ids of the pack's nodes begin with this."""
 STOCK = (
-    *("BatchImagesNode", "CLIPLoader", "CLIPTextEncode", "CLIPVisionLoader", "CheckpointLoaderSimple"),
+    *("BatchImagesNode", "CLIPLoader", "CLIPVisionLoader", "CheckpointLoaderSimple"),
     *("ControlNetApplyAdvanced", "ControlNetLoader", "DualCLIPLoader", "EmptyFlux2LatentImage", "EmptyLatentImage"),
-    *("EmptySD3LatentImage", "FluxGuidance", "FreeU", "KSampler", "LoadImage", "ModelSamplingAuraFlow", "PreviewAny"),
-    *("PreviewImage", "RebatchImages", "SaveImage", "UNETLoader", "VAEDecode", "VAELoader"),
+    *("EmptySD3LatentImage", "FluxGuidance", "FreeU", "KSampler", "LoadImage", "LoraLoaderModelOnly"),
+    *(
+        "ModelSamplingAuraFlow",
+        "PreviewImage",
+        "RebatchImages",
+        "SaveImage",
+        "UNETLoader",
+        "VAEDecode",
+        "VAELoader",
+    ),
 )
 """ComfyUI's own nodes that the workflows use."""
 VARYING = {
     *("adapter_name", "caption_encoder", "ckpt_name", "clip_name", "clip_name1", "clip_name2", "control_net_name"),
-    *("device", "face_models", "grounding_dino_name", "identity_file", "image", "photomaker_name", "sam_name"),
+    *(
+        "device",
+        "face_models",
+        "grounding_dino_name",
+        "identity_file",
+        "image",
+        "lora_name",
+        "photomaker_name",
+        "sam_name",
+    ),
     *("sampler_name", "scheduler", "story_file", "type", "unet_name", "vae_name", "weight_dtype"),
 }
 """Inputs whose options are the files of a machine, or grow with ComfyUI."""
@@ -107,7 +124,7 @@ def _settings(name: str, kind: Any, given: Json, ours: bool) -> Json:
 
 
 def _outputs(info: Json, ours: bool) -> Iterator[Json]:
-    tooltips = info.get("output_tooltips") or [None] * len(info["output"])
+    tooltips = (info.get("output_tooltips") or [None] * len(info["output"]))[: len(info["output"])]
     columns = info["output_name"], info["output"], info["output_is_list"], tooltips
     for name, kind, is_list, tooltip in zip(*columns, strict=True):
         lists = {"list": True} if is_list else {}

@@ -1,7 +1,8 @@
 """The workflows in which the frames see each other (Storynizor)."""
 
-from .graph import Group, Node, graph, node
+from .graph import Group, graph, node
 from .groups import AMBER, BLUE, GREEN, GREY, GUIDED, ROSE, SDXL, TOY, VIOLET, World, note, who_is_where
+from .kinds import Node
 from .schemas import Json
 
 DDIM = {"KSampler": {"sampler_name": "ddim", "scheduler": "ddim_uniform"}, "StorySheet": {"columns": 2}}
@@ -10,7 +11,7 @@ BATCH = SDXL._replace(
     model="checkpoint.MODEL",
     clip="checkpoint.CLIP",
     vae="checkpoint.VAE",
-    values={**DDIM, "EmptyLatentImage": {"width": 768, "height": 768}},
+    values={**DDIM, "EmptyLatentImage": {"width": 512, "height": 512}},
 )
 BATCH_TOY = TOY._replace(
     values={**TOY.values, "KSampler": {"steps": 25, **GUIDED}, "StorySheet": {"columns": 4, "cell_width": 256}}
@@ -21,8 +22,8 @@ MORE = """- People change from frame to frame: look at **Preview Attention Masks
 frames share. Poses become alike: lower `end_percent` or `strength` in **AMSA Model Patch**."""
 SIZES_SD15 = """- Many frames, little memory: `anchors` 4 in **AMSA Model Patch** samples four at a time (5.6 GiB of \
 main memory at 768 x 768).
-- 768 x 768 in **Empty Latent Image** is the paper's size, but plain SD1.5 was trained at 512: for it set `width` and \
-`height` to 512. Keep 768 for fine-tunes that know it."""
+- 512 x 512 in **Empty Latent Image** is what plain SD1.5 was trained at. The paper has 768 x 768: set it for \
+fine-tunes that know it."""
 MORE_SD15 = f"{MORE}\n{SIZES_SD15}"
 MORE_SDXL = f"""{MORE}
 - Many frames: `anchors` 2 in **AMSA Model Patch** samples two at a time, with about 12 GiB of main memory; 4 takes \
@@ -53,8 +54,8 @@ LENA_AND_BRUNO = {
 }
 
 
-def checkpoint(world: World, **file: str) -> Group:
-    return Group("Model", GREY, [[node(world.model.split(".")[0], "CheckpointLoaderSimple", size=(420, 0), **file)]])
+def checkpoint(world: World, wide: int = 420, **file: str) -> Group:
+    return Group("Model", GREY, [[node(world.model.split(".")[0], "CheckpointLoaderSimple", size=(wide, 0), **file)]])
 
 
 def batch(world: World, **texts: str) -> Group:
@@ -105,15 +106,31 @@ def finished(width: int = 420) -> Group:
 
 def looked_at(world: World, width: int = 420) -> list[Group]:
     """The maps behind the masks, and the sheet."""
-    kept = {"title": "Save the sheet", "filename_prefix": "StoryIdentity/sheet", "size": (420, 0)}
-    saved = node("saved_sheet", "SaveImage", "images=sheet.sheet", **kept)
     options = {"title": "Story Frames, for the captions", "size": (340, 0)}
     captions = node("captions", "StoryFrames", "story=story.story", **options)
-    return [glow(world, width), Group("5 · The sheet", AMBER, [[captions, sheet(world, "captions")], [saved]])]
+    return [glow(world, width), Group("5 · The sheet", AMBER, [[captions], [sheet(world, "captions")]])]
+
+
+def one_row(name: str, about: str, world: World, loader: Group, text: dict[str, str]) -> Json:
+    """A workflow of one batch, small enough for one window."""
+    (captions, shown), (seen,) = sum(looked_at(world)[1].columns, []), glow(world, 420).columns[0]
+    return graph(
+        name,
+        [note(name, about, 560, wide=400), loader],
+        [
+            [
+                batch(world, **text),
+                together([[amsa(world.model), *sampling(world, "amsa.model")]]),
+                Group("3 · The frames, and what they share", ROSE, [[frames(), seen]]),
+                Group("4 · The sheet", AMBER, [[captions, shown]]),
+            ]
+        ],
+    )
 
 
 def sheet(world: World, captions: str) -> Node:
-    return world.node("sheet", "StorySheet", f"images=decoded.IMAGE frames={captions}.frame", size=(340, 0))
+    links, kept = f"images=decoded.IMAGE frames={captions}.frame", {"filename_prefix": "StoryIdentity/sheet"}
+    return world.node("sheet", "StorySheet", links, size=(420, 0), **kept)
 
 
 def glow(world: World, width: int, number: int = 4) -> Group:
@@ -133,14 +150,7 @@ detector.
 - The **Story**: one character per line, one prompt per line. Encode Story counts the frames.
 - `seed` in **KSampler**.
 {MORE_SD15}"""
-    return graph(
-        name,
-        [note(name, about, 560), checkpoint(BATCH, ckpt_name=SD15)],
-        [
-            [batch(BATCH, **NORA), together([[amsa(BATCH.model), *sampling(BATCH, "amsa.model")]]), finished()],
-            looked_at(BATCH, 640),
-        ],
-    )
+    return one_row(name, about, BATCH, checkpoint(BATCH, 360, ckpt_name=SD15), NORA)
 
 
 def large() -> Json:
@@ -154,18 +164,7 @@ two people apart; the background then sees nobody.
 - `seed` in **KSampler**.
 - A smaller `width` and `height` in **Empty Latent Image** for a quick try, or for less memory.
 {MORE_SDXL}"""
-    return graph(
-        name,
-        [note(name, about, 560), checkpoint(BATCH_XL)],
-        [
-            [
-                batch(BATCH_XL, **LENA_AND_BRUNO),
-                together([[amsa(BATCH_XL.model), *sampling(BATCH_XL, "amsa.model")]]),
-                finished(),
-            ],
-            looked_at(BATCH_XL, 640),
-        ],
-    )
+    return one_row(name, about, BATCH_XL, checkpoint(BATCH_XL, 360), LENA_AND_BRUNO)
 
 
 def pictures_of(name: str) -> list[Node]:

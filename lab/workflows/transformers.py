@@ -3,12 +3,12 @@
 import re
 from typing import Any, NamedTuple
 
-from .graph import Group, Node, graph, node
+from .graph import Group, fold, folded_node, graph, node
 from .groups import AMBER, BLUE, GREEN, GREY, ROSE, VIOLET, finding, note
 from .identitystory import INES
+from .kinds import Node
 from .schemas import Json
 from .storynizor import LENA_AND_BRUNO, NORA, amsa
-from .subgraphs import Widget, folded
 
 WIDE, NARROW = (420, 0), (320, 0)
 SHOWN = (
@@ -137,17 +137,20 @@ KONTEXT_EDITS = Editing(
 )
 
 
-def models(drawing: Drawing, editing: Editing) -> Node:
+def models(drawing: Drawing, editing: Editing, place: str) -> Node:
     """All loaders as one node, which shows what files they load."""
     vision = node("vision", "CLIPVisionLoader", size=WIDE)
     nodes = [*drawing.loaders, *editing.loaders, vision]
     given = {"model": drawing.model, "clip": "clip.CLIP", "vae": "vae.VAE", "clip_vision": "vision.CLIP_VISION"}
     given |= {"editing_model": editing.model, "editing_clip": editing.clip}
     files = [
-        Widget(each.key, spec["name"]) for each in nodes for spec in each.kind.widgets if FILE.fullmatch(spec["name"])
+        f"{each.key}.{spec['name']}" for each in nodes for spec in each.kind.widgets if FILE.fullmatch(spec["name"])
     ]
     gives = " ".join(f"{name}={origin}" for name, origin in given.items())
-    return folded("models", "Load all models", [nodes], first=100, takes="", gives=gives, widgets=files, width=420)
+    about = "Loads diffusion models, text encoders, the VAE and the image encoder."
+    return folded_node(
+        "models", fold("Load all models", about, [nodes], "", gives, " ".join(files), place), "", size=WIDE
+    )
 
 
 def identity(drawing: Drawing, **portraits: Any) -> Group:
@@ -165,7 +168,7 @@ def identity(drawing: Drawing, **portraits: Any) -> Group:
     return finding([[drawn], [found]])
 
 
-def draw_the_frame(drawing: Drawing, editing: Editing, steps: int) -> Node:
+def draw_the_frame(drawing: Drawing, editing: Editing, steps: int, place: str) -> Node:
     """Template, layout, and the identity inside it, as one node."""
     first = "model=in.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT seed=in.seed"
     sampled = {**drawing.sampling, "steps": steps}
@@ -198,25 +201,23 @@ def draw_the_frame(drawing: Drawing, editing: Editing, steps: int) -> Node:
     ]
     from_models = ("model", "clip", "vae", "editing_model", "editing_clip")
     tied = [*(f"{name}=models.{name}" for name in from_models), "identity=identity.identity"]
-    return folded(
-        "drawn",
+    body = fold(
         "Draw the frame, put the identity in",
+        "Draws one frame from text, then draws the character again in their mask, with a portrait as the reference.",
         columns,
-        first=200,
-        takes="model=MODEL clip=CLIP vae=VAE editing_model=MODEL editing_clip=CLIP identity=IDENTITY "
-        "frame=STORY_FRAME seed=INT",
-        gives="image=decoded.IMAGE template=template.IMAGE",
-        links=" ".join([*tied, "frame=each.frame seed=each.seed"]),
-        widgets=[Widget(*each.split(".")) for each in SHOWN],
-        width=340,
+        " ".join((*from_models, "identity", "frame", "seed")),
+        "image=decoded.IMAGE template=template.IMAGE",
+        " ".join(SHOWN),
+        place,
     )
+    return folded_node("drawn", body, " ".join([*tied, "frame=each.frame seed=each.seed"]), size=(340, 0))
 
 
-def each_frame(drawing: Drawing, editing: Editing, story: str, steps: int) -> Group:
+def each_frame(drawing: Drawing, editing: Editing, story: str, steps: int, place: str) -> Group:
     """What runs once per frame."""
     columns = [
         [node("each", "EachFrame", "story=story.story", size=NARROW, seed=1)],
-        [draw_the_frame(drawing, editing, steps)],
+        [draw_the_frame(drawing, editing, steps, place)],
         [
             node("saved", "SaveFrame", "images=drawn.image", filename_prefix=PREFIX.format(story)),
             node("collected", "CollectFrames", "value_1=saved.images", size=(300, 230)),
@@ -234,11 +235,11 @@ def identity_story(name: str, about: str, drawing: Drawing, editing: Editing, st
     written = node("story", "Story", size=(420, 620), **INES)
     return graph(
         name,
-        [note(name, about, 720), Group("Models", GREY, [[models(drawing, editing)]])],
+        [note(name, about, 720), Group("Models", GREY, [[models(drawing, editing, name)]])],
         [
             [Group("1 · The story", BLUE, [[written]]), identity(drawing, **portraits)],
             [
-                each_frame(drawing, editing, "lighthouse", steps),
+                each_frame(drawing, editing, "lighthouse", steps, name),
                 Group("4 · All frames", AMBER, [[sheet("collected.value_1", "collected.frames")]]),
             ],
         ],

@@ -18,6 +18,7 @@ WORKFLOWS = (
     "identitystory_flux2_klein.json",
     "identitystory_qwen_edit.json",
     "identitystory_sdxl.json",
+    "identitystory_sdxl_8_steps.json",
     "identitystory_sdxl_two_characters.json",
     "identitystory_z_image_to_kontext.json",
     "storynizor_qwen_image.json",

@@ -7,7 +7,7 @@ that names the node instead of a value in the wrong field.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .subgraphs import unfolded
+from .flattening import flattened
 
 Json = dict[str, Any]
 
@@ -34,7 +34,8 @@ class Value(NamedTuple):
 
 
 def to_api(ui_workflow: Json, object_info: Json) -> Json:
-    """Convert a whole workflow; muted nodes, notes, reroutes and primitives are not in the result.
+    """Convert a whole workflow; muted nodes, notes, reroutes and primitives are not in the result, and of
+    subgraphs the nodes in them.
 
     Args:
         ui_workflow: The editor's JSON: nodes, links, `widgets_values` by position.
@@ -43,7 +44,7 @@ def to_api(ui_workflow: Json, object_info: Json) -> Json:
     Raises:
         ValueError: If a node is unknown, a link leads nowhere, or values are missing or left over.
     """
-    graph = _Graph(unfolded(ui_workflow), object_info)
+    graph = _Graph(flattened(ui_workflow), object_info)
     return {str(node["id"]): graph.api_node(node) for node in graph.running()}
 
 
@@ -88,7 +89,7 @@ class _Graph:
         ordered = {name: inputs[name] for name in known if name in inputs}
         return {"inputs": ordered, "class_type": node["type"], "_meta": {"title": node.get("title", node["type"])}}
 
-    def _follow(self, link_id: int | str, node: Json) -> Origin | Value | None:
+    def _follow(self, link_id: int, node: Json) -> Origin | Value | None:
         """What arrives through a link, past reroutes and bypassed nodes; None where it comes from a muted one."""
         passed: set[int | str] = set()
         while True:
@@ -178,7 +179,7 @@ def _widget_values(node: Json, specs: dict[str, tuple[Any, Json]]) -> Json:
     return {name: value for name, value in zip(slots, values, strict=True) if name is not None}
 
 
-def _passed_through(node: Json, slot: int) -> int | str | None:
+def _passed_through(node: Json, slot: int) -> int | None:
     """The link whose value leaves a reroute or a bypassed node at `slot`: the input there, else one of equal type.
 
     None where there is no such input, as for a bypassed loader, or nothing is tied to it.

@@ -194,9 +194,9 @@ def one_id_twice(workflow):
     workflow["nodes"][6]["id"] = 5
 
 
-def a_subgraph_in_another(workflow):
-    inner, outer = {"id": "i", "name": "Inner", "nodes": []}, {"id": "o", "name": "Outer", "nodes": [{"type": "i"}]}
-    workflow["definitions"] = {"subgraphs": [inner, outer]}
+def a_muted_subgraph(workflow):
+    workflow["definitions"] = {"subgraphs": [{"id": "some-id", "name": "Inner", "nodes": [], "links": []}]}
+    workflow["nodes"].append({"id": 90, "type": "some-id", "mode": 2})
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def a_subgraph_in_another(workflow):
         (reroutes_in_a_circle, r"node 5 \(Reroute\): leads back to itself"),
         (values_by_name, r"node 1 \(Load\): its widgets_values are not a list"),
         (one_id_twice, "same id"),
-        (a_subgraph_in_another, "Outer"),
+        (a_muted_subgraph, r"node 90 \(Inner\) is muted"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_names_the_node(workflow, breaks, message):

@@ -19,7 +19,9 @@ LOAD = """
     await new Promise(done => setTimeout(done, 1000))
     const boxes = Object.fromEntries(app.graph.nodes.map(node => [node.id, Array.from(node.size).map(Math.round)]))
     const said = [...document.querySelectorAll("[role=dialog], .p-toast-message")].map(each => each.innerText)
-    return {graph: app.graph.serialize(), prompt: (await app.graphToPrompt()).output, boxes, said}
+    const subgraphs = app.graph.nodes.filter(node => node.subgraph)
+    const promoted = Object.fromEntries(subgraphs.map(node => [node.id, node.widgets.map(each => each.name)]))
+    return {graph: app.graph.serialize(), prompt: (await app.graphToPrompt()).output, boxes, said, promoted}
 """
 
 
@@ -45,15 +47,20 @@ def test_the_editor_loads_it_whole(page, path):
     assert page.complaints == []
     assert sorted(loaded["graph"]["links"]) == sorted(stored["links"])
     assert loaded["boxes"] == {str(node["id"]): node["size"] for node in stored["nodes"]}
-    prompt = without_titles(json.loads((TWINS / path.name).read_text("utf-8")))
-    assert without_titles(loaded["prompt"]) == prompt
-    values = {node["id"]: node.get("widgets_values") or [] for node in loaded["graph"]["nodes"]}
-    folded = [node for node in stored["nodes"] if "proxyWidgets" in node["properties"]]
-    own = [node for node in stored["nodes"] if node["type"] != "PreviewAny" and node not in folded]
-    assert {node["id"]: values[node["id"]] for node in own} == {node["id"]: node["widgets_values"] for node in own}
-    for node in folded:  # shows widgets of the nodes inside
-        shown = [prompt[f"{node['id']}:{key}"]["inputs"][name] for key, name in node["properties"]["proxyWidgets"]]
-        assert values[node["id"]][-len(shown) :] == shown
+    assert without_titles(loaded["prompt"]) == without_titles(json.loads((TWINS / path.name).read_text("utf-8")))
+    values = {node["id"]: node.get("widgets_values") or [] for node in all_nodes(loaded["graph"])}
+    shown = {node["id"]: node["widgets_values"] for node in all_nodes(stored) if node["type"] != "PreviewAny"}
+    assert {key: values[key] for key in shown} == shown
+    for node in (node for node in stored["nodes"] if "proxyWidgets" in node["properties"]):
+        sockets = {each["name"] for each in node["inputs"]}  # the editor also shows a widget for a number that enters
+        shown = [name for name in loaded["promoted"][str(node["id"])] if name not in sockets]
+        assert shown == [widget for _, widget in node["properties"]["proxyWidgets"]]
+
+
+def all_nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of a workflow, with those of its subgraphs in place of the nodes that stand for these."""
+    subgraphs = {each["id"]: each["nodes"] for each in graph.get("definitions", {}).get("subgraphs", [])}
+    return [inner for node in graph["nodes"] for inner in subgraphs.get(node["type"], [node])]
 
 
 def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -61,13 +61,18 @@ def test_the_packages_are_hidden(shipped: Host):
     assert done.stdout.split() == list(ABSENT)
 
 
+def test_its_subgraphs_are_offered(shipped: Host):
+    names = {each["name"] for each in shipped.get("/global_subgraphs").values() if PACK in each["info"]["node_pack"]}
+    assert names == {"Consistent story", "Draw frames together", "Find identities"}
+
+
 def test_the_archive_draws_the_toy_story(shipped: Host):
     """With a quarter of the portraits, which take most of the time."""
     graph = json.loads((TWINS / "toyworld_quickstart.json").read_text(encoding="utf-8"))
-    for key in nodes_of(graph, "StoryIdentityCharacterPortraits"):
+    for key in nodes_of(graph, "StoryIdentityFindIdentity"):
         graph[key]["inputs"]["count"] = 16
     pictures = saved(shipped, graph)
-    frames, sheet = pictures["StoryIdentity/frame"], pictures["StoryIdentity/sheet"]
+    frames, sheet = pictures["frames"], pictures["sheet"]
     assert (len(frames), len(sheet)) == (4, 1)
     for path in frames:
         with Image.open(path) as image:

@@ -22,11 +22,13 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def pictures(host: Host, graph: dict[str, Any]) -> dict[str, list[Path]]:
-    """Run, and give what Save Image saved, by prefix, and what Preview Attention Masks showed, if it is there."""
+    """Run, and give what Save Image saved, by prefix, the sheet if there is one, and the attention masks shown."""
     outputs = host.run(graph, timeout_s=600)
     shown = {graph[key]["inputs"]["filename_prefix"]: key for key in nodes_of(graph, "SaveImage")}
     for key in nodes_of(graph, "StoryIdentityPreviewAttentionMasks"):
         shown[MASKS] = key
+    for key in nodes_of(graph, "StoryIdentityStorySheet"):
+        shown[SHEET] = key
     return {name: [file.path for file in host.files(outputs[key])] for name, key in shown.items()}
 
 
@@ -55,6 +57,7 @@ def without_amsa(name: str) -> dict[str, Any]:
 def test_four_frames_and_their_sheet_are_saved(host, name):
     saved = pictures(host, workflow(name))
     assert {prefix: len(paths) for prefix, paths in saved.items()} == {FRAMES: 4, SHEET: 1, MASKS: 4}
+    assert (host.output_dir / f"{SHEET}.png").is_file()
     for paths in saved.values():
         assert len({pixels(path) for path in paths}) == len(paths)
         assert all(path.suffix == ".png" for path in paths)

@@ -25,39 +25,36 @@ def shipped(name: str = "toyworld_quickstart") -> dict[str, Any]:
 
 
 def test_it_runs_without_any_model_file_to_the_same_bytes_each_time(bare):
+    """The second time the identities are read from their files, and every frame is drawn again."""
     pictures = saved(bare, shipped())
-    frames, sheet, templates = (pictures[name] for name in ("StoryIdentity/frame", "StoryIdentity/sheet", "templates"))
-    assert (len(frames), len(sheet), len(templates)) == (4, 1, 4)
-    for frame, template in zip(frames, templates, strict=True):
+    assert {name: len(paths) for name, paths in pictures.items()} == {"frames": 4, "sheet": 1, "templates": 4}
+    for frame, template in zip(pictures["frames"], pictures["templates"], strict=True):
         with Image.open(frame) as image:
             assert (image.format, image.size) == ("PNG", (64, 64))
         assert pixels(frame) != pixels(template)
-    first = [pixels(path) for path in (*frames, *sheet)]
-    assert len(set(first)) == 5
+    first = [pixels(path) for paths in pictures.values() for path in paths]
+    assert len(set(first)) == 9
     bare.forget()
-    again = saved(bare, shipped())
-    assert [pixels(path) for name in ("StoryIdentity/frame", "StoryIdentity/sheet") for path in again[name]] == first
+    graph = shipped()
+    (collect,) = nodes_of(graph, "StoryIdentityCollectFrames")
+    graph[collect]["inputs"]["keep"] = "nothing"
+    again = saved(bare, graph)
+    assert [pixels(path) for paths in again.values() for path in paths] == first
 
 
 def test_score_story_takes_the_quickstarts_frames(bare):
     """After the test above only the scores are new; the host has the rest."""
     graph = shipped()
-    sheet, story, layout, loader = (
-        nodes_of(graph, f"StoryIdentity{name}")[0]
-        for name in ("StorySheet", "Story", "GroundedSAMLayout", "ToyWorldLoader")
+    collect, story, loader = (
+        nodes_of(graph, f"StoryIdentity{name}")[0] for name in ("CollectFrames", "Story", "ToyWorldLoader")
     )
-    inputs = {
-        "images": graph[sheet]["inputs"]["images"],
-        "story": [story, 0],
-        "recogniser": [loader, 8],
-        "layouts": [layout, 0],
-    }
+    inputs = {"images": [collect, 1], "story": [story, 0], "recogniser": [loader, 8], "layouts": [collect, 3]}
     graph["score"] = {"class_type": "StoryIdentityScoreStory", "inputs": inputs}
     graph["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["score", 0]}}
     outputs = bare.run(graph)
     (report,) = outputs["text"]["text"]
     assert report.startswith("Face-Sim ")
-    assert len(re.findall(r"^\w+: found \d of \d faces$", report, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\w+: found \d of \d faces$", report, re.MULTILINE)) == 3
     (plot,) = bare.files(outputs["score"])
     with Image.open(plot.path) as image:
         assert min(image.size) > 100

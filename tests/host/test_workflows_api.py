@@ -7,7 +7,7 @@ import pytest
 from story_identity.lab.workflows.schemas import ANY, MATCHES
 
 from .api_form import known_inputs
-from .subgraphs import unfolded
+from .test_front_end import all_nodes
 from .write_api_twins import TWINS, WORKFLOWS, twin
 
 
@@ -27,7 +27,7 @@ def test_the_twin_is_what_the_workflow_says(host, workflow):
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_node_has_the_sockets_of_the_host(host, workflow):
     info = host.object_info()
-    for node in unfolded(json.loads(workflow.read_text(encoding="utf-8")))["nodes"]:
+    for node in all_nodes(json.loads(workflow.read_text(encoding="utf-8"))):
         if node["type"] == "MarkdownNote":
             continue
         spec, where = info[node["type"]], f"node {node['id']} ({node['type']})"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.stand_ins.clip_vision import write_clip_vision
 from tests.stand_ins.ip_adapters import write_plus_face_sd15
-from tests.stand_ins.photomaker import write_photomaker
+from tests.stand_ins.photomaker import write_few_steps_lora, write_photomaker
 from tests.stand_ins.sd15 import write_sd15
 from tests.stand_ins.sdxl import write_controlnet, write_sdxl
 
@@ -31,6 +31,7 @@ def _writers() -> dict[str, tuple[Callable[[Path], None], tuple[str, ...]]]:
         "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": (write_sd15, (*unet, "sd15")),
         "controlnet/controlnet-openpose-sdxl-1.0.safetensors": (write_controlnet, unet),
         "photomaker/photomaker-v1.bin": (write_photomaker, (*unet, "clip_vision", "photomaker")),
+        "loras/sdxl_lightning_8step_lora.safetensors": (write_few_steps_lora, (*unet, "photomaker")),
         "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": (write_clip_vision, ("weights", "clip_vision")),
         "ipadapter/ip-adapter-plus-face_sd15.safetensors": (
             write_plus_face_sd15,

@@ -6,6 +6,7 @@ Version 2 also has the perceiver, here in fewer layers than the real file's.
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from tests.stand_ins.clip_vision import vision_model
 from tests.stand_ins.sdxl import UNET
@@ -75,6 +76,18 @@ def lora_weights() -> dict[str, torch.Tensor]:
                 name = f"unet.{block}.{attention}.processor.to_{projection}_lora"
                 shapes |= linear(f"{name}.down", n_in, RANK, bias=False) | linear(f"{name}.up", RANK, UNET.width, False)
     return {name: weight * 0.3 for name, weight in random_weights(shapes, seed=7).items()}
+
+
+def write_few_steps_lora(path: Path) -> None:
+    """A LoRA file as trainers write it, of every query and output of the stand-in SDXL's attention."""
+    shapes: Shapes = {}
+    for block in _transformer_blocks():
+        for attention in ("attn1", "attn2"):
+            for projection in ("to_q", "to_out_0"):
+                name = f"lora_unet_{block.replace('.', '_')}_{attention}_{projection}"
+                shapes |= linear(f"{name}.lora_down", UNET.width, RANK, bias=False)
+                shapes |= linear(f"{name}.lora_up", RANK, UNET.width, bias=False)
+    save_file(random_weights(shapes, seed=8), path)
 
 
 def _transformer_blocks() -> list[str]:

@@ -67,7 +67,11 @@ def check_what_no_page_can_be_made_of_is_refused():
     assert "is not in" in StoryPageNode.validate_inputs([""], ["gone.ttf"])
     assert StoryPageNode.validate_inputs([None], [None]) is True
     assert StoryPageNode.validate_inputs([""], [ANY_FONT]) is True
-    for captions, connected, is_fine in (("in balloons", {}, False), ("none", {}, True), ("in balloons", FRAMES, True)):
+    for captions, connected, is_fine in (
+        ("in balloons", {}, False),
+        ("none", {}, True),
+        ("in balloons", {"frames": "STORY_FRAME"}, True),
+    ):
         answer = StoryPageNode.validate_inputs([""], [ANY_FONT], [captions], [connected])
         assert (answer is True) is is_fine, (captions, connected, answer)
 
