@@ -208,7 +208,8 @@ def by_hand(*people: str, words: tuple[str, ...] = WORDS) -> Prompt:
         **discovery,
     )
     graph["everybody"] = node("StoryIdentityCollectCharacters", value_1=["found", 0])
-    inputs_of(graph, "StoryCast")["identities"] = ["everybody", 1]
+    for kind in ("StoryCast", "StorySheet"):
+        inputs_of(graph, kind)["identities"] = ["everybody", 1]
     return graph
 
 
