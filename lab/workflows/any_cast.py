@@ -103,7 +103,10 @@ def loop(name: str, drawn: Drawn) -> list[Node]:
 
 
 def together(columns: int, world: World) -> list[Node]:
-    """Collect Frames, and the sheet with templates, masks and portraits."""
+    """Collect Frames, and the sheet with templates and masks.
+
+    Portraits are on Find Identity. Tied to the sheet too, it would run before the Story has been checked.
+    """
     values = "value_1=saved.images value_2=drawn.template value_3=drawn.layout"
     shown = "images=collected.value_1 frames=collected.frames templates=collected.value_2 layouts=collected.value_3"
     return [
@@ -111,7 +114,7 @@ def together(columns: int, world: World) -> list[Node]:
         world.node(
             "sheet",
             "StorySheet",
-            f"{shown} identities=found.identities",
+            shown,
             size=(500, 0),
             columns=columns,
             filename_prefix=SHEET,

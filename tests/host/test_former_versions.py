@@ -21,7 +21,7 @@ def todays(former: dict[str, Any]) -> dict[str, Any]:
     set as they were.
     """
     graph = json.loads((TWINS / "toyworld_quickstart.json").read_text(encoding="utf-8"))
-    names = ("Story", "Characters", "EachFrame", "FindIdentity", "StoryCast", "StorySheet", "ToyWorldLoader")
+    names = ("Story", "Characters", "EachFrame", "FindIdentity", "StoryCast", "ToyWorldLoader")
     key = {name: nodes_of(graph, f"StoryIdentity{name}")[0] for name in names}
     same = {nodes_of(former, f"StoryIdentity{name}")[0]: key[name] for name in ("ToyWorldLoader", "Story")}
     graph[key["Story"]] = former[nodes_of(former, "StoryIdentityStory")[0]]
@@ -36,8 +36,7 @@ def todays(former: dict[str, Any]) -> dict[str, Any]:
     found = [f"former {each}" for each in nodes_of(former, FINDING[1])]
     listed = {f"inputs.input{number}": [each, 0] for number, each in enumerate(found)}
     graph["everybody"] = {"class_type": "CreateList", "inputs": listed}
-    for name in ("StoryCast", "StorySheet"):
-        graph[key[name]]["inputs"]["identities"] = ["everybody", 0]
+    graph[key["StoryCast"]]["inputs"]["identities"] = ["everybody", 0]
     del graph[key["FindIdentity"]], graph[key["Characters"]]
     return graph
 

@@ -208,8 +208,7 @@ def by_hand(*people: str, words: tuple[str, ...] = WORDS) -> Prompt:
         **discovery,
     )
     graph["everybody"] = node("StoryIdentityCollectCharacters", value_1=["found", 0])
-    for kind in ("StoryCast", "StorySheet"):
-        inputs_of(graph, kind)["identities"] = ["everybody", 1]
+    inputs_of(graph, "StoryCast")["identities"] = ["everybody", 1]
     return graph
 
 
