@@ -19,7 +19,7 @@ from .host.discovery import find_identity
 from .host.folders import check_present, full_path, names
 from .host.miswiring import generator_as_base, mark_fused, refuse_shared_attention
 from .host.node_text import report, warn
-from .host.portraits import draw_portraits
+from .host.portraits import check_template, draw_portraits
 from .host.prompt import first_word, prompt_input, word_end_position
 from .identity_widgets import discovery_widgets, portrait_widgets, representatives_widget
 from .types import (
@@ -85,10 +85,11 @@ class CharacterPortraitsNode(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         require_parts("Character Portraits", model=model, clip=clip, vae=vae)
-        refuse_shared_attention("Character Portraits", model)
-        warn(generator_as_base("Character Portraits", model))
         person = character_named(characters_of(story), character.strip())
         safe_file_name(person.name)  # for Save Identity, which runs only after all the portraits are drawn
+        check_template(template)
+        refuse_shared_attention("Character Portraits", model)
+        warn(generator_as_base("Character Portraits", model))
         images = draw_portraits(model, clip, vae, person.description, template, negative, count=count, **settings)
         return io.NodeOutput(images, person.name, person.description, ui=ui.PreviewImage(images, cls=cls))
 

@@ -87,13 +87,18 @@ def test_sigterm_while_frames_are_drawn_is_one_line_and_the_run_goes_on_to_the_s
 
 
 def test_inside_a_signal_unwinds_and_outside_it_is_as_before():
-    before = [signal.getsignal(number) for number, _ in SIGNALS]
-    for number, status in SIGNALS:
-        with pytest.raises(KeyboardInterrupt) as stopped, stoppable():
-            signal.raise_signal(number)
-        assert exit_status(stopped.value) == status
-        assert isinstance(stopped.value, Terminated) == (number == signal.SIGTERM)
-    assert [signal.getsignal(number) for number, _ in SIGNALS] == before
+    """The tests themselves may run deaf to Ctrl-C, as a shell's background jobs do."""
+    found = {number: signal.signal(number, signal.default_int_handler) for number, _ in SIGNALS}
+    try:
+        for number, status in SIGNALS:
+            with pytest.raises(KeyboardInterrupt) as stopped, stoppable():
+                signal.raise_signal(number)
+            assert exit_status(stopped.value) == status
+            assert isinstance(stopped.value, Terminated) == (number == signal.SIGTERM)
+            assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        for number, handler in found.items():
+            signal.signal(number, handler)
 
 
 def test_signals_that_are_ignored_stay_ignored():

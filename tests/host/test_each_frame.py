@@ -1,5 +1,6 @@
 """Each Frame, Collect Frames, Save Frame: in a real server, what runs again after an edit, and what does not."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from PIL import Image
 from .comfyui import ComfyUI
 from .frame_loops import CHARACTERS, STEPS, WORDS, LoopHost, Prompt, looped, node
 from .server import RunError
-from .test_toyworld_run import shipped
+from .test_former_versions import FORMER
 from .test_workflows_run import nodes_of, pixels
 
 NEW, EDITED = "Mira and Pip standing in the city", "Mira sitting on the beach with a dog"
@@ -255,7 +256,7 @@ def test_what_is_no_loop_is_refused_by_name_before_anything_is_drawn(host: LoopH
 
 def two_passes(*words: str) -> Prompt:
     """The quickstart's two passes in a loop; the portraits are of people whom another Story node describes."""
-    graph = shipped()
+    graph = json.loads(FORMER.read_text(encoding="utf-8"))
     (story,), (frames,), (sheet,) = (
         nodes_of(graph, f"StoryIdentity{name}") for name in ("Story", "StoryFrames", "StorySheet")
     )

@@ -81,7 +81,7 @@ def test_references_at_weight_0_are_the_workflow_without_them(host):
 def test_of_two_faces_each_acts_where_its_character_is(host):
     name = "storynizor_sd15_reference_two_characters"
     saved = pictures(host, workflow(name))
-    assert {prefix: len(paths) for prefix, paths in saved.items()} == {FRAMES: 4}
+    assert {prefix: len(paths) for prefix, paths in saved.items()} == {FRAMES: 4, SHEET: 1}
     graph = without_amsa(name)
     before = frames(host, graph)
     assert len(set(before)) == 4

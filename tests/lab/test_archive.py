@@ -20,7 +20,7 @@ def test_the_nodes_use_nearly_all_code_that_is_shipped():
 
 def test_nothing_of_the_laboratory_the_command_line_or_the_tests_is_shipped():
     folders = {file.parts[0] for file in shipped_files() if len(file.parts) > 1}
-    assert folders == {"core", "docs", "locales", "nodes", "web", "workflows"}
+    assert folders == {"core", "docs", "locales", "nodes", "subgraphs", "web", "workflows"}
 
 
 def test_all_that_the_nodes_need_is_shipped():

@@ -12,6 +12,7 @@ from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.toyworld.models import ENCODER_ID, TEXT_WIDTH
 from story_identity.nodes.amsa import AMSANode
+from story_identity.nodes.host.folders import register_folders
 from story_identity.nodes.host.graph_names import check_typed_names, unused_characters
 from story_identity.nodes.host.miswiring import base_as_generator, generator_as_base
 from story_identity.nodes.identity import CharacterPortraitsNode, IdentityConditioningNode
@@ -136,6 +137,7 @@ def graph(name, meets=True, more=None):
 
 def check_names_that_other_nodes_bear():
     """Reference Conditioning's name, and a saved identity's own; Story Cast takes more people than the story has."""
+    register_folders()
     folder = Path(folder_paths.get_folder_paths("identities")[0])
     folder.mkdir(parents=True, exist_ok=True)
     Identity("Mria", "", ENCODER_ID, torch.ones(4)).save(folder / "hers.safetensors")

@@ -126,4 +126,4 @@ def test_a_file_of_another_kind_is_refused_by_name(elsewhere: Path, content: str
     (elsewhere / "filled.txt").write_text(content, encoding="utf-8")
     answer = run("--add", "de", str(elsewhere / "filled.txt"))
     assert answer.exit_code == 2
-    assert "filled.txt" in answer.output
+    assert "filled.txt" in re.sub(r"[\s│]", "", answer.output)  # a long path goes over several lines of the box
