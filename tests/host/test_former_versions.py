@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .comfyui import ComfyUI
 from .server import Host
 from .test_workflows_run import SMALL, nodes_of, pixels, saved, saved_by_hand
 from .write_api_twins import TWINS
+
+pytestmark = pytest.mark.slow
 
 FILES = Path(__file__).parents[1] / "files" / "version_0_1"
 FORMER = FILES / "toyworld_quickstart_api.json"

@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,17 @@ from .server import environment
 
 INSIDE = Path(__file__).parent / "inside"
 TIMEOUT_S = 800
+SLOW = {
+    *("check_anchor_frames", "check_compiled_models", "check_families", "check_shared_attention"),
+    *("check_steps_of_calls", "check_two_passes"),
+}
+"""Files whose checks take most of a minute, or more."""
 
 
-def checks() -> list[tuple[str, str]]:
-    """Every function `check_*` of every file there, found without importing any."""
+def checks() -> list[Any]:
+    """Every function `check_*` of every file there, found without importing any: the file and the function."""
     return [
-        (path.stem, statement.name)
+        pytest.param(path.stem, statement.name, marks=[pytest.mark.slow] if path.stem in SLOW else [])
         for path in sorted(INSIDE.glob("check_*.py"))
         for statement in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(statement, ast.FunctionDef) and statement.name.startswith("check_")

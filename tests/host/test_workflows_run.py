@@ -13,6 +13,8 @@ from PIL import Image
 
 from .server import Host, RunError
 
+pytestmark = pytest.mark.slow
+
 API = Path(__file__).parent / "api"
 SMALL: dict[str, dict[str, Any]] = {
     "EmptyLatentImage": {"width": 128, "height": 128},
