@@ -33,7 +33,7 @@ from . import training as of_training
 from .drawing_modes import DRAWING_MODES, OFF, ON
 from .figure import Figure
 from .folder import Evaluation, check_done, check_settings, claim_folder, evaluate
-from .markdown import find_markers
+from .markdown import check_stories
 from .variants import DIRECT, TEMPLATE, VARIANTS
 
 IDENTITY_FIGURE = Figure(
@@ -108,7 +108,9 @@ Kept = Annotated[
 ]
 Takes = Annotated[int, typer.Option("--takes", min=2, max=of_takes.MOST, help="How many takes of every frame.")]
 Weights = Annotated[Path, typer.Option(help="Folder of the trained weights: two synchronizers, an injector.")]
-Page = Annotated[Path, typer.Option(help="The page whose tables are filled in; the figure goes into the same folder.")]
+Page = Annotated[
+    Path, typer.Option(help="The page whose tables are filled in, unless they are of more; the figure goes beside it.")
+]
 _PAGE = Path("docs/evidence.md")
 
 app = typer.Typer(add_completion=False)
@@ -206,7 +208,7 @@ def takes(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page 
 
 def _run(evaluation: Evaluation, out: Path, stories: int, processes: int, page: Path) -> None:
     try:
-        find_markers(page, evaluation.name)
+        check_stories(page, evaluation.name, stories)
         claim_folder(out, evaluation.made_with)
         check_done(out, stories)
     except (ValueError, OSError) as error:

@@ -1,5 +1,6 @@
 """Tables as Markdown, between the markers of a page: means with their intervals, in plain characters."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ def find_markers(page: Path, name: str) -> tuple[int, int]:
     if content.count(begin) != 1 or content.count(end) != 1 or content.index(begin) > content.index(end):
         raise ValueError(f'{page} needs the lines "{begin}" and "{end}", once each; the tables go between them.')
     return content.index(begin) + len(begin), content.index(end)
+
+
+def check_stories(page: Path, name: str, stories: int) -> None:
+    """Refuse to put tables of fewer stories in the place of those that stand on a page.
+
+    Raises:
+        ValueError: If the page does not have the markers, or its tables are of more than `stories` stories.
+    """
+    start, end = find_markers(page, name)
+    standing = re.match(r"\s*(\d+) stories of ", page.read_text(encoding="utf-8")[start:end])
+    if standing and int(standing[1]) > stories:
+        raise ValueError(
+            f"The tables of {name} on {page} are of {standing[1]} stories, more than {stories}; measure at least as "
+            f"many, or give --page a copy of it."
+        )
 
 
 def about(rows: Rows) -> str:

@@ -78,3 +78,15 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path, finished):
     (finished / "page.md").write_text("".join(markers("storynizor")))
     with pytest.raises(typer.BadParameter, match='another "drawing_modes"; give another folder'):
         storynizor(tmp_path / "out", stories=2, processes=1, page=finished / "page.md")
+
+
+def test_tables_of_more_stories_are_not_replaced_by_fewer(finished):
+    page = finished / "page.md"
+    page.write_text(page.read_text().replace(BEGIN, f"{BEGIN}\n60 stories of 4 frames, and so on."))
+    written = page.read_text()
+    with pytest.raises(typer.BadParameter, match="page.md are of 60 stories, more than 2; measure at least as many"):
+        toyworld(finished / "out", stories=2, processes=1, page=page)
+    assert page.read_text() == written
+    page.write_text(page.read_text().replace("60 stories", "2 stories"))
+    toyworld(finished / "out", stories=2, processes=1, page=page)
+    assert make_tables(ROWS) in page.read_text()
