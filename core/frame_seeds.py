@@ -56,14 +56,22 @@ def character_seeds(characters: Sequence[Character], seed: int) -> list[int]:
         characters: All characters.
         seed: Another one gives everybody another seed.
     """
-    earlier: dict[str, int] = {}
     seeds = []
-    for character in characters:
+    for character, before in zip(characters, described_alike(characters), strict=True):
         words = f"{character.word}\n{character.description}"
-        repeated = earlier.get(words, 0)
-        earlier[words] = repeated + 1
-        seeds.append(_hashed(seed, f"{words}\n{repeated + 1}" if repeated else words))
+        seeds.append(_hashed(seed, f"{words}\n{len(before) + 1}" if before else words))
     return seeds
+
+
+def described_alike(characters: Sequence[Character]) -> list[tuple[str, ...]]:
+    """Per character the names of those before them who have the same class word and description."""
+    names: dict[tuple[str, ...], tuple[str, ...]] = {}
+    before = []
+    for character in characters:
+        words = character.word, *character.description.split()
+        before.append(names.get(words, ()))
+        names[words] = (*before[-1], character.name)
+    return before
 
 
 def take_seed(seed: int, take: int) -> int:

@@ -8,13 +8,13 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..core.character_mentions import Character
 from ..core.character_text import character_as_text, character_from_text, character_without_name
-from ..core.frame_seeds import character_seeds
-from ..core.quoting import printable
+from ..core.frame_seeds import character_seeds, described_alike
+from ..core.quoting import printable, quote
 from ..core.story import Story
 from ..core.story_characters import typed_characters
 from .host.expansion import KEEP_BOTH, KEEP_MEMORY, Turn, expand
 from .host.folders import picture_digest, picture_path
-from .host.loops import VALUES, workflow_of
+from .host.loops import VALUES, Graph, Loop, workflow_of
 from .host.sources import sources_digest
 from .loop_values import as_lists, collect_inputs, collect_outputs, matching_types, waiting_node
 from .story import EXAMPLE_CHARACTERS
@@ -22,6 +22,12 @@ from .types import Characters, CharactersSocket, StorySocket, characters_of
 
 RUN, CONSTANT = "StoryIdentityRunCharacters", "StoryIdentityCharacterConstant"
 """The ids of the node that Collect Characters becomes, and of a character in the copies."""
+
+_SEED = 4
+"""Each Character's output of a character's seed."""
+
+_SEEDS = frozenset({"seed", "noise_seed"})
+"""What samplers call theirs."""
 
 
 class CharactersNode(io.ComfyNode):
@@ -208,10 +214,33 @@ class RunCharactersNode(io.ComfyNode):
     def execute(cls, collect: str, keep: str, characters: Characters | Story, seed: int, **_: Any) -> io.NodeOutput:
         graph, people = workflow_of(cls.hidden.dynprompt), characters_of(characters)
         loop = graph.loop(collect)
+        if _has_one_seed(graph, loop):
+            _refuse_equals(people)
         files, steady = sources_digest(graph, loop)
         kept = keep if steady or keep != KEEP_BOTH else KEEP_MEMORY
         expansion = expand(graph, loop, _turns(people, seed), kept, files)
         return io.NodeOutput([each.name for each in people], *as_lists(expansion), expand=expansion.nodes)
+
+
+def _has_one_seed(graph: Graph, loop: Loop) -> bool:
+    """Whether a node of the loop has a seed of its own, for everybody the same, and none takes Each Character's."""
+    taken = any((loop.each, _SEED) in graph.links(one).values() for one in loop.body)
+    return not taken and any(_SEEDS & set(graph.node(one)["inputs"]) for one in loop.body)
+
+
+def _refuse_equals(people: Sequence[Character]) -> None:
+    """Refuse characters who would get the same face, since the loop draws them from the same words and seed.
+
+    Raises:
+        ValueError: Naming the two, and what to connect.
+    """
+    for each, before in zip(people, described_alike(people), strict=True):
+        if before and not each.reference_images:
+            raise ValueError(
+                f"{quote(before[0], 60)} and {quote(each.name, 60)} have the same class word and description, and no "
+                "node of the loop takes seed of Each Character, so that they would get the same face. Connect seed of "
+                "Each Character to the node that draws, or let their descriptions differ."
+            )
 
 
 def _turns(people: Sequence[Character], seed: int) -> list[Turn]:
@@ -222,7 +251,7 @@ def _turns(people: Sequence[Character], seed: int) -> list[Turn]:
             text=character_as_text(each, own),
             without_names=character_without_name(each, own),
             constant=CONSTANT,
-            constants={1: each.name, 2: each.description, 3: each.word, 4: own_seed},
+            constants={1: each.name, 2: each.description, 3: each.word, _SEED: own_seed},
         )
         for each, own_seed, own in zip(people, seeds, pictures, strict=True)
     ]

@@ -10,7 +10,7 @@ from .host.folders import register_folders
 
 class StoryIdentityExtension(ComfyExtension):
     async def on_load(self) -> None:
-        """Prepare workflows for Collect Frames, and let a user see and forget what it keeps."""
+        """Check and prepare workflows that are sent, and let a user see and forget what Collect Frames keeps."""
         from .host.result_cache import add_routes
 
         server = getattr(PromptServer, "instance", None)  # programs that use ComfyUI's nodes alone have none
@@ -92,8 +92,9 @@ class StoryIdentityExtension(ComfyExtension):
 
 
 def _prepared(request: dict[str, Any]) -> dict[str, Any]:
-    """A request to run a workflow, with what Collect Frames has to know of it."""
+    """A request to run a workflow, with what Story and Collect Frames have to know of it."""
+    from .host.graph_names import with_fault
     from .host.loops import prepared
 
     prompt = request.get("prompt")
-    return {**request, "prompt": prepared(prompt)} if isinstance(prompt, dict) else request
+    return {**request, "prompt": prepared(with_fault(prompt))} if isinstance(prompt, dict) else request

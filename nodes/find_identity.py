@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 
 from ..core.character_mentions import Character
-from ..core.frame_seeds import character_seeds
+from ..core.frame_seeds import character_seeds, described_alike
 from ..core.identity import Identity, largest_usable_rank, safe_file_name
 from ..core.quoting import quote
 from ..core.story import Story
@@ -163,21 +163,23 @@ class FindIdentityNode(io.ComfyNode):
     @classmethod
     def _tasks(cls, people: Characters, given: dict[str, Any]) -> list[Task]:
         """What there is to do for everybody."""
-        digests = cls._model_digests()
+        digests, seeds = cls._model_digests(), character_seeds(people, given["seed"])
         tasks = []
-        for character, seed in zip(people, character_seeds(people, given["seed"]), strict=True):
+        for character, seed, alike in zip(people, seeds, described_alike(people), strict=True):
             safe_file_name(character.name)  # everybody's, before the first portrait is drawn
             note = _note(character, seed, given, digests)
-            name = quote(character.name, 60)
+            saved = None
             if note is None:
-                report = f"{name}: found anew, since what the models come from cannot be known from their nodes."
-                tasks.append(Task(character, seed, None, None, report))
+                report = "found anew, since what the models come from cannot be known from their nodes."
             elif given["reuse"] == NEVER:
-                tasks.append(Task(character, seed, note, None, f"{name}: found anew, as reuse says."))
+                report = "found anew, as reuse says."
             else:
-                saved = saved_identity(note, character.name, character.description)
-                report = f"{name}: loaded from {saved.file}." if saved.identity else f"{name}: found. {saved.why_not}"
-                tasks.append(Task(character, seed, note, saved.identity, report))
+                found = saved_identity(note, character.name, character.description)
+                saved = found.identity
+                report = f"loaded from {found.file}." if saved else f"found. {found.why_not}"
+            if alike and not character.reference_images:
+                report += f" The words are those of {quote(alike[0], 60)}; another seed makes another face of them."
+            tasks.append(Task(character, seed, note, saved, f"{quote(character.name, 60)}: {report}"))
         return tasks
 
     @classmethod

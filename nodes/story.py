@@ -15,7 +15,7 @@ from ..core.story_fields import LARGEST_FILE, check_text
 from ..core.story_table import story_table
 from ..core.story_warnings import story_warnings
 from .host.folders import TYPED_IN, picture_digest, picture_path, story_files, story_path
-from .host.graph_names import check_typed_names, unused_characters
+from .host.graph_names import check_characters, check_typed_names, unused_characters
 from .host.node_text import report
 from .host.story_prompts import encode_frames
 from .types import Characters, CharactersSocket, StoryFrameSocket, StorySocket
@@ -80,6 +80,7 @@ class StoryNode(io.ComfyNode):
                 )
             ],
             hidden=[io.Hidden.prompt],
+            accept_all_inputs=True,  # for graph_fault of `validate_inputs`
         )
 
     @classmethod
@@ -91,10 +92,12 @@ class StoryNode(io.ComfyNode):
         style: str,
         negative: str,
         character_list: Characters = (),
+        **_: Any,
     ) -> io.NodeOutput:
         story = cls._read(story_file, characters, prompts, style, negative, character_list)
         graph = getattr(cls.hidden, "prompt", None) or {}
         check_typed_names(story, graph)
+        check_characters(story, graph)
         for frame in story.frames:
             logging.info("Story: %s shows %s", frame.label, quote_all(each.name for each in frame.cast) or "nobody")
         warnings = [*unused_characters(graph), *story_warnings(story)]
@@ -132,8 +135,14 @@ class StoryNode(io.ComfyNode):
         style: str | None,
         negative: str | None,
         character_list: tuple[()] | None = (),
+        graph_fault: str = "",
     ) -> bool | str:
-        """Refuse a bad story before anything runs; what comes through a link, which is None, is checked on arrival."""
+        """Refuse a bad story before anything runs; what comes through a link, which is None, is checked on arrival.
+
+        `graph_fault` is what `graph_names.with_fault` found elsewhere in the workflow.
+        """
+        if graph_fault:
+            return graph_fault
         fields = {"characters": characters, "prompts": prompts, "style": style, "negative": negative}
         try:
             if story_file == TYPED_IN:

@@ -1,16 +1,22 @@
-"""Characters' names that are typed into nodes of a graph, checked against its story before anything is sampled."""
+"""Characters that nodes of a graph name or describe, checked against its story before anything is sampled."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from ...core.character_mentions import Character
 from ...core.identity import Identity
 from ...core.quoting import quote
 from ...core.story import Story
+from ...core.story_characters import typed_characters
 from ...core.story_fields import listed
 from ...core.text_search import composed
-from .folders import full_path
+from .folders import TYPED_IN, full_path, story_path
 
-_STORY = "StoryIdentityStory"
+FAULT = "graph_fault"
+"""The input of a Story node that says what does not fit it elsewhere in the graph; see `with_fault`."""
+
+_STORY, _CHARACTERS = "StoryIdentityStory", "StoryIdentityCharacters"
+_FIELDS = ("characters", "prompts", "style", "negative")
 _TYPED = {
     "StoryIdentityCharacterPortraits": "character",
     "StoryIdentityIdentityDiscovery": "name",
@@ -55,16 +61,107 @@ def check_typed_names(story: Story, graph: Mapping[str, Any]) -> None:
             )
 
 
+def check_characters(story: Story, graph: Mapping[str, Any]) -> None:
+    """Refuse a graph whose frames show somebody whom its Characters node, not connected to Story, has otherwise or not.
+
+    Only a graph with one Story node is checked, and Characters whose results meet the story's in some node.
+
+    Args:
+        story: What the Story node is about to give.
+        graph: As `check_typed_names` takes it.
+
+    Raises:
+        ValueError: Naming the character, the node, and what to connect.
+    """
+    shown = dict.fromkeys(character for frame in story.frames for character in frame.cast)
+    for key, text in _characters_apart(graph):
+        try:
+            people = {composed(each.name): each for each in typed_characters(text, with_pictures=True)}
+        except ValueError:
+            continue  # Characters itself refuses it
+        for each in shown:
+            there = people.get(composed(each.name))
+            if there is None or (there.word, there.description) != (each.word, each.description):
+                other = _described(there) if there else "no such person"
+                raise ValueError(
+                    f"{quote(each.name, 60)} is {_described(each)} in the story, but Characters (node {key}) has "
+                    f"{other}. Connect Characters to character_list of Story and empty its field characters; a story "
+                    "of a file has its own: connect story in place of Characters."
+                )
+
+
+def _described(character: Character) -> str:
+    return quote(f"{character.word} | {character.description}", 200)
+
+
 def unused_characters(graph: Mapping[str, Any]) -> list[str]:
     """A sentence if a graph has a Characters node, but its Story node takes its people from elsewhere."""
     kinds = [node.get("class_type") for node in graph.values()]
     stories = [node for node in graph.values() if node.get("class_type") == _STORY]
-    if "StoryIdentityCharacters" not in kinds or any("character_list" in story.get("inputs", {}) for story in stories):
+    if _CHARACTERS not in kinds or any("character_list" in story.get("inputs", {}) for story in stories):
         return []
     return [
         "This workflow has a Characters node, but the story has characters of its own. Connect Characters to "
         "character_list, so that both have the same people."
     ]
+
+
+def with_fault(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """The graph as it was sent, with what does not fit its story at the Story node, which refuses it before the run.
+
+    A node whose inputs are as before is not run again, so that Story alone would not notice that another node names
+    somebody else now. What is known only during a run, such as a text that another node makes, Story checks then.
+    """
+    changed = dict(graph)
+    for key, node in _nodes(graph):
+        if node["class_type"] == _STORY:
+            try:
+                story = _written_story(graph, node["inputs"])
+            except (ValueError, OSError):
+                continue  # Story, or Characters, says what is wrong
+            try:
+                if story is not None:
+                    check_typed_names(story, graph)
+                    check_characters(story, graph)
+            except ValueError as fault:
+                changed[key] = {**node, "inputs": {**node["inputs"], FAULT: str(fault)}}
+    return changed
+
+
+def _written_story(graph: Mapping[str, Any], inputs: Mapping[str, Any]) -> Story | None:
+    """The story of a Story node, if all of it is written in its widgets, in Characters, or in a file."""
+    file, people = inputs.get("story_file"), inputs.get("character_list")
+    fields = [inputs.get(name) for name in _FIELDS]
+    if not isinstance(file, str) or not all(isinstance(field, str) for field in fields):
+        return None
+    if file != TYPED_IN:
+        return Story.load(story_path(file))
+    if people is None:
+        return Story.from_lines(*fields)
+    source = graph.get(people[0], {}) if isinstance(people, list) and people else {}
+    lines = source.get("inputs", {}).get("characters")
+    if source.get("class_type") != _CHARACTERS or not isinstance(lines, str):
+        return None
+    return Story.from_lines(*fields, typed_characters(lines, with_pictures=True))
+
+
+def _characters_apart(graph: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every Characters node, and its lines, that meets the one story without being connected to it."""
+    stories = [key for key, node in graph.items() if node.get("class_type") == _STORY]
+    if len(stories) != 1 or "character_list" in graph[stories[0]].get("inputs", {}):
+        return
+    after = _followers(graph)
+    reached = _reached_from(stories[0], after)
+    for key, node in graph.items():
+        lines = node.get("inputs", {}).get("characters")
+        if node.get("class_type") == _CHARACTERS and isinstance(lines, str) and reached & _reached_from(key, after):
+            yield key, lines
+
+
+def _nodes(graph: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The nodes of a graph that a program may have written in any way; none of one that is no graph."""
+    if all(isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping) for node in graph.values()):
+        yield from ((key, node) for key, node in graph.items() if "class_type" in node)
 
 
 def _named_by(node: Mapping[str, Any]) -> tuple[str, str]:

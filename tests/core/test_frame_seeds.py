@@ -1,7 +1,15 @@
 """Seeds of frames: typed, by number, by words, or the same."""
 
 import pytest
-from story_identity.core.frame_seeds import BY_NUMBER, BY_WORDS, RULES, SAME, character_seeds, frame_seeds
+from story_identity.core.frame_seeds import (
+    BY_NUMBER,
+    BY_WORDS,
+    RULES,
+    SAME,
+    character_seeds,
+    described_alike,
+    frame_seeds,
+)
 from story_identity.core.story import Story
 from story_identity.core.story_characters import typed_characters
 
@@ -69,6 +77,13 @@ def test_what_is_no_seed_is_refused(typed):
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match='"random" is none of'):
         seeds("a beach", rule="random")
+
+
+def test_characters_of_the_same_words_are_told_apart_by_their_place():
+    lines = "A | boy | a boy\nB | boy | a  boy\nC | boy | a boy with a hat\nD | boy | a boy"
+    people = typed_characters(lines)
+    assert described_alike(people) == [(), ("A",), (), ("A", "B")]
+    assert len(set(character_seeds(people, 0))) == 4
 
 
 def test_a_characters_seed_depends_on_words_alone():

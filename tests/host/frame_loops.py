@@ -21,14 +21,21 @@ Prompt = dict[str, dict[str, Any]]
 class LoopHost(Host):
     """A server with the pack and one that counts what runs."""
 
-    def __init__(self, comfyui: ComfyUI, folder: Path, *options: str, variables: dict[str, str] | None = None):
-        packs = {PACK: REPOSITORY, COUNTING: Path(__file__).parent / COUNTING}
-        super().__init__(comfyui, folder, packs, {"OMP_NUM_THREADS": "1", **(variables or {})})
+    def __init__(
+        self,
+        comfyui: ComfyUI,
+        folder: Path,
+        *options: str,
+        variables: dict[str, str] | None = None,
+        packs: tuple[str, ...] = (),
+    ):
+        own = {PACK: REPOSITORY, **{name: Path(__file__).parent / name for name in (COUNTING, *packs)}}
+        super().__init__(comfyui, folder, own, {"OMP_NUM_THREADS": "1", **(variables or {})})
         self.options = options
-        self._read = 0
+        self._read = self._read_samples = 0
 
     def __enter__(self) -> "LoopHost":
-        self._read = 0
+        self._read = self._read_samples = 0
         super().__enter__()
         return self
 
@@ -57,6 +64,11 @@ class LoopHost(Host):
             assert time.monotonic() < end, self.log()[-3000:]
             time.sleep(0.02)
 
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End the server as a power cut would."""
         assert self._process is not None
@@ -66,6 +78,12 @@ class LoopHost(Host):
     def evaluations(self) -> int:
         """How often a model was evaluated since this was asked last."""
         return self.ran().count("EVALUATION")
+
+    def samples(self) -> int:
+        """How many samples went through a model since this was asked last, however they were batched."""
+        numbers = re.findall(r"SAMPLES (\d+)$", self.log(), re.MULTILINE)
+        new, self._read_samples = numbers[self._read_samples :], len(numbers)
+        return sum(map(int, new))
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -221,6 +221,29 @@ def test_the_single_nodes_in_a_loop_find_the_same_and_cost_the_same(host: LoopHo
     assert drawn(host, by_hand(*called("Ada", MIRA, PIP), words=called("Ada", *WORDS))) == (story, 0)
 
 
+MIA = MIRA.replace("Mira", "Mia")
+
+
+def test_two_people_of_the_same_words_get_different_faces(host: LoopHost):
+    """By seeds of their own, which Find Identity says; a loop that has only one seed for both is refused."""
+    words = ("Mira in the forest", "Mia in the forest")
+    graph = told(MIRA, MIA, words=words)
+    pictures, evaluations = drawn(host, graph)
+    (found,) = nodes_of(graph, "StoryIdentityFindIdentity")
+    host.forget()
+    assert 'The words are those of "Mira"; another seed' in "".join(host.run(graph)[found]["text"])
+    loop = by_hand(MIRA, MIA, words=words)
+    again, _ = drawn(host, loop)
+    assert (len(set(pictures)), again) == (2, pictures)
+    loop["portraits"]["inputs"]["seed"] = 1
+    with pytest.raises(RunError, match='"Mira" and "Mia" have the same class word and description.*Connect seed'):
+        host.run(loop)
+    assert host.evaluations() == 0
+    two = by_hand(MIRA, PIP, words=WORDS[1:])
+    two["portraits"]["inputs"]["seed"] = 1
+    assert len(set(drawn(host, two)[0])) == 2
+
+
 def test_loops_of_two_kinds_do_not_mix(host: LoopHost):
     graph = by_hand(MIRA, PIP)
     graph["everybody"]["class_type"] = "StoryIdentityCollectFrames"

@@ -13,9 +13,10 @@ class CountEvaluations:
     INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
 
     def count(self, model):
-        def counted(executor, *args, **kwargs):
+        def counted(executor, x, *args, **kwargs):
+            logging.warning("SAMPLES %d", len(x))
             logging.warning("EVALUATION")
-            return executor(*args, **kwargs)
+            return executor(x, *args, **kwargs)
 
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count_evaluations", counted)

@@ -13,7 +13,13 @@ from story_identity.core.story import Story
 from story_identity.core.toyworld.models import ENCODER_ID, TEXT_WIDTH
 from story_identity.nodes.amsa import AMSANode
 from story_identity.nodes.host.folders import register_folders
-from story_identity.nodes.host.graph_names import check_typed_names, unused_characters
+from story_identity.nodes.host.graph_names import (
+    FAULT,
+    check_characters,
+    check_typed_names,
+    unused_characters,
+    with_fault,
+)
 from story_identity.nodes.host.miswiring import base_as_generator, generator_as_base
 from story_identity.nodes.identity import CharacterPortraitsNode, IdentityConditioningNode
 from story_identity.nodes.layout import GroundedSAMLayoutNode
@@ -157,6 +163,38 @@ def check_characters_that_the_story_does_not_take_are_named():
     taken = graph("Mira", more={"6": people})
     taken["1"]["inputs"]["character_list"] = ["6", 0]
     assert unused_characters(taken) == []
+
+
+def check_characters_apart_from_the_story_must_be_the_same():
+    def with_people(lines, meets=True):
+        people = {"class_type": "StoryIdentityCharacters", "inputs": {"characters": lines}}
+        found = {"class_type": "StoryIdentityFindIdentity", "inputs": {"characters": ["6", 0]}}
+        cast = {"identities": ["7", 0], "frame": ["2" if meets else "9", 0]}
+        return graph("", more={"6": people, "7": found, "8": {"class_type": "StoryIdentityStoryCast", "inputs": cast}})
+
+    mira = STORY.characters[0]
+    same = f"Mira | {mira.word} | {mira.description}"
+    zoe = "Zoe | girl | a girl"
+    for fine in (with_people(same), with_people(f"{same}\n{zoe}"), with_people(zoe, False)):
+        check_characters(STORY, fine)
+    for other in (with_people(zoe), with_people(f"{same} with a hat")):
+        refused(lambda other=other: check_characters(STORY, other), '"Mira"', "node 6", "character_list")
+    taken = with_people(zoe)
+    taken["1"]["inputs"]["character_list"] = ["6", 0]
+    check_characters(STORY, taken)
+
+
+def check_a_workflow_that_is_sent_says_at_story_what_does_not_fit():
+    written = {"story_file": "(typed in below)", "characters": "Mira | woman | a woman", "prompts": "Mira waves"}
+    sent = graph("Mria")
+    sent["1"]["inputs"] = {**written, "style": "", "negative": ""}
+    assert 'rename is "Mria"' in with_fault(sent)["1"]["inputs"][FAULT]
+    assert with_fault(graph("Mria")) == graph("Mria")  # a story that cannot be read here is checked when it runs
+    for unknown in ({"characters": ["9", 0]}, {"character_list": ["9", 0]}, {"prompts": ""}, {"characters": 5}):
+        other = {**sent, "1": {**sent["1"], "inputs": {**sent["1"]["inputs"], **unknown}}}
+        assert with_fault(other) == other, unknown
+    for damaged in ({"1": 5}, {"1": {"class_type": "StoryIdentityStory"}}, {"1": {"inputs": {}}}):
+        assert with_fault(damaged) == damaged
 
 
 def check_typed_names_are_compared_with_the_story():
