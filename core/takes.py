@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ def choose_takes(
         floor: The least agreement. A frame in which no take has it keeps the take with the largest.
     """
     written, known = written or {}, references or {}
-    row_of = torch.tensor([row for row, takes in enumerate(frames) for _ in takes]).long()
+    row_of = _rows_of(frames)
     takes = [take for own in frames for take in own]
     alone, pairs = _worths(takes, row_of, known, ceiling)
     allowed = [[written[row]] if row in written else _above(own, floor) for row, own in enumerate(frames)]
@@ -139,6 +140,48 @@ def choose_takes(
     ]
 
 
+def choose_one_by_one(frames: Sequence[Sequence[Take]], floors: Sequence[float | None] | None = None) -> list[int]:
+    """The take of each frame, 0-based, whose faces are most like those of all takes of the other frames.
+
+    This is where the search of `choose_takes` begins, without references and ceiling. What it keeps of one frame does
+    not depend on what it keeps of the others.
+
+    Args:
+        frames: Per frame its takes, at least one.
+        floors: The least agreement of each frame's takes; see `choose_takes`.
+    """
+    row_of = _rows_of(frames)
+    alone, pairs = _worths([take for own in frames for take in own], row_of, {}, None)
+    least = floors or [None] * len(frames)
+    allowed = [_above(own, floor) for own, floor in zip(frames, least, strict=True)]
+    return _best_of_each(frames, alone.numpy() + _to_all_takes(pairs.numpy(), row_of), allowed)
+
+
+def _rows_of(frames: Sequence[Sequence[Take]]) -> Tensor:
+    """Of which frame each take is, of all takes in order."""
+    return torch.tensor([row for row, takes in enumerate(frames) for _ in takes]).long()
+
+
+def _to_all_takes(pairs: np.ndarray, row_of: Tensor) -> np.ndarray:
+    """What each take is worth with the others, on average over the takes of each frame."""
+    rows = row_of.numpy()
+    return pairs @ (1 / np.bincount(rows))[rows]
+
+
+def _best(takes: Sequence[Take], worth: Sequence[float], allowed: Sequence[int]) -> int:
+    """Of one frame, the allowed take that is worth most; of equals the one that agrees best, then the first."""
+    return max(allowed, key=lambda take: (round(worth[take], 9), takes[take].agreement or 0.0, -take))
+
+
+def _best_of_each(frames: Sequence[Sequence[Take]], worth: np.ndarray, allowed: Sequence[Sequence[int]]) -> list[int]:
+    """The best take of every frame where what a take is worth is known."""
+    firsts = accumulate((len(takes) for takes in frames), initial=0)
+    return [
+        _best(takes, worth[first:][: len(takes)].tolist(), some)
+        for takes, first, some in zip(frames, firsts, allowed, strict=False)
+    ]
+
+
 def _search(
     frames: Sequence[Sequence[Take]], alone: Tensor, pairs: Tensor, row_of: Tensor, allowed: Sequence[Sequence[int]]
 ) -> list[int]:
@@ -146,17 +189,13 @@ def _search(
     firsts = [_place(row_of, row) for row in range(len(frames))]
     own, together = alone.numpy(), pairs.numpy()  # numpy is much quicker with few numbers at a time
 
-    def best(row: int, worth: np.ndarray) -> int:
-        values = worth[firsts[row] :][: len(frames[row])].tolist()
-        return max(allowed[row], key=lambda take: (round(values[take], 9), frames[row][take].agreement or 0.0, -take))
-
     def improved(worth: np.ndarray) -> tuple[float, list[int]]:
-        kept = [best(row, worth) for row in range(len(frames))]
+        kept = _best_of_each(frames, worth, allowed)
         for _ in range(_SWEEPS):
             before = list(kept)
             worth = own + together[:, [first + take for first, take in zip(firsts, kept, strict=True)]].sum(axis=1)
             for row, first in enumerate(firsts):
-                take = best(row, worth)
+                take = _best(frames[row], worth[first:][: len(frames[row])].tolist(), allowed[row])
                 worth += together[:, first + take] - together[:, first + kept[row]]
                 kept[row] = take
             if kept == before:  # as it comes to be, since each change makes the sum larger
@@ -164,8 +203,8 @@ def _search(
         places = [first + take for first, take in zip(firsts, kept, strict=True)]
         return round(float(own[places].sum() + together[np.ix_(places, places)].sum() / 2), 9), kept
 
-    average = together @ (1 / np.bincount(row_of.numpy(), minlength=len(frames)))[row_of.numpy()]
-    results = [improved(own + each) for each in (average, *together[:_STARTS])]
+    beginnings = (_to_all_takes(together, row_of), *together[:_STARTS])
+    results = [improved(own + each) for each in beginnings]
     return max(results, key=lambda result: result[0])[1]
 
 

@@ -21,25 +21,30 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from heapq import heappop, heappush
+from itertools import compress
 
 Span = tuple[int, int]
 """Start and end of a piece of text."""
 
 
 def _ranges(characters: Iterable[int]) -> str:
-    """Code points, ascending, as the inside of a class of a regular expression."""
+    """Code points, ascending, as the inside of a class of a regular expression; none is special in one."""
     ranges: list[list[int]] = []
     for code in characters:
         if ranges and ranges[-1][1] == code - 1:
             ranges[-1][1] = code
         else:
             ranges.append([code, code])
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
 
 
-MARKS = _ranges(
-    code for code in (*range(0x20000), *range(0xE0100, 0xE01F0)) if unicodedata.category(chr(code))[0] == "M"
-)
+def _marks() -> Iterator[int]:
+    """The code points of all combining marks; ComfyUI waits for this when it starts."""
+    codes = (*range(0x20000), *range(0xE0100, 0xE01F0))
+    return compress(codes, map({"Mn", "Mc", "Me"}.__contains__, map(unicodedata.category, map(chr, codes))))
+
+
+MARKS = _ranges(_marks())
 """Combining marks, as the inside of a class of a regular expression."""
 
 _HYPHENS = "\\-\u00ad\u2010\u2011"

@@ -12,6 +12,11 @@ from ..shapes import Float
 from .story_scores import FACE_SIM, CharacterScores, StoryScores
 
 CELL, GAP, BAR_WIDTH = 40, 28, 260
+MOST = 1200
+"""Side of the largest matrix, in pixels: more than 30 frames get smaller cells without numbers, more than 600 share
+pixels."""
+_LEGIBLE, _WIDE = 16, 40
+"""Pixels from one line of text to the next, and from one number to the next beside it."""
 _PAPER, _INK, _SOFT, _EMPTY = (255, 255, 255), (35, 35, 35), (110, 110, 110), (238, 238, 238)
 _BAR, _WORST = (70, 120, 180), (200, 60, 40)
 _SCALE = np.array([(165, 0, 38), (244, 109, 67), (254, 224, 144), (171, 217, 233), (49, 110, 170)], np.float64)
@@ -45,68 +50,110 @@ def draw_scores(scores: StoryScores, threshold: float | None = None) -> Float[Te
 
 def colour_of_cosine(value: float) -> tuple[int, int, int]:
     """Red at 0 and below, blue at 1."""
-    place = min(max(value, 0.0), 1.0) * (len(_SCALE) - 1)
-    low = min(int(place), len(_SCALE) - 2)
-    red, green, blue = (_SCALE[low] + (place - low) * (_SCALE[low + 1] - _SCALE[low])).round().astype(int).tolist()
+    red, green, blue = colours_of_cosines(np.array([value]))[0].tolist()
     return red, green, blue
+
+
+def colours_of_cosines(values: np.ndarray) -> np.ndarray:
+    """`colour_of_cosine` of each value, (... 3) in 8 bits; light grey for NaN."""
+    place = np.nan_to_num(values.astype(np.float64)).clip(0, 1) * (len(_SCALE) - 1)
+    low = np.minimum(place.astype(int), len(_SCALE) - 2)
+    colours = _SCALE[low] + (place - low)[..., None] * (_SCALE[low + 1] - _SCALE[low])
+    return np.where(np.isnan(values)[..., None], np.array(_EMPTY, np.float64), colours).round().astype(np.uint8)
 
 
 def _panel(person: CharacterScores, threshold: float | None) -> Image.Image:
     size = len(person.frames)
+    side = min(size * CELL, MOST)
     left, top = 44, 62
-    bars = left + size * CELL + 70
-    panel = Image.new("RGB", (bars + BAR_WIDTH + 70, top + size * CELL + 24), _PAPER)
+    bars = left + side + 70
+    panel = Image.new("RGB", (bars + BAR_WIDTH + 70, top + side + 24), _PAPER)
     draw = ImageDraw.Draw(panel)
     mean = person.scores.get(FACE_SIM)
     found = person.found.get(FACE_SIM, 0)
     said = "no two faces" if mean is None else f"Face-Sim {100 * mean:.1f}"
     draw.text((0, 0), printable(person.name, 40), fill=_INK, font=_font(20))
     draw.text((0, 27), f"{said}, {found} of {size} faces found", fill=_SOFT, font=_font(14))
-    _matrix(draw, person, (left, top))
-    _bars(draw, person, (bars, top), threshold)
+    assert person.matrix is not None  # only such characters are drawn
+    rows = torch.tensor(person.frames)
+    cosines = person.matrix[rows[:, None], rows].numpy()
+    panel.paste(_matrix(cosines, side), (left, top))
+    for row in _numbered(size, side, _LEGIBLE):
+        _centred(draw, (left - 20, top + _middle(row, size, side)), str(person.frames[row] + 1), _SOFT)
+    for row in _numbered(size, side, _WIDE):
+        _centred(draw, (left + _middle(row, size, side), top - 10), str(person.frames[row] + 1), _SOFT)
+    _bars(draw, person, (bars, top), side, threshold)
     return panel
 
 
-def _matrix(draw: ImageDraw.ImageDraw, person: CharacterScores, corner: tuple[int, int]) -> None:
-    assert person.matrix is not None  # only such characters are drawn
-    left, top = corner
-    for row, frame in enumerate(person.frames):
-        _centred(draw, (left - 20, top + row * CELL + CELL // 2), str(frame + 1), _SOFT)
-        _centred(draw, (left + row * CELL + CELL // 2, top - 10), str(frame + 1), _SOFT)
-        for column, other in enumerate(person.frames):
-            value = float(person.matrix[frame, other])
-            box = (left + column * CELL, top + row * CELL, left + (column + 1) * CELL - 2, top + (row + 1) * CELL - 2)
-            draw.rectangle(box, fill=_EMPTY if np.isnan(value) else colour_of_cosine(value))
-            if row != column and not np.isnan(value):
-                dark = sum(colour_of_cosine(value)) < 380
-                middle = (box[0] + CELL // 2 - 1, box[1] + CELL // 2 - 1)
-                _centred(draw, middle, f"{100 * value:.0f}", _PAPER if dark else _INK)
+def _middle(row: int, size: int, side: int) -> int:
+    """Where the middle of a row is that shares a side with others, in pixels."""
+    return (2 * row + 1) * side // (2 * size)
 
 
-def _bars(draw: ImageDraw.ImageDraw, person: CharacterScores, corner: tuple[int, int], threshold: float | None) -> None:
-    left, top = corner
-    values: Sequence[float | None] = person.of_frames.get(FACE_SIM, ())
-    height = len(person.frames) * CELL
-    for row, frame in enumerate(person.frames):
-        value, middle = values[frame], top + row * CELL + CELL // 2 - 1
-        _centred(draw, (left - 20, middle), str(frame + 1), _SOFT)
-        if value is None:
-            has_face = person.matrix is not None and not person.matrix[frame, frame].isnan()
-            said = "no other face" if has_face else "no face"
-            draw.text((left + 4, middle), said, fill=_SOFT, font=_font(13), anchor="lm")
-            continue
-        is_worst = frame == person.worst
-        end = left + round(max(value, 0.0) * BAR_WIDTH)
-        draw.rectangle((left, middle - 10, end, middle + 10), fill=_WORST if is_worst else _BAR)
-        text = f"{100 * value:.0f}" + (" worst" if is_worst else "")
-        draw.text((end + 6, middle), text, fill=_WORST if is_worst else _INK, font=_font(13), anchor="lm")
-    draw.line((left, top - 4, left, top + height), fill=_SOFT)
+def _numbered(size: int, side: int, room: int) -> range:
+    """The rows that have so much room for their number, in pixels."""
+    return range(0, size, max(1, -(-room * size // side)))
+
+
+def _matrix(cosines: np.ndarray, side: int) -> Image.Image:
+    """Every two faces' cosine as a colour, and as a number where cells are large enough."""
+    if len(cosines) * CELL > side:
+        filled = colours_of_cosines(cosines)
+        shrunk = Image.Resampling.NEAREST if len(cosines) <= side else Image.Resampling.BOX
+        return Image.fromarray(filled).resize((side, side), shrunk)
+    picture = Image.new("RGB", (side, side), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for (row, column), value in np.ndenumerate(cosines):
+        box = (column * CELL, row * CELL, (column + 1) * CELL - 2, (row + 1) * CELL - 2)
+        draw.rectangle(box, fill=_EMPTY if np.isnan(value) else colour_of_cosine(value))
+        if row != column and not np.isnan(value):
+            dark = sum(colour_of_cosine(value)) < 380
+            middle = (box[0] + CELL // 2 - 1, box[1] + CELL // 2 - 1)
+            _centred(draw, middle, f"{100 * value:.0f}", _PAPER if dark else _INK)
+    return picture
+
+
+def _bars(
+    draw: ImageDraw.ImageDraw, person: CharacterScores, corner: tuple[int, int], side: int, threshold: float | None
+) -> None:
+    (left, top), size = corner, len(person.frames)
+    half = min(10, max(0, side // size // 2 - 2))
+    numbered = _numbered(size, side, _LEGIBLE)
+    worst = next((row for row, frame in enumerate(person.frames) if frame == person.worst), None)
+    for row in range(size):
+        near_worst = worst is not None and row != worst and abs(row - worst) * side < _LEGIBLE * size
+        _bar(draw, person, row, (left, top + _middle(row, size, side) - 1), half, row in numbered and not near_worst)
+    draw.line((left, top - 4, left, top + side), fill=_SOFT)
     for share in (0.0, 0.5, 1.0):
-        _centred(draw, (left + round(share * BAR_WIDTH), top + height + 12), f"{100 * share:.0f}", _SOFT)
+        _centred(draw, (left + round(share * BAR_WIDTH), top + side + 12), f"{100 * share:.0f}", _SOFT)
     if threshold is not None:
         x = left + round(threshold * BAR_WIDTH)
-        for y in range(top - 4, top + height, 8):
+        for y in range(top - 4, top + side, 8):
             draw.line((x, y, x, y + 4), fill=_INK)
+
+
+def _bar(
+    draw: ImageDraw.ImageDraw, person: CharacterScores, row: int, place: tuple[int, int], half: int, numbered: bool
+) -> None:
+    """A frame's mean cosine to the others, from its place to the right; the worst one is always numbered."""
+    (left, middle), frame = place, person.frames[row]
+    values: Sequence[float | None] = person.of_frames.get(FACE_SIM, ())
+    value, is_worst = values[frame], frame == person.worst
+    numbered |= is_worst
+    if numbered:
+        _centred(draw, (left - 20, middle), str(frame + 1), _SOFT)
+    if value is None:
+        has_face = person.matrix is not None and not person.matrix[frame, frame].isnan()
+        said = "no other face" if has_face else "no face"
+        if numbered:
+            draw.text((left + 4, middle), said, fill=_SOFT, font=_font(13), anchor="lm")
+        return
+    end = left + round(max(value, 0.0) * BAR_WIDTH)
+    draw.rectangle((left, middle - half, end, middle + half), fill=_WORST if is_worst else _BAR)
+    if numbered:
+        text = f"{100 * value:.0f}" + (" worst" if is_worst else "")
+        draw.text((end + 6, middle), text, fill=_WORST if is_worst else _INK, font=_font(13), anchor="lm")
 
 
 def _note(text: str) -> Image.Image:

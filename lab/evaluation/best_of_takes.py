@@ -6,15 +6,11 @@ measured too.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
-
-from ...core.scores.cosines import mean_cosine_between
 from ...core.scores.statistics import mean_of_known
 from ...core.scores.story_scores import FACE_SIM
-from ...core.shapes import Float
+from ...core.takes import Take, choose_one_by_one
 from .identitystory import (
     DRAWN,
     FIRST_FRAME,
@@ -27,7 +23,6 @@ from .identitystory import (
     look_at_all,
     measure_agreement,
     open_instruments,
-    stacked,
 )
 from .markdown import Rows, about, at, cell, difference, table
 from .score_report import as_written, face_sim_of, features_of, score_pictures
@@ -40,21 +35,6 @@ CHOICES = (ONE, BEST, FLOOR, BY_WORDS)
 MOST = (SEEDS_PER_STORY - FIRST_FRAME) // FRAMES
 """How many takes have seeds of their own among a story's."""
 _READ = ("scene", "person", "pose", "hair", "word", "prop")
-_NO_FACE = -1.0
-"""A take without a face counts as the least alike one."""
-
-
-@dataclass(frozen=True)
-class Take:
-    """What was seen of a story's frames from one set of seeds.
-
-    Args:
-        faces: Per character and frame, by the report's functions; None where no face was found.
-        agreement: Per frame, the share of what the caption says that a reader finds: the mean of scene and people.
-    """
-
-    faces: list[list[Float[Tensor, " d"] | None]]
-    agreement: list[float]
 
 
 def open_measure(takes: int) -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
@@ -72,7 +52,8 @@ def measure_story(instruments: Instruments, takes: int, number: int) -> tuple[Ro
     toy = make_story(number)
     with counted_evaluations(instruments.studio) as counts:
         drawn = draw_takes(instruments, toy, takes)
-    chosen = choose([look_at_take(instruments, toy, pictures) for pictures in drawn])
+    seen = [look_at_take(instruments, toy, pictures) for pictures in drawn]
+    chosen = choose(list(zip(*seen, strict=True)))
     kept = {choice: [drawn[take][frame] for frame, take in enumerate(numbers)] for choice, numbers in chosen.items()}
     row = {
         "story": number,
@@ -103,47 +84,36 @@ def draw_takes(instruments: Instruments, toy: ToyStory, takes: int) -> list[list
     return drawn
 
 
-def look_at_take(instruments: Instruments, toy: ToyStory, pictures: Sequence[Picture]) -> Take:
-    """The faces of a take, and how far its frames are as their captions say."""
+def look_at_take(instruments: Instruments, toy: ToyStory, pictures: Sequence[Picture]) -> list[Take]:
+    """A picture of every frame as a take of it, with the faces that the report's functions find.
+
+    Agreement is the share of what the caption says that a reader finds, the mean of scene and people.
+    """
     features = features_of(instruments, toy.story, pictures)
     seen = look_at_all(instruments, toy, pictures)
-    agreement = []
-    for plan, picture, found in zip(toy.plans, pictures, seen, strict=True):
+    takes = []
+    for frame, (plan, picture, found) in enumerate(zip(toy.plans, pictures, seen, strict=True)):
         shares = measure_agreement(instruments.probe, [plan], [picture], [found], toy)
-        agreement.append(mean_of_known([shares["scene"], shares["person"]]) or 0.0)
-    return Take([list(person.faces or ()) for person in features.characters], agreement)
+        faces = {person.name: person.faces[frame] for person in features.characters if person.faces is not None}
+        takes.append(Take(faces, mean_of_known([shares["scene"], shares["person"]]) or 0.0))
+    return takes
 
 
-def choose(takes: Sequence[Take]) -> dict[str, list[int]]:
+def choose(frames: Sequence[Sequence[Take]]) -> dict[str, list[int]]:
     """The number of the take that each choice keeps of every frame; the first of equals.
 
-    `ONE` keeps the first take. `BEST` keeps the take whose faces are most like those of all takes in the other frames,
-    on average over the characters. `FLOOR` does the same among the takes whose agreement is at least the mean of the
-    frame's takes. `BY_WORDS` keeps the take with the highest agreement.
+    `ONE` keeps the first take. `BEST` keeps the take whose faces are most like those of all takes in the other frames.
+    `FLOOR` does the same among the takes whose agreement is at least the mean of the frame's takes. `BY_WORDS` keeps
+    the take with the highest agreement.
     """
-    chosen: dict[str, list[int]] = {choice: [] for choice in CHOICES}
-    numbers = range(len(takes))
-    for frame in range(len(takes[0].agreement)):
-        agreement = [take.agreement[frame] for take in takes]
-        alike = [_to_other_frames(takes, number, frame) for number in numbers]
-        floor = sum(agreement) / len(agreement) - 1e-9  # a mean of equals may be a little above them
-        chosen[ONE].append(0)
-        chosen[BEST].append(max(numbers, key=alike.__getitem__))
-        chosen[FLOOR].append(max((n for n in numbers if agreement[n] >= floor), key=alike.__getitem__))
-        chosen[BY_WORDS].append(max(numbers, key=agreement.__getitem__))
-    return chosen
-
-
-def _to_other_frames(takes: Sequence[Take], number: int, frame: int) -> float:
-    """The mean over the characters of the mean cosine of a take's face with all faces in the other frames."""
-    cosines = []
-    for person, faces in enumerate(takes[number].faces):
-        others = [face for take in takes for at_frame, face in enumerate(take.faces[person]) if at_frame != frame]
-        face = faces[frame]
-        known = stacked(others)
-        cosine = None if face is None or not len(known) else mean_cosine_between(face.unsqueeze(0), known)
-        cosines.append(_NO_FACE if cosine is None else cosine)
-    return sum(cosines) / len(cosines)
+    agreement = [[take.agreement or 0.0 for take in takes] for takes in frames]
+    means = [sum(values) / len(values) - 1e-9 for values in agreement]  # a mean of equals may be a little above them
+    return {
+        ONE: [0] * len(frames),
+        BEST: choose_one_by_one(frames),
+        FLOOR: choose_one_by_one(frames, means),
+        BY_WORDS: [max(range(len(values)), key=values.__getitem__) for values in agreement],
+    }
 
 
 def measure_pictures(instruments: Instruments, toy: ToyStory, pictures: dict[str, list[Picture]]) -> Row:

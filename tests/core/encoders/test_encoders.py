@@ -15,7 +15,6 @@ from story_identity.core.scores.cosines import cosines_of_rows
 from story_identity.core.scores.story_scores import CLIP_T, StoryFeatures, score_story
 from transformers import (
     BitImageProcessorPil,
-    CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     Dinov2Config,
@@ -27,7 +26,7 @@ from transformers import (
 )
 
 from tests.closeness import assert_close
-from tests.stand_ins.diffusers_models import clip_tokenizer
+from tests.stand_ins.image_text import write_image_text
 
 TEXTS = ["a woman with red hair on a beach", "a boy", "night"]
 LONG = "a woman " * 60
@@ -41,16 +40,7 @@ def images():
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
-    tokenizer = clip_tokenizer(folder / "tokenizer")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3}
-    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 0}
-    text = {**sizes, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
-    vision = {**sizes, "image_size": 28, "patch_size": 7}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=17)
-    CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    write_image_text(folder)
     return folder
 
 

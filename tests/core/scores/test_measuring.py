@@ -7,7 +7,7 @@ import torch
 from story_identity.core.detectors.faces import Face
 from story_identity.core.layout import Layout
 from story_identity.core.scores.measuring import Encoders, story_features
-from story_identity.core.scores.plot import colour_of_cosine, draw_scores
+from story_identity.core.scores.plot import GAP, MOST, colour_of_cosine, draw_scores
 from story_identity.core.scores.report import as_mapping, as_rows, as_text, frames_unlike_most, notes
 from story_identity.core.scores.segmented import over_grey
 from story_identity.core.scores.story_scores import (
@@ -216,6 +216,23 @@ def test_the_plot_marks_the_worst_frame_and_leaves_missing_faces_grey():
     assert count(colour_of_cosine(0.0)) > 3 * 30 * 30
     nothing = draw_scores(scored(CharacterFeatures("Mira", (0,))))
     assert nothing.ndim == 3
+
+
+@pytest.mark.parametrize("frames", [31, 300, 1500])
+def test_the_plot_of_many_frames_is_no_larger_and_marks_the_worst(frames):
+    one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])
+    faces = [one] * frames
+    faces[frames // 2], faces[3] = other, None
+    picture = draw_scores(scored(CharacterFeatures("Mira", tuple(range(frames)), faces), frames=frames), 0.5)
+    height, width, _ = picture.shape
+    assert MOST < height < MOST + 150
+    assert width < MOST + 550
+    levels = (picture * 255).round().int()
+    red = (levels == torch.tensor((200, 60, 40))).all(dim=-1).nonzero()
+    assert abs(float(red[:, 0].double().mean()) - (GAP + 62 + MOST * (frames // 2 + 0.5) / frames)) < 8
+    if frames <= MOST:
+        stripe = (levels[:, 72 : 72 + MOST] == torch.tensor(colour_of_cosine(0.6))).all(dim=-1)
+        assert int(stripe.sum()) == pytest.approx(2 * MOST**2 / frames, rel=0.1)
 
 
 def test_colours_run_from_red_to_blue():

@@ -1,6 +1,5 @@
 """Choose Takes and Load Caption Encoder in the host."""
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from story_identity.nodes.host.folders import register_folders
 from story_identity.nodes.scores import LoadCaptionEncoderNode, ScoreStoryNode
 from story_identity.nodes.takes import BY_LIKENESS, BY_NUMBER, ChooseTakesNode
 from story_identity.nodes.toyworld import ToyWorldLoaderNode
+
+from tests.stand_ins.image_text import write_image_text
 
 register_folders()
 
@@ -176,25 +177,10 @@ def check_what_cannot_be_chosen_by_is_refused_before_anything_runs():
 
 
 def check_a_caption_encoder_is_a_folder_of_transformers():
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
-
     missing = LoadCaptionEncoderNode.validate_inputs("tiny")
     assert "put CLIP, as transformers keeps it" in missing, missing
     folder = Path(folder_paths.get_folder_paths("image_text")[0]) / "tiny"
-    folder.mkdir(parents=True)
-    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz")]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-    tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 3}
-    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 0}
-    text = {**sizes, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
-    config = CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 28, "patch_size": 7}, projection_dim=8)
-    with torch.inference_mode(False):
-        CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    write_image_text(folder)
     folder_paths.filename_list_cache.clear()
     assert LoadCaptionEncoderNode.validate_inputs("tiny") is True
     (encoder,) = LoadCaptionEncoderNode.execute("tiny").result
