@@ -23,17 +23,13 @@ class LoopHost(Host):
 
     def __init__(self, comfyui: ComfyUI, folder: Path, *options: str, variables: dict[str, str] | None = None):
         packs = {PACK: REPOSITORY, COUNTING: Path(__file__).parent / COUNTING}
-        super().__init__(comfyui, folder, packs, {"OMP_NUM_THREADS": "1", **(variables or {})})
-        self.options = options
+        super().__init__(comfyui, folder, packs, {"OMP_NUM_THREADS": "1", **(variables or {})}, options)
         self._read = 0
 
     def __enter__(self) -> "LoopHost":
         self._read = 0
         super().__enter__()
         return self
-
-    def _command(self) -> list[str]:
-        return [*super()._command(), *self.options]
 
     def ran(self) -> list[str]:
         """The lines of the counting pack since this was asked last, in order: EVALUATION, or RAN and a word."""
