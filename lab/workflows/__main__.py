@@ -10,7 +10,8 @@ from .blueprints import BLUEPRINTS, blueprint
 from .each_frame import EACH_FRAME
 from .graph import stored
 from .identitystory import IDENTITYSTORY
-from .pages import filled_pages
+from .pages import filled_page, filled_pages, workflows_table
+from .references import REFERENCES
 from .schemas import read_schemas
 from .storynizor import STORYNIZOR
 from .transformers import TRANSFORMERS
@@ -19,10 +20,13 @@ from .wiring import PACK
 
 def generated() -> dict[Path, str]:
     """The text of every generated file, by path."""
-    workflows = {**IDENTITYSTORY, **STORYNIZOR, **EACH_FRAME, **TRANSFORMERS}
-    written = {PACK / "workflows" / name: stored(make()) for name, make in workflows.items()}
+    makers = {**IDENTITYSTORY, **STORYNIZOR, **REFERENCES, **EACH_FRAME, **TRANSFORMERS}
+    workflows = {name: make() for name, make in makers.items()}
+    written = {PACK / "workflows" / name: stored(each) for name, each in workflows.items()}
     blueprints = {PACK / "subgraphs" / name: stored(blueprint(each)) for name, each in BLUEPRINTS.items()}
-    return {**written, **blueprints, **filled_pages(PACK, read_schemas())}
+    page = PACK / "docs" / "workflows.md"
+    counted = {page: filled_page(page, {"workflows": workflows_table(workflows)})}
+    return {**written, **blueprints, **counted, **filled_pages(PACK, read_schemas())}
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ What runs once per frame is a subgraph between Each Frame and Collect Frames.
 
 from typing import Any, NamedTuple
 
-from .drawing import ENTERING, draw_frame
 from .graph import Group, folded_node, graph, node
-from .groups import AMBER, BLUE, GREEN, GREY, VIOLET, World, note
-from .kinds import Node
+from .groups import AMBER, BLUE, GREEN, GREY, VIOLET, note
+from .kinds import Folded, Node
 from .schemas import Json
 
 FRAMES, SHEET = "StoryIdentity/frame", "StoryIdentity/sheet"
@@ -18,27 +17,27 @@ SHOWN = ("SaveFrame", "StorySheet")
 """What App mode shows."""
 
 
-class Drawn(NamedTuple):
-    """How the frames of a workflow are drawn.
+class Way(NamedTuple):
+    """How the people of a workflow are found, and how their frames are drawn.
 
     Args:
-        world: Where models come from, and values.
-        loads: Whether the subgraph loads its detector.
-        posed: Whether a ControlNet holds a pose.
-        maps: Whether the model's own attention says who is where.
-        finding: What differs in Find Identity.
+        find: Find Identity.
+        drawn: The subgraph that draws a frame.
+        ties: What enters it, apart from identities, frame and seed.
+        prefix: Where Save Frame saves.
+        sheet: The sheet's values.
+        posed: Whether it takes the picture of a pose.
     """
 
-    world: World
-    loads: bool = True
+    find: Node
+    drawn: Folded
+    ties: str
+    prefix: str = FRAMES
+    sheet: Json = {}
     posed: bool = False
-    maps: bool = False
-    finding: Json = {}
 
 
-def whole_story(
-    name: str, about: str, text: dict[str, str], loaders: list[Node], drawn: Drawn, *, high: int = 480, columns: int = 3
-) -> Json:
+def whole_story(name: str, about: str, text: dict[str, str], loaders: list[Node], way: Way, *, high: int = 480) -> Json:
     """A workflow from the text of a story to its sheet.
 
     Args:
@@ -46,22 +45,19 @@ def whole_story(
         about: What its note says.
         text: The texts of Characters and Story.
         loaders: The nodes that load models.
-        drawn: How frames are drawn.
+        way: How people are found and frames are drawn.
         high: The note's height.
-        columns: Pictures per row of the sheet.
     """
-    world = drawn.world
     people, texts = text["characters"], {key: value for key, value in text.items() if key != "characters"}
-    find = found(world, "story.story" if drawn.posed else "people.characters", **drawn.finding)
     made = graph(
         name,
         [note(name, about, high, wide=400), Group("Models", GREY, [loaders])],
         [
             [
-                Group("1 · The story", BLUE, [written(people, texts, posed=drawn.posed)]),
-                Group("2 · Who they are", GREEN, [[find]]),
-                Group("3 · Each frame", VIOLET, [loop(name, drawn)]),
-                Group("4 · All frames", AMBER, [together(columns, world)]),
+                Group("1 · The story", BLUE, [written(people, texts, posed=way.posed)]),
+                Group("2 · Who they are", GREEN, [[way.find]]),
+                Group("3 · Each frame", VIOLET, [loop(way)]),
+                Group("4 · All frames", AMBER, [together(way.sheet)]),
             ]
         ],
     )
@@ -79,46 +75,30 @@ def written(people: str, texts: dict[str, str], posed: bool) -> list[Node]:
     ]
 
 
-def found(world: World, characters: str, **values: Any) -> Node:
-    models = f"model={world.portraits} clip={world.clip} vae={world.vae} encoder={world.photomaker}"
-    links = f"{models} characters={characters}"
-    return world.node("found", "FindIdentity", links, size=(340, 900), **{"seed": 1, **values})
+def found(models: str, characters: str = "people.characters", **values: Any) -> Node:
+    return node("found", "FindIdentity", f"{models} characters={characters}", size=(340, 900), **{"seed": 1, **values})
 
 
-def loop(name: str, drawn: Drawn) -> list[Node]:
+def loop(way: Way) -> list[Node]:
     """From Each Frame to Save Frame."""
-    world = drawn.world
-    body = draw_frame(name, world, loads=drawn.loads, posed=drawn.posed, maps=drawn.maps)
-    origins = (world.model, world.generator, world.clip, world.vae, world.photomaker)
-    ties = [f"{entry}={origin}" for entry, origin in zip(ENTERING.split(), origins, strict=True)]
-    ties += ["identities=found.identities frame=each.frame seed=each.seed"]
-    ties += [f"detector={world.detector}"] if "detector" in body.takes else []
-    ties += ["pose=pose.IMAGE"] if drawn.posed else []
-    saved = node("saved", "SaveFrame", "images=drawn.image", size=(320, 0), filename_prefix=FRAMES)
+    ties = f"{way.ties} identities=found.identities frame=each.frame seed=each.seed"
     return [
         node("each", "EachFrame", "story=story.story", size=(320, 0), seed=1),
-        folded_node("drawn", body, " ".join(ties), size=(320, 0)),
-        saved,
+        folded_node("drawn", way.drawn, ties, size=(320, 0)),
+        node("saved", "SaveFrame", "images=drawn.image", size=(320, 0), filename_prefix=way.prefix),
     ]
 
 
-def together(columns: int, world: World) -> list[Node]:
+def together(values: Json) -> list[Node]:
     """Collect Frames, and the sheet with templates and masks.
 
     Portraits are on Find Identity. Tied to the sheet too, it would run before the Story has been checked.
     """
-    values = "value_1=saved.images value_2=drawn.template value_3=drawn.layout"
+    collected = "value_1=saved.images value_2=drawn.template value_3=drawn.layout"
     shown = "images=collected.value_1 frames=collected.frames templates=collected.value_2 layouts=collected.value_3"
     return [
-        node("collected", "CollectFrames", values, size=(500, 0)),
-        world.node(
-            "sheet",
-            "StorySheet",
-            shown,
-            size=(500, 0),
-            columns=columns,
-            filename_prefix=SHEET,
-        ),
+        node("collected", "CollectFrames", collected, size=(500, 0)),
+        node("sheet", "StorySheet", shown, size=(500, 0), filename_prefix=SHEET, **values),
     ]
 
 

@@ -2,8 +2,10 @@
 
 from .drawing import INSIDE, drawing
 from .graph import alone, fold, folded_node, node
+from .groups import SDXL
 from .kinds import Folded
 from .schemas import Json
+from .together import draw
 
 SEARCHED = ["consistent character", "same person", "character sheet", "story", "comic"]
 SAVED = "StoryIdentity/frame"
@@ -54,26 +56,13 @@ def find_identities() -> Folded:
 
 def frames_together() -> Folded:
     """A whole story as one batch whose frames see each other."""
-    sampled = "model=amsa.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
-    return fold(
+    return draw(
         "Draw frames together",
         "Draws all frames of a Story in one batch, in which each frame sees the characters of the others (AMSA), so "
         "that they look alike, from prompts alone.",
-        [
-            [
-                node("encoded", "EncodeStory", "clip=in.clip story=in.story"),
-                node("amsa", "AMSA", "model=in.model story=in.story"),
-                node("empty", "EmptyLatentImage", "batch_size=encoded.frames"),
-            ],
-            [
-                node("drawn", "KSampler", sampled),
-                node("decoded", "VAEDecode", "samples=drawn.LATENT vae=in.vae"),
-            ],
-        ],
-        "model clip vae story",
-        "images=decoded.IMAGE",
-        "empty.width empty.height drawn.seed drawn.steps drawn.cfg amsa.strength amsa.anchors",
         "blueprint",
+        SDXL,
+        shared=True,
     )
 
 

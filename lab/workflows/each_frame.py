@@ -44,14 +44,14 @@ at night."""
         [
             node("drawn", "KSampler", f"{sampled} seed=each.seed", size=(320, 0), **guided),
             node("decoded", "VAEDecode", "samples=drawn.LATENT vae=toy.vae", size=(320, 0)),
-        ],
-        [
             node("saved", "SaveFrame", "images=decoded.IMAGE", size=(320, 0), filename_prefix=PREFIX),
-            node("collected", "CollectFrames", "value_1=saved.images", size=(320, 230)),
         ],
     ]
     shown = "images=collected.value_1 frames=collected.frames"
-    sheet = node("sheet", "StorySheet", shown, size=(480, 0), columns=2, cell_width=256)
+    collected = [
+        node("collected", "CollectFrames", "value_1=saved.images", size=(480, 0)),
+        node("sheet", "StorySheet", shown, size=(480, 0), columns=2, cell_width=256),
+    ]
     return graph(
         name,
         [note(name, about, 520), loader],
@@ -59,7 +59,7 @@ at night."""
             [
                 Group("1 · The story", BLUE, [[node("story", "Story", size=(420, 620), **text)]]),
                 Group("2 · Each frame", VIOLET, drawing),
-                Group("3 · All frames", AMBER, [[sheet]]),
+                Group("3 · All frames", AMBER, [collected]),
             ]
         ],
     )

@@ -91,27 +91,3 @@ def _size(file: Json) -> str:
 
 def _renamed(file: Json) -> str:
     return "" if file["url"].endswith(f"/{file['name']}") else ", saved under this name"
-
-
-def who_is_where(world: World = SDXL) -> Group:
-    loader = node("detector", "GroundedSAMLoader", size=(340, 0))
-    return Group(
-        "4 · Find who is where",
-        AMBER,
-        [
-            [
-                *([loader] if world.detector == "detector.detector" else []),
-                world.node(
-                    "layout",
-                    "GroundedSAMLayout",
-                    f"image=template.IMAGE detector={world.detector} frame=frames.frame",
-                    size=(340, 0),
-                ),
-                node("layout_shown", "PreviewImage", "images=layout.preview", title="Layouts", size=(340, 0)),
-            ]
-        ],
-    )
-
-
-def finding(columns: list[list[Node]], whom: str = "") -> Group:
-    return Group("2 · Find the identity" + (f" of {whom}" if whom else ""), GREEN, columns)

@@ -1,8 +1,11 @@
 """The workflows in which an identity is found and put into frames (IdentityStory)."""
 
-from .any_cast import Drawn, found, whole_story
+from typing import Any
+
+from .any_cast import Way, found, whole_story
+from .drawing import ENTERING, draw_frame
 from .graph import Group, graph, node
-from .groups import BLUE, GREEN, GREY, SDXL, TOY, note
+from .groups import BLUE, GREEN, GREY, SDXL, TOY, World, note
 from .kinds import Node
 from .schemas import Json
 
@@ -41,6 +44,24 @@ MISSING = """- Someone is not found: lower `box_threshold` in **Draw the frame**
 runs once per frame is in that node: open it."""
 
 
+def in_two_passes(
+    name: str, world: World, *, loads: bool = True, posed: bool = False, maps: bool = False, **finding: Any
+) -> Way:
+    """Portraits and templates by the base model, the second pass with PhotoMaker; see `draw_frame`."""
+    drawn = draw_frame(name, world, loads=loads, posed=posed, maps=maps)
+    origins = (world.model, world.generator, world.clip, world.vae, world.photomaker)
+    ties = [f"{entry}={origin}" for entry, origin in zip(ENTERING.split(), origins, strict=True)]
+    ties += [f"detector={world.detector}"] if "detector" in drawn.takes else []
+    ties += ["pose=pose.IMAGE"] if posed else []
+    find = found(portraits_of(world), "story.story" if posed else "people.characters", **finding)
+    return Way(find, drawn, " ".join(ties), sheet=world.values["StorySheet"], posed=posed)
+
+
+def portraits_of(world: World) -> str:
+    """What Find Identity is tied to."""
+    return f"model={world.portraits} clip={world.clip} vae={world.vae} encoder={world.photomaker}"
+
+
 def one_character() -> Json:
     return on_sdxl("identitystory_sdxl.json", "One character, one story", INES)
 
@@ -57,10 +78,11 @@ as the base model drew it. The sheet shows each frame before and after, and who 
 {FIRST}
 {QUICK}
 {MISSING}"""
-    return whole_story(name, about, text, models(), Drawn(SDXL), high=620)
+    return whole_story(name, about, text, models(), in_two_passes(name, SDXL), high=620)
 
 
 def without_detector() -> Json:
+    name = "identitystory_attention_layout.json"
     about = f"""# No detector
 As the workflow for one character, but who is where comes from the model's own attention while it draws the template: \
 no Grounded-SAM, so 3.5 GB less to fetch, and drawn and fantasy people are found too. A detector's edges are sharper.
@@ -70,7 +92,7 @@ no Grounded-SAM, so 3.5 GB less to fetch, and drawn and fantasy people are found
 - Someone is not found: `on_missing` "skip" in **Draw the frame**, or another seed. In the same node, Layout from \
 Attention has a `threshold`: 0.5 or more if masks reach into the background.
 - Two characters: descriptions as unlike as you can make them; else take a detector."""
-    return whole_story("identitystory_attention_layout.json", about, INES, models(), Drawn(SDXL, maps=True), high=640)
+    return whole_story(name, about, INES, models(), in_two_passes(name, SDXL, maps=True), high=640)
 
 
 def in_eight_steps() -> Json:
@@ -85,7 +107,6 @@ are followed a little less well.
 {MISSING}"""
     few = {"steps": 8, "cfg": 1.0, "scheduler": "sgm_uniform"}
     values = {
-        "FindIdentity": few,
         "NoisyLatentCache": {**few, "keep_from_step": 0.2},
         "Redenoise": {"start": 0.2, "cfg": 1.0},
         "StorySheet": SDXL.values["StorySheet"],
@@ -96,7 +117,7 @@ are followed a little less well.
         node("lightning", "LoraLoaderModelOnly", "model=sdxl.MODEL", size=(360, 0)),
         node("photomaker", "PhotoMakerLoader", "model=lightning.MODEL", size=(360, 0)),
     ]
-    return whole_story(name, about, INES, loaders, Drawn(world), high=640)
+    return whole_story(name, about, INES, loaders, in_two_passes(name, world, **few), high=640)
 
 
 def with_a_pose() -> Json:
@@ -120,7 +141,8 @@ first. It is in **Draw the frame**: open it to take another one, or several.
         ),
         "style": "cinematic photo",
     }
-    return whole_story(name, about, text, models(), Drawn(SDXL, posed=True), high=560, columns=4)
+    world = SDXL._replace(values={**SDXL.values, "StorySheet": {"columns": 4}})
+    return whole_story(name, about, text, models(), in_two_passes(name, world, posed=True), high=560)
 
 
 def identity_only() -> Json:
@@ -145,7 +167,7 @@ other workflows can load.
                 note(name, about, 480),
                 Group("Models", GREY, [models()]),
                 Group("1 · Who they are", BLUE, [written]),
-                Group("2 · Find the identity", GREEN, [[found(SDXL, "people.characters")], [shown]]),
+                Group("2 · Find the identity", GREEN, [[found(portraits_of(SDXL))], [shown]]),
             ]
         ],
     )
@@ -192,7 +214,7 @@ at night."""
     }
     finding = {**TOY.values["CharacterPortraits"], **TOY.values["IdentityDiscovery"]}
     loaders = [node("toy", "ToyWorldLoader", size=(360, 0))]
-    return whole_story(name, about, text, loaders, Drawn(TOY, loads=False, finding=finding), high=580, columns=4)
+    return whole_story(name, about, text, loaders, in_two_passes(name, TOY, loads=False, **finding), high=580)
 
 
 IDENTITYSTORY = {

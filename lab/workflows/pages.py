@@ -1,4 +1,4 @@
-"""The tables of inputs, outputs and nodes in the help pages and in docs/architecture.md, from node_schemas.json.
+"""The tables of inputs, outputs and nodes in the help pages and in docs/, from node_schemas.json and the workflows.
 
 A table stands between a pair of markers, such as `<!-- inputs -->` and `<!-- /inputs -->`; the rest of a page is
 written by hand.
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .kinds import NOTE, UPLOAD
 from .schemas import PREFIX, Json
 
 MACHINES = "choice"
@@ -59,6 +60,27 @@ def nodes_table(nodes: dict[str, Json]) -> str:
         outputs = [f"{each['name']} ({_listed(each)})" for each in node["outputs"]]
         rows.append((name, node["display_name"], ", ".join(inputs), ", ".join(outputs)))
     return _table(("id", "display name", "inputs", "outputs"), rows)
+
+
+def workflows_table(workflows: dict[str, Json]) -> str:
+    """A row per workflow, given by file name: what its top level shows, what it folds, and how large it is shown."""
+    header = ("workflow", "nodes", "links", "widgets", "subgraphs", "zoom")
+    return _table(header, [_workflow(name, workflows[name]) for name in sorted(workflows)])
+
+
+def _workflow(name: str, workflow: Json) -> tuple[str, ...]:
+    subgraphs = [each["name"] for each in workflow.get("definitions", {}).get("subgraphs", [])]
+    shown = sum(len(_widgets(node)) for node in workflow["nodes"] if node["type"] != NOTE.id)
+    zoom = f"{workflow['extra']['ds']['scale']:.0%}".replace("%", " %")
+    counts = map(str, (len(workflow["nodes"]), len(workflow["links"]), shown))
+    return (f"`{name.removesuffix('.json')}`", *counts, "; ".join(subgraphs), zoom)
+
+
+def _widgets(node: Json) -> list[str]:
+    """The widgets that a node shows and nothing is connected to, without buttons."""
+    own = [each["name"] for each in node["inputs"] if "widget" in each and each["link"] is None]
+    shown = [widget for _, widget in node["properties"].get("proxyWidgets", [])]
+    return [name for name in (*own, *shown) if name != UPLOAD["name"]]
 
 
 def filled_page(path: Path, tables: dict[str, str]) -> str:

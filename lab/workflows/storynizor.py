@@ -1,9 +1,10 @@
 """The workflows in which the frames see each other (Storynizor)."""
 
-from .graph import Group, graph, node
-from .groups import AMBER, BLUE, GREEN, GREY, GUIDED, ROSE, SDXL, TOY, VIOLET, World, note, who_is_where
+from .graph import Group, folded_node, graph, node
+from .groups import AMBER, BLUE, GREY, GUIDED, ROSE, SDXL, TOY, VIOLET, World, note
 from .kinds import Node
 from .schemas import Json
+from .together import amsa, draw
 
 DDIM = {"KSampler": {"sampler_name": "ddim", "scheduler": "ddim_uniform"}, "StorySheet": {"columns": 2}}
 BATCH_XL = SDXL._replace(values=DDIM)
@@ -73,70 +74,49 @@ def batch(world: World, **texts: str) -> Group:
     )
 
 
-def amsa(model: str, name: str = "") -> Node:
-    return node(f"amsa{name}", "AMSA", f"model={model} story=story.story", size=(340, 0))
-
-
-def injector(model: str, adapter: str, where: str = "") -> Node:
-    links = f"model={model} adapter={adapter} faces=faces.faces story=story.story{where}"
-    return node("injector", "ShuffledIDInjector", links, size=(340, 0))
-
-
-def sampling(world: World, model: str, name: str = "") -> list[Node]:
-    """All frames at once, from the same noise whatever the MODEL."""
+def sampling(world: World, model: str) -> list[Node]:
+    """All frames at once."""
     links = f"model={model} positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
     return [
-        world.node(f"sampler{name}", "KSampler", links, size=(340, 0)),
-        node(f"decoded{name}", "VAEDecode", f"samples=sampler{name}.LATENT vae={world.vae}", size=(340, 0)),
+        world.node("sampler", "KSampler", links, size=(340, 0)),
+        node("decoded", "VAEDecode", f"samples=sampler.LATENT vae={world.vae}", size=(340, 0)),
     ]
 
 
-def together(columns: list[list[Node]]) -> Group:
-    return Group("2 · Draw all frames together", VIOLET, columns)
-
-
-def frames(width: int = 420) -> Node:
-    saved = {"filename_prefix": "StoryIdentity/frame", "size": (width, 0)}
-    return node("finished", "SaveImage", "images=decoded.IMAGE", title="Finished frames", **saved)
-
-
-def finished(width: int = 420) -> Group:
-    return Group("3 · The frames", ROSE, [[frames(width)]])
-
-
-def looked_at(world: World, width: int = 420) -> list[Group]:
-    """The maps behind the masks, and the sheet."""
+def one_row(name: str, about: str, world: World, loader: Group, text: dict[str, str]) -> Json:
+    """A workflow of one batch, with its nodes in sight."""
     options = {"title": "Story Frames, for the captions", "size": (340, 0)}
     captions = node("captions", "StoryFrames", "story=story.story", **options)
-    return [glow(world, width), Group("5 · The sheet", AMBER, [[captions], [sheet(world, "captions")]])]
-
-
-def one_row(name: str, about: str, world: World, loader: Group, text: dict[str, str]) -> Json:
-    """A workflow of one batch, small enough for one window."""
-    (captions, shown), (seen,) = sum(looked_at(world)[1].columns, []), glow(world, 420).columns[0]
+    seen = glow(world.model, "encoded.positive", "sampler.LATENT", "decoded.IMAGE")
     return graph(
         name,
         [note(name, about, 560, wide=400), loader],
         [
             [
                 batch(world, **text),
-                together([[amsa(world.model), *sampling(world, "amsa.model")]]),
-                Group("3 · The frames, and what they share", ROSE, [[frames(), seen]]),
-                Group("4 · The sheet", AMBER, [[captions, shown]]),
+                Group("2 · Draw all frames together", VIOLET, [[amsa(world.model), *sampling(world, "amsa.model")]]),
+                Group("3 · The frames, and what they share", ROSE, [[frames("decoded.IMAGE"), seen]]),
+                Group("4 · The sheet", AMBER, [[captions, sheet(world, "decoded.IMAGE", "captions.frame")]]),
             ]
         ],
     )
 
 
-def sheet(world: World, captions: str) -> Node:
-    links, kept = f"images=decoded.IMAGE frames={captions}.frame", {"filename_prefix": "StoryIdentity/sheet"}
-    return world.node("sheet", "StorySheet", links, size=(420, 0), **kept)
+def frames(images: str, width: int = 420) -> Node:
+    """Where the finished frames are saved."""
+    saved = {"filename_prefix": "StoryIdentity/frame", "size": (width, 0)}
+    return node("finished", "SaveImage", f"images={images}", title="Finished frames", **saved)
 
 
-def glow(world: World, width: int, number: int = 4) -> Group:
-    links = f"model={world.model} positive=encoded.positive samples=sampler.LATENT images=decoded.IMAGE"
-    seen = node("glow", "PreviewAttentionMasks", links, size=(width, 0))
-    return Group(f"{number} · Where the model looks for whom", GREEN, [[seen]])
+def sheet(world: World, images: str, captions: str, width: int = 420, **more: str) -> Node:
+    links = " ".join(f"{name}={origin}" for name, origin in {"images": images, "frames": captions, **more}.items())
+    return world.node("sheet", "StorySheet", links, size=(width, 0), filename_prefix="StoryIdentity/sheet")
+
+
+def glow(model: str, positive: str, samples: str, images: str, width: int = 420) -> Node:
+    """Where the model looks for whom."""
+    links = f"model={model} positive={positive} samples={samples} images={images}"
+    return node("glow", "PreviewAttentionMasks", links, size=(width, 0))
 
 
 def prompt_only() -> Json:
@@ -167,144 +147,10 @@ two people apart; the background then sees nobody.
     return one_row(name, about, BATCH_XL, checkpoint(BATCH_XL, 360), LENA_AND_BRUNO)
 
 
-def pictures_of(name: str) -> list[Node]:
-    files = [f"{name.lower()}_{n}" for n in (1, 2, 3)]
-    return [node(file, "LoadImage", image=f"{file}.png", size=(300, 330)) for file in files]
-
-
-def read_from(pictures: list[Node], name: str, key: str = "faces", others: str = "") -> list[Node]:
-    """The pictures of one person, as the adapter's image encoder sees them; with those of others."""
-    batched = " ".join(f"images.image{n}={picture.key}.IMAGE" for n, picture in enumerate(pictures))
-    seen = f"images=batched{name}.IMAGE clip_vision=encoder.CLIP_VISION{others}"
-    return [
-        node(f"batched{name}", "BatchImagesNode", batched, size=(340, 106)),
-        node(key, "FaceFeatures", seen, size=(340, 0), name=name),
-    ]
-
-
-def loaders() -> list[Node]:
-    return [node("adapter", "LoadIDAdapter", size=(340, 0)), node("encoder", "CLIPVisionLoader", size=(340, 0))]
-
-
-def faces() -> Group:
-    """Three pictures of one person."""
-    pictures = pictures_of("Nora")
-    return Group("The faces", GREY, [pictures[:2], [pictures[2], *loaders()], read_from(pictures, "Nora")])
-
-
-def two_faces() -> list[Group]:
-    """Three pictures of each of two people."""
-    nora, otto = pictures_of("Nora"), pictures_of("Otto")
-    of_nora = [nora[:2], [nora[2], *read_from(nora, "Nora", "faces_nora")]]
-    of_otto = [otto[:2], [otto[2], *read_from(otto, "Otto", "faces", " faces=faces_nora.faces")]]
-    return [Group("Nora's face", GREY, of_nora), Group("Otto's face", GREY, of_otto)]
-
-
-def references() -> Json:
-    name = "storynizor_sd15_reference.json"
-    about = f"""# Reference faces, shuffled
-As the workflow without references, and each frame also sees one of Nora's pictures, \
-assigned at random, so that the face is taken over and the pose is not. plus-face needs no face recogniser.
-
-## What to change first
-- **Load Image**: three or more close-ups of one person, about square, with different poses, light and clothes.
-- The **Story**, and the name in **Face Features**.
-- `weight` in **Shuffled ID Injector**: 0.6 if the prompts are not followed.
-- A second character: the workflow for two. Where both are in one frame, the injector needs a `layout`.
-{MORE_SD15}"""
-    patched = [injector(BATCH.model, "adapter.adapter"), amsa("injector.model")]
-    return graph(
-        name,
-        [note(name, about, 640), checkpoint(BATCH, ckpt_name=SD15)],
-        [
-            [batch(BATCH, **NORA), faces(), together([patched, sampling(BATCH, "amsa.model")])],
-            [finished(700), *looked_at(BATCH, 700)],
-        ],
-    )
-
-
-def two_characters() -> Json:
-    name = "storynizor_sd15_reference_two_characters.json"
-    about = f"""# Two reference faces
-As the workflow with one face, drawn twice from the same noise: first without faces, to find who is where, and then \
-with each face in its own character's mask.
-
-## What to change first
-- **Load Image**: three or more close-ups of each person, about square, with different poses, light and clothes.
-- The **Story**: one line per character, descriptions as unlike as you can make them; the names again in both \
-**Face Features**.
-- `seed` in both **KSampler** nodes: the same in both, as everything else there, or the masks do not fit.
-- Someone is not found: lower `box_threshold`, or set `on_missing` to "skip".
-- Poses become alike: lower `end_percent` or `strength` in **AMSA Model Patch**.
-{SIZES_SD15}"""
-    text = {
-        "characters": (
-            "Nora | woman | a young woman with short black hair, freckles and a green jacket\n"
-            "Otto | man | an old man with a white beard and a red cap"
-        ),
-        "prompts": (
-            "Nora and Otto read a map on a mountain trail\n"
-            "Nora paddles a canoe across a lake\n"
-            "Otto chops wood beside a cabin\n"
-            "Nora and Otto cook soup over a campfire at night"
-        ),
-        "style": "cinematic photo",
-    }
-    first = [amsa(BATCH.model), *sampling(BATCH, "amsa.model", "_first")]
-    one_by_one = {"title": "Frames one by one", "size": (340, 0)}
-    parted = [
-        node("frames", "StoryFrames", "story=story.story", size=(340, 0)),
-        node("template", "RebatchImages", "images=decoded_first.IMAGE", **one_by_one),
-    ]
-    again = [injector("amsa.model", "adapter.adapter", " layout=layout.layout"), *sampling(BATCH, "injector.model")]
-    nora, otto = two_faces()
-    models = checkpoint(BATCH, ckpt_name=SD15)
-    return graph(
-        name,
-        [note(name, about, 720), models._replace(title="Models", columns=[[*models.columns[0], *loaders()]])],
-        [
-            [batch(BATCH, **text), nora, otto, Group("2 · Draw without faces", VIOLET, [first])],
-            [
-                Group("3 · Part the batch", VIOLET, [parted]),
-                who_is_where(BATCH),
-                Group("5 · Draw with faces", VIOLET, [again]),
-                Group("6 · The frames", ROSE, [[frames()], [sheet(BATCH, "frames")]]),
-            ],
-        ],
-    )
-
-
-def one_face(world: World) -> Group:
-    """A portrait of the character, and the story with this face in all frames."""
-    drawn = f"model={world.portraits} clip={world.clip} vae={world.vae} story=story.story"
-    seen = "images=portrait.portraits clip_vision=toy.clip_vision"
-    known = {"face_models": "toy world", "crop": "found face", "size": (340, 0)}
-    columns = [
-        [world.node("portrait", "CharacterPortraits", drawn, title="A portrait", size=(340, 0), count=1, seed=16)],
-        [node("faces", "FaceFeatures", seen, **known), injector(world.model, "toy.adapter")],
-        [amsa("injector.model"), *sampling(world, "amsa.model")],
-    ]
-    return Group("4 · Together, with one face", ROSE, columns)
-
-
-def compared(world: World) -> Group:
-    """The three ways below each other, and the portrait next to them."""
-    ways = "_alone", "_together", ""
-    batched = " ".join(f"images.image{n}=decoded{way}.IMAGE" for n, way in enumerate(ways))
-    rows = {"title": "Rows: by itself, together, with one face", "size": (940, 620), "captions": False}
-    portrait = {"title": "The portrait, larger", "size": (340, 0), "columns": 1, "captions": False}
-    columns = [
-        [node("ways", "BatchImagesNode", batched, size=(340, 106)), frames(340)],
-        [world.node("sheet", "StorySheet", "images=ways.IMAGE", **rows)],
-        [world.node("larger", "StorySheet", "images=portrait.portraits", **portrait)],
-    ]
-    return Group("5 · Compare", AMBER, columns)
-
-
 def toy_world() -> Json:
     name = "toyworld_storynizor.json"
     about = """# Frames that see each other, in the toy world
-One story in three ways from the same noise, below each other in **5 · Compare**: each frame by itself; all frames \
+One story in three ways from the same noise, below each other in **3 · Compare**: each frame by itself; all frames \
 together with AMSA, a small change; together and with the face of a portrait, which the Shuffled ID Injector puts into \
 all of them. Small networks that come with the pack: nothing to download, no GPU, done in under a minute.
 
@@ -313,8 +159,8 @@ all of them. Small networks that come with the pack: nothing to download, no GPU
 - The **Story**, in the words the networks know: man, woman, boy, girl, robot; black, brown, blond, red, white hair \
 (a robot has a lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, \
 balloon, kite; at night.
-- `seed` in the three **KSampler** nodes: the same in all, to compare.
-- `weight` in **Shuffled ID Injector**; `strength` and `end_percent` in **AMSA Model Patch**.
+- `seed` in the three nodes that draw: the same in all, to compare. Open one to see what is in it.
+- `weight`, how much of the face is put in; `strength` of AMSA, how much the frames see of each other.
 - Why one portrait: drawn from text alone, several would be of several people. Of pictures of one person take three \
 or more; each frame then sees another."""
     text = {
@@ -327,28 +173,78 @@ or more; each frame then sees another."""
         ),
         "negative": "",
     }
-    world = BATCH_TOY
-    shared = [amsa(world.model, "_together"), *sampling(world, "amsa_together.model", "_together")]
-    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(420, 0))]])
+    story = node("story", "Story", size=(400, 430), **text)
+    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(400, 0))]])
     return graph(
         name,
-        [note(name, about, 480), loader],
+        [note(name, about, 620, wide=400), loader],
         [
             [
-                batch(world, **text),
-                Group("2 · Each frame by itself", GREY, [sampling(world, world.model, "_alone")]),
-                Group("3 · Together", VIOLET, [shared]),
-                one_face(world),
-            ],
-            [compared(world), glow(world, 420, 6)],
+                Group("1 · The story, and a face", BLUE, [[story, portrait()]]),
+                Group("2 · Draw it in three ways", VIOLET, [three_ways(name)]),
+                compared(),
+            ]
         ],
     )
 
 
+def portrait() -> Node:
+    """A portrait of the character, whose face is put in."""
+    drawn = "model=toy.model clip=toy.clip vae=toy.vae story=story.story"
+    return TOY.node("portrait", "CharacterPortraits", drawn, title="A portrait", size=(400, 0), count=1, seed=16)
+
+
+def three_ways(place: str) -> list[Node]:
+    """Each frame by itself, together, and together with one face: from the same noise."""
+    ties = "model=toy.model clip=toy.clip vae=toy.vae story=story.story"
+    seen = "images=in.portraits clip_vision=in.clip_vision"
+    reading = [node("faces", "FaceFeatures", seen, size=(340, 0), face_models="toy world", crop="found face")]
+    alone = draw("Each frame by itself", "Draws every frame without the others.", place, BATCH_TOY, shared=False)
+    shared = draw(
+        "All together",
+        "Draws the frames as one batch, in which they see each other's characters.",
+        place,
+        BATCH_TOY,
+        shared=True,
+    )
+    faced = draw(
+        "Together, with one face",
+        "Draws them together, with the portrait's face put into all of them.",
+        place,
+        BATCH_TOY,
+        shared=True,
+        reading=reading,
+        faces="portraits clip_vision",
+    )
+    face = "adapter=toy.adapter clip_vision=toy.clip_vision portraits=portrait.portraits"
+    return [
+        folded_node("alone", alone, ties, size=(360, 0)),
+        folded_node("together", shared, ties, size=(360, 0)),
+        folded_node("faced", faced, f"{ties} {face}", size=(360, 0)),
+    ]
+
+
+def compared() -> Group:
+    """The three ways below each other, the portrait, and where the model looks."""
+    batched = " ".join(f"images.image{n}={way}.images" for n, way in enumerate(("alone", "together", "faced")))
+    rows = {"title": "Rows: by itself, together, with one face", "size": (600, 0), "captions": False}
+    larger = {"title": "The portrait, larger", "size": (340, 300), "columns": 1, "captions": False}
+    columns = [
+        [
+            node("ways", "BatchImagesNode", batched, size=(340, 106)),
+            frames("faced.images", 340),
+            BATCH_TOY.node("larger", "StorySheet", "images=portrait.portraits", **larger),
+        ],
+        [
+            BATCH_TOY.node("sheet", "StorySheet", "images=ways.IMAGE", **rows),
+            glow("toy.model", "faced.positive", "faced.samples", "faced.images", 600),
+        ],
+    ]
+    return Group("3 · Compare", AMBER, columns)
+
+
 STORYNIZOR = {
     "storynizor_sd15.json": prompt_only,
-    "storynizor_sd15_reference.json": references,
-    "storynizor_sd15_reference_two_characters.json": two_characters,
     "storynizor_sdxl.json": large,
     "toyworld_storynizor.json": toy_world,
 }

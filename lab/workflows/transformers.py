@@ -3,30 +3,24 @@
 import re
 from typing import Any, NamedTuple
 
+from .any_cast import Way, found, whole_story
 from .graph import Group, fold, folded_node, graph, node
-from .groups import AMBER, BLUE, GREEN, GREY, ROSE, VIOLET, finding, note
-from .identitystory import INES
-from .kinds import Node
+from .groups import BLUE, GREEN, GREY, ROSE, note
+from .identitystory import FIRST, INES
+from .kinds import Folded, Node
 from .schemas import Json
-from .storynizor import LENA_AND_BRUNO, NORA, amsa
+from .storynizor import LENA_AND_BRUNO, NORA
+from .together import amsa
 
 WIDE, NARROW = (420, 0), (320, 0)
-SHOWN = (
-    *("empty.width", "empty.height", "cache.steps", "cache.cfg", "layout.on_missing", "reference.portraits"),
-    *("again.start", "again.cfg"),
-)
-"""Widgets of the nodes that draw a frame which the node for all of them shows."""
+FROM_MODELS = ("model", "clip", "vae", "editing_model", "editing_clip")
 FILE = re.compile(r"(unet|clip|vae)_name\d?")
 PREFIX = "StoryIdentity/{}/frame"
-EDITING = """- The **Story**: one character line, one prompt per line. A frame may show nobody. Only what changed is \
-drawn again, also after a restart.
-- The face is the best of the portraits: another `seed` in **Character Portraits** is another face.
+FACE = """- The face is the best of the portraits: another `seed` in **Find Identity** is another face.
 - `start` in **Draw the frame**: earlier for a stronger identity, later to stay closer to the template.
 - Someone is not found: `on_missing` "skip" in **Draw the frame**, or another `seed` in **Each Frame**.
-- **Load all models** and **Draw the frame** are subgraphs: their symbol at the right of the title opens them.
-- Load Face Recogniser, connected to Identity Discovery in place of CLIP vision, chooses the portraits by their faces.
-- A second character: one more Character Portraits and Identity Discovery, and inside **Draw the frame** one more \
-Reference Conditioning and Cast."""
+- **Load all models** and **Draw the frame** are subgraphs: their symbol at the right of the title opens them."""
+EDITING = f"{FIRST}\n{FACE}"
 SHARING = """- The **Story**: one character per line, one prompt per line. Encode Story counts the frames.
 - `seed` in **KSampler**.
 - `strength` 0 in **AMSA Model Patch** draws each frame by itself, from the same noise, to compare.
@@ -137,48 +131,28 @@ KONTEXT_EDITS = Editing(
 )
 
 
-def models(drawing: Drawing, editing: Editing, place: str) -> Node:
+def models(drawing: Drawing, editing: Editing | None, place: str) -> Node:
     """All loaders as one node, which shows what files they load."""
-    vision = node("vision", "CLIPVisionLoader", size=WIDE)
-    nodes = [*drawing.loaders, *editing.loaders, vision]
-    given = {"model": drawing.model, "clip": "clip.CLIP", "vae": "vae.VAE", "clip_vision": "vision.CLIP_VISION"}
-    given |= {"editing_model": editing.model, "editing_clip": editing.clip}
+    nodes, about = drawing.loaders, "Loads the diffusion model, the text encoder and the VAE."
+    given = {"model": drawing.model, "clip": "clip.CLIP", "vae": "vae.VAE"}
+    if editing is not None:
+        nodes = [*drawing.loaders, *editing.loaders, node("vision", "CLIPVisionLoader", size=WIDE)]
+        about = "Loads diffusion models, text encoders, the VAE and the image encoder."
+        given |= {"clip_vision": "vision.CLIP_VISION", "editing_model": editing.model, "editing_clip": editing.clip}
     files = [
         f"{each.key}.{spec['name']}" for each in nodes for spec in each.kind.widgets if FILE.fullmatch(spec["name"])
     ]
     gives = " ".join(f"{name}={origin}" for name, origin in given.items())
-    about = "Loads diffusion models, text encoders, the VAE and the image encoder."
-    return folded_node(
-        "models", fold("Load all models", about, [nodes], "", gives, " ".join(files), place), "", size=WIDE
-    )
+    body = fold("Load all models", about, [nodes], "", gives, " ".join(files), place)
+    return folded_node("models", body, "", size=(400, 0))
 
 
-def identity(drawing: Drawing, **portraits: Any) -> Group:
-    """From text alone to one character's identity, whose best portrait becomes the reference."""
-    tied = "model=models.model clip=models.clip vae=models.vae story=story.story"
-    drawn = node("portraits", "CharacterPortraits", tied, size=(340, 0), seed=1, **{**drawing.sampling, **portraits})
-    links = "portraits=portraits.portraits photomaker=models.clip_vision name=portraits.name"
-    found = node(
-        "identity",
-        "IdentityDiscovery",
-        f"{links} description=portraits.description",
-        size=NARROW,
-        rank_too_large="lower it" if "count" in portraits else "error",
-    )
-    return finding([[drawn], [found]])
-
-
-def draw_the_frame(drawing: Drawing, editing: Editing, steps: int, place: str) -> Node:
-    """Template, layout, and the identity inside it, as one node."""
+def draw_the_frame(drawing: Drawing, editing: Editing, steps: int, place: str) -> Folded:
+    """Template, layout, and the identities inside it, as a subgraph."""
     first = "model=in.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT seed=in.seed"
     sampled = {**drawing.sampling, "steps": steps}
-    positive, guided = "reference.positive", []
-    if editing.guidance is not None:
-        guided = [node("guided", "FluxGuidance", f"conditioning={positive}", size=NARROW, guidance=editing.guidance)]
-        positive = "guided.CONDITIONING"
     again = "model=in.editing_model cast=cast.cast cache=cache.cache layout=layout.layout"
-    referring = "clip=in.editing_clip vae=in.vae identity=in.identity frame=in.frame"
-    casting = f"identity=in.identity positive={positive} negative=encoded.negative"
+    casting, referring = cast_of(editing)
     columns = [
         [
             node("encoded", "EncodeFrame", "clip=in.clip frame=in.frame", size=NARROW),
@@ -186,64 +160,58 @@ def draw_the_frame(drawing: Drawing, editing: Editing, steps: int, place: str) -
         ],
         [
             node("cache", "NoisyLatentCache", first, keep_attention_maps=True, **sampled),
-            node("template", "VAEDecode", "samples=cache.latent vae=in.vae"),
+            node("template", "VAEDecode", "samples=cache.latent vae=in.vae", title="The template"),
         ],
         [
             node("layout", "LayoutFromAttention", "cache=cache.cache image=template.IMAGE frame=in.frame"),
-            node("reference", "ReferenceConditioning", referring, **editing.references),
+            *casting,
         ],
         [
-            *guided,
-            node("cast", "Cast", casting, size=NARROW),
             node("again", "Redenoise", again, size=NARROW, cfg=editing.cfg),
-            node("decoded", "VAEDecode", "samples=again.latent vae=in.vae", size=NARROW),
+            node("decoded", "VAEDecode", "samples=again.latent vae=in.vae", size=NARROW, title="The frame"),
         ],
     ]
-    from_models = ("model", "clip", "vae", "editing_model", "editing_clip")
-    tied = [*(f"{name}=models.{name}" for name in from_models), "identity=identity.identity"]
-    body = fold(
-        "Draw the frame, put the identity in",
-        "Draws one frame from text, then draws the character again in their mask, with a portrait as the reference.",
+    return fold(
+        "Draw the frame",
+        "Draws one frame from text, then draws each character again in their mask, with a portrait as the reference.",
         columns,
-        " ".join((*from_models, "identity", "frame", "seed")),
-        "image=decoded.IMAGE template=template.IMAGE",
-        " ".join(SHOWN),
+        " ".join((*FROM_MODELS, "identities", "frame", "seed")),
+        "image=decoded.IMAGE template=template.IMAGE layout=layout.layout",
+        f"empty.width empty.height cache.steps cache.cfg layout.on_missing {referring}.portraits again.start again.cfg",
         place,
     )
-    return folded_node("drawn", body, " ".join([*tied, "frame=each.frame seed=each.seed"]), size=(340, 0))
 
 
-def each_frame(drawing: Drawing, editing: Editing, story: str, steps: int, place: str) -> Group:
-    """What runs once per frame."""
-    columns = [
-        [node("each", "EachFrame", "story=story.story", size=NARROW, seed=1)],
-        [draw_the_frame(drawing, editing, steps, place)],
-        [
-            node("saved", "SaveFrame", "images=drawn.image", filename_prefix=PREFIX.format(story)),
-            node("collected", "CollectFrames", "value_1=saved.images", size=(300, 230)),
-        ],
-    ]
-    return Group("3 · Each frame", VIOLET, columns)
+def cast_of(editing: Editing) -> tuple[list[Node], str]:
+    """The cast, and which of its nodes reads the portraits; with guidance of its own, the cast of one character.
+
+    Story Cast makes conditionings that Flux Guidance cannot be put on.
+    """
+    from_text = "clip=in.editing_clip vae=in.vae frame=in.frame"
+    if editing.guidance is None:
+        everybody = f"{from_text} identities=in.identities negative=encoded.negative"
+        return [node("cast", "StoryCast", everybody, size=NARROW, **editing.references)], "cast"
+    guided = "identity=in.identities frame=in.frame positive=guided.CONDITIONING negative=encoded.negative"
+    return [
+        node("reference", "ReferenceConditioning", f"{from_text} identity=in.identities", **editing.references),
+        node("guided", "FluxGuidance", "conditioning=reference.positive", guidance=editing.guidance),
+        node("cast", "Cast", guided),
+    ], "reference"
 
 
-def sheet(pictures: str, frames: str = "", **more: Any) -> Node:
-    links = f"images={pictures}" + (f" frames={frames}" if frames else "")
-    return node("sheet", "StorySheet", links, size=(480, 0), columns=3, **more)
+def sheet(pictures: str, **more: Any) -> Node:
+    return node("sheet", "StorySheet", f"images={pictures}", size=(480, 0), columns=3, **more)
 
 
 def identity_story(name: str, about: str, drawing: Drawing, editing: Editing, steps: int, **portraits: Any) -> Json:
-    written = node("story", "Story", size=(420, 620), **INES)
-    return graph(
-        name,
-        [note(name, about, 720), Group("Models", GREY, [[models(drawing, editing, name)]])],
-        [
-            [Group("1 · The story", BLUE, [[written]]), identity(drawing, **portraits)],
-            [
-                each_frame(drawing, editing, "lighthouse", steps, name),
-                Group("4 · All frames", AMBER, [[sheet("collected.value_1", "collected.frames")]]),
-            ],
-        ],
+    find = found(
+        "model=models.model clip=models.clip vae=models.vae encoder=models.clip_vision",
+        **{**drawing.sampling, **portraits},
     )
+    ties = " ".join(f"{each}=models.{each}" for each in FROM_MODELS)
+    drawn = draw_the_frame(drawing, editing, steps, name)
+    way = Way(find, drawn, ties, PREFIX.format("lighthouse"), {"columns": 3})
+    return whole_story(name, about, INES, [models(drawing, editing, name)], way, high=620)
 
 
 def klein() -> Json:
@@ -251,7 +219,6 @@ def klein() -> Json:
 One model does all: it draws portraits from text alone, draws each frame, and then draws the character again inside \
 their own mask, with the best portrait as its reference. Outside the mask the frame stays as it was. 4 steps, CFG 1.
 
-## What to change first
 {EDITING}"""
     return identity_story("identitystory_flux2_klein.json", about, KLEIN, KLEIN_EDITS, steps=4)
 
@@ -261,10 +228,9 @@ def qwen_edit() -> Json:
 Qwen-Image draws portraits and frames from text alone. Qwen-Image-Edit then draws the character again inside their own \
 mask; it and its text encoder see the best portrait. 20 steps, CFG 2.5.
 
-## What to change first
 {EDITING}
 - **Faster**: a Lightning LoRA (Load LoRA, model only) after each of the two models, `steps` 4 and every `cfg` 1 \
-in Character Portraits and Draw the frame."""
+in Find Identity and Draw the frame."""
     return identity_story("identitystory_qwen_edit.json", about, QWEN_IMAGE, QWEN_EDITS, steps=20, count=16)
 
 
@@ -275,7 +241,10 @@ best portrait as its reference. The two share a VAE and the kind of noise, and n
 frames take 20 steps, which is what Kontext wants.
 
 ## What to change first
-{EDITING}
+- **Characters**: one line, `name | class word | description`, for one character. In **Draw the frame**, Flux Guidance \
+stands between Reference Conditioning and Cast; several characters need these three nodes each.
+- **Story**: one prompt per line. A frame may show nobody. Press Run again: only the lines you changed are drawn.
+{FACE}
 - `cfg_1` in **Draw the frame** stays 1: the negative prompt is encoded for Z-Image, and Kontext cannot read it.
 - Flux.1 Kontext's licence is non-commercial. Any other editing model of the Flux.1 VAE fits in its place."""
     return identity_story("identitystory_z_image_to_kontext.json", about, Z_IMAGE, KONTEXT_EDITS, steps=20)
@@ -286,19 +255,19 @@ def storynizor(name: str, about: str, drawing: Drawing, story: Json, side: int) 
     tied = "model=amsa.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
     told = [
         node("story", "Story", size=(420, 430), **story),
-        node("encoded", "EncodeStory", "clip=clip.CLIP story=story.story", size=WIDE),
+        node("encoded", "EncodeStory", "clip=models.clip story=story.story", size=WIDE),
         node("empty", drawing.empty, "batch_size=encoded.frames", size=WIDE, width=side, height=side),
     ]
     drawn = [
-        amsa(drawing.model),
+        amsa("models.model"),
         node("sampler", "KSampler", tied, size=(340, 0), **drawing.sampling),
-        node("decoded", "VAEDecode", "samples=sampler.LATENT vae=vae.VAE", size=(340, 0)),
+        node("decoded", "VAEDecode", "samples=sampler.LATENT vae=models.vae", size=(340, 0)),
     ]
     kept = {"title": "Finished frames", "filename_prefix": "StoryIdentity/frame", "size": (420, 0)}
     shown = [node("finished", "SaveImage", "images=decoded.IMAGE", **kept), sheet("decoded.IMAGE", captions=False)]
     return graph(
         name,
-        [note(name, about, 560), Group("Models", GREY, [drawing.loaders])],
+        [note(name, about, 560, wide=400), Group("Models", GREY, [[models(drawing, None, name)]])],
         [
             [
                 Group("1 · The story", BLUE, [told]),

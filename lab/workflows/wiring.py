@@ -76,7 +76,7 @@ def taken(folded: Folded) -> list[tuple[str, str]]:
     """
     kinds: dict[str, str] = {}
     for each in (one for column in folded.columns for one in column):
-        known = {spec["name"]: spec["type"] for spec in (*each.kind.sockets, *each.kind.widgets)}
+        known = {spec["name"]: spec["type"] for spec in (*sockets(each.kind, each.links), *each.kind.widgets)}
         for name, origin in each.links.items():
             if origin.startswith(f"{ENTRY}."):
                 kinds.setdefault(origin.split(".")[1], known[name])

@@ -30,17 +30,13 @@ class LoopHost(Host):
         packs: tuple[str, ...] = (),
     ):
         own = {PACK: REPOSITORY, **{name: Path(__file__).parent / name for name in (COUNTING, *packs)}}
-        super().__init__(comfyui, folder, own, {"OMP_NUM_THREADS": "1", **(variables or {})})
-        self.options = options
+        super().__init__(comfyui, folder, own, {"OMP_NUM_THREADS": "1", **(variables or {})}, options)
         self._read = self._read_samples = 0
 
     def __enter__(self) -> "LoopHost":
         self._read = self._read_samples = 0
         super().__enter__()
         return self
-
-    def _command(self) -> list[str]:
-        return [*super()._command(), *self.options]
 
     def ran(self) -> list[str]:
         """The lines of the counting pack since this was asked last, in order: EVALUATION, or RAN and a word."""

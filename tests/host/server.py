@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ class Host:
         folder: Path,
         packs: dict[str, Path] | None = None,
         variables: dict[str, str] | None = None,
+        options: Sequence[str] = (),
     ):
         """Lay the folder out; the server starts on entering the context.
 
@@ -63,9 +65,11 @@ class Host:
             packs: Custom node packs by the name of their folder. By default this one and the one that lets the
                 stand-in encoders load.
             variables: Environment variables that this server gets besides.
+            options: What its command line gets besides.
         """
         self.comfyui = comfyui
         self.folder = folder
+        self.options = options
         self.models_dir = folder / "models"
         self.input_dir = folder / "input"
         self.output_dir = folder / "output"
@@ -102,7 +106,7 @@ class Host:
             *(str(self.comfyui.python), "-u", str(self.comfyui.root / "main.py"), "--cpu"),
             *("--port", str(self._port), "--base-directory", str(self.folder), "--disable-auto-launch"),
             *("--database-url", f"sqlite:///{self.folder / 'user' / 'comfyui.db'}"),
-            *("--disable-api-nodes", "--disable-all-custom-nodes", *whitelist),
+            *("--disable-api-nodes", "--disable-all-custom-nodes", *whitelist, *self.options),
         ]
 
     def _wait_until_it_answers(self) -> None:

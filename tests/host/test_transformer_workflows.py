@@ -20,8 +20,9 @@ FRAMES, WITHOUT = 3, 1
 SMALLER: dict[str, dict[str, Any]] = {
     "EmptySD3LatentImage": {"width": 128, "height": 128},
     "EmptyFlux2LatentImage": {"width": 128, "height": 128},
-    "StoryIdentityCharacterPortraits": {"count": 5},
+    "StoryIdentityFindIdentity": {"count": 5},
     "StoryIdentityReferenceConditioning": {"megapixels": 0.01},
+    "StoryIdentityStoryCast": {"megapixels": 0.01},
     "StoryIdentityEachFrame": {"frames": f"1-{FRAMES}"},
     "StoryIdentityRedenoise": {"start": 0.2},
 }
@@ -80,7 +81,7 @@ def test_every_frame_becomes_a_picture_and_the_identity_is_put_in_where_somebody
 def test_another_face_changes_the_frames_that_show_it_alone(host: Host):
     graph = small("identitystory_flux2_klein")
     before = drawn(host, graph, "one_face")
-    graph[only(graph, "StoryIdentityCharacterPortraits")]["inputs"]["seed"] = 99
+    graph[only(graph, "StoryIdentityFindIdentity")]["inputs"]["seed"] = 99
     after = drawn(host, graph, "other_face")
     assert after[0] == before[0]
     assert [one == other for one, other in zip(before[1], after[1], strict=True)] == [

@@ -1,7 +1,7 @@
 """The tables of the help pages, on nodes described by hand; tests/test_workflows.py compares the real pages."""
 
 import pytest
-from story_identity.lab.workflows.pages import filled_pages, inputs_table, nodes_table, outputs_table
+from story_identity.lab.workflows.pages import filled_pages, inputs_table, nodes_table, outputs_table, workflows_table
 
 
 def row(**spec):
@@ -37,6 +37,19 @@ def test_the_table_of_nodes_has_optional_inputs_in_parentheses():
     inputs = [{"name": "a", "type": "INT"}, {"name": "b", "type": "INT", "optional": True}]
     node = {"display_name": "One", "inputs": inputs, "outputs": [{"name": "c", "type": "MASK"}]}
     assert nodes_table({"StoryIdentityOne": node}).splitlines()[-1] == "| StoryIdentityOne | One | a, (b) | c (MASK) |"
+
+
+def test_of_a_workflow_what_is_seen_is_counted():
+    """Two widgets of the node's own, one of them tied, and one of the subgraph's; neither the note nor the button."""
+    widgets = [{"name": name, "widget": {}, "link": link} for name, link in (("a", None), ("b", 1), ("upload", None))]
+    nodes = [
+        {"type": "KSampler", "inputs": widgets, "properties": {}},
+        {"type": "x", "inputs": [{"name": "m", "link": 2}], "properties": {"proxyWidgets": [["3", "steps"]]}},
+        {"type": "MarkdownNote", "inputs": [{"name": "text", "widget": {}, "link": None}], "properties": {}},
+    ]
+    workflow = {"nodes": nodes, "links": [[1], [2]], "extra": {"ds": {"scale": 0.63}}}
+    workflow["definitions"] = {"subgraphs": [{"name": "Draw"}]}
+    assert workflows_table({"one.json": workflow}).splitlines()[-1] == "| `one` | 3 | 2 | 2 | Draw | 63 % |"
 
 
 @pytest.fixture
