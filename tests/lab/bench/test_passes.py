@@ -4,7 +4,6 @@ import pytest
 import torch
 from story_identity.core.guidance import OWN, SHARED, TEMPLATES
 from story_identity.headless.studio import open_studio
-from story_identity.lab.bench import passes
 from story_identity.lab.bench.passes import (
     LABELS,
     Measured,
@@ -14,6 +13,7 @@ from story_identity.lab.bench.passes import (
     two_passes,
     with_settings,
 )
+from story_identity.lab.evaluation.drawing_modes import OFF
 from story_identity.lab.evaluation.identitystory import evaluation_settings
 from story_identity.lab.evaluation.stories import make_story
 
@@ -56,9 +56,9 @@ def test_ratios_are_to_the_first_row_of_the_group():
     rows = {
         OWN: Measured(100, 2.0, 2**20, True),
         SHARED: Measured(80, 1.0, 2**21, False),
-        passes.OFF: Measured(7, 1.0, 1),
+        OFF: Measured(7, 1.0, 1),
     }
     lines = as_table(rows, "float32", "cpu").splitlines()
     assert lines[2] == f"| {LABELS[OWN]} | 100 | 1.00 | 2.00 | 1.00 | 1.0 | 1.00 | the same bits |"
     assert lines[3] == f"| {LABELS[SHARED]} | 80 | 0.80 | 1.00 | 0.50 | 2.0 | 2.00 | **changed** |"
-    assert lines[4].startswith(f"| {LABELS[passes.OFF]} | 7 | 1.00 | 1.00 | 1.00 |")
+    assert lines[4].startswith(f"| {LABELS[OFF]} | 7 | 1.00 | 1.00 | 1.00 |")
