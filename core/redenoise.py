@@ -85,6 +85,12 @@ class ProgressiveMasks:
             return torch.zeros(self._distances.shape, dtype=torch.bool)
         return subtract_smaller_first(self._distances <= self.kernel(step))
 
+    def reach(self) -> Bool[Tensor, "s h w"]:
+        """Where each mask can be at any step: grown as at the last one, and not exclusive."""
+        if not len(self._distances):
+            return torch.zeros(self._distances.shape, dtype=torch.bool)
+        return self._distances <= self.kernel(self.steps - 1)
+
 
 def to_latent_grid(
     masks: Bool[Tensor, "s h w"], height: int, width: int, soft: bool = False

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, Strict, create_model
 
-from ..core.guidance import GUIDANCE, OWN
+from ..core.guidance import GUIDANCE, OWN, SHARED
 from ..core.identity import largest_usable_rank
 from ..core.quoting import quote
 from ..core.redenoise import first_step
+from ..core.region import MARGIN
 from ..core.story import FRAME, PROMPTS
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
@@ -29,7 +30,13 @@ _PAIRS = ("loras", "identities", "references")
 _PLACES = (*_FILES, "detector", *_PAIRS)
 _UNRECORDED = ("on_missing",)  # a frame that is finished under one choice is the same under the other
 
-_MEANT: Mapping[str, Any] = {"prompt": FRAME, "guidance": OWN, "settled": 0}
+_MEANT: Mapping[str, Any] = {
+    "prompt": FRAME,
+    "guidance": OWN,
+    "region": False,
+    "region_margin": MARGIN,
+    "settled": 0,
+}
 """What a manifest means that does not mention a setting: those of the first version still describe their runs."""
 
 TOYWORLD_SETTINGS: Mapping[str, Any] = {
@@ -112,6 +119,12 @@ class RunSettings(TogetherSettings):
         "Whose unconditional prediction guides a character in the second pass: own; shared, one for all of a frame; or "
         "template's, for half the evaluations.",
     )
+    region: bool = setting(
+        False, "Let the second pass see only the part of the picture around each mask: less work, an approximation."
+    )
+    region_margin: int | float = setting(
+        MARGIN, "With --region: how far that part reaches beyond the mask, in pixels at 1024.", 0, 1024
+    )
     box_threshold: int | float = setting(0.3, "Least score of a box.", 0, 1)
     text_threshold: int | float = setting(0.25, "Least score of the word itself.", 0, 1)
     on_missing: str = setting("error", "A character who is not found: error, or skip to leave them as drawn.")
@@ -167,6 +180,10 @@ class RunSettings(TogetherSettings):
             raise ValueError(
                 "guidance is for re-denoising, which frames drawn together do not have: leave out --guidance or "
                 "--together."
+            )
+        if self.region:
+            raise ValueError(
+                "region is for re-denoising, which frames drawn together do not have: leave out --region or --together."
             )
         if self.masks and not self.adapter:
             raise ValueError("masks are given, but no adapter whose faces they confine: give --adapter too.")
@@ -225,6 +242,11 @@ class RunSettings(TogetherSettings):
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {quote(getattr(self, name))}; it must be one of {', '.join(known)}.")
+        if self.region and self.guidance == SHARED:
+            raise ValueError(
+                f"guidance is {quote(SHARED)}, but with region each character's unconditional prediction is of their "
+                "own part of the picture: choose own, or leave out --region."
+            )
         if "{character}" not in self.portrait_template:
             raise ValueError(
                 f"portrait_template is {quote(self.portrait_template)}; it needs {{character}} for the description to "

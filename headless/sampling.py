@@ -13,6 +13,7 @@ from ..core.latent_cache import CacheReplay, LatentRecorder, NoisyLatentCache, R
 from ..core.layout import Layout
 from ..core.quoting import quote
 from ..core.redenoise import ProgressiveMasks, composite, scaled_kernel, to_latent_grid
+from ..core.region import Region, regions_around
 from ..core.shapes import Float
 from .prompts import Prompt
 from .schedules import log_levels, nearest_timesteps, schedule, training_levels
@@ -55,8 +56,12 @@ class SamplingPlan:
     def sigmas(self) -> Float[Tensor, " steps_plus_one"]:
         return schedule(self.scheduler, self.steps, self.pipe.scheduler.config)
 
-    def denoiser(self, positive: Prompt, negative: Prompt) -> "Denoiser":
-        return Denoiser(self.pipe, positive, negative, self.cfg)
+    def cells_per_step(self) -> int:
+        """The latent cells by which a region begins and ends: those that the UNet's whole downsampling joins."""
+        return 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+
+    def denoiser(self, positive: Prompt, negative: Prompt, region: Region | None = None) -> "Denoiser":
+        return Denoiser(self.pipe, positive, negative, self.cfg, region)
 
 
 class Predictor:
@@ -64,13 +69,14 @@ class Predictor:
 
     Args:
         pipe: Whose UNet and prediction type (epsilon or v) are used.
+        region: Where in the picture its latents are, for SDXL; None: they are the picture.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, region: Region | None = None) -> None:
         self._unet = pipe.unet
         self._logs = log_levels(pipe.scheduler.config)
         self._predicts = prediction_type(pipe.scheduler.config)
-        self._pipe = pipe
+        self._pipe, self._region = pipe, region
 
     @torch.no_grad()
     def __call__(
@@ -85,7 +91,7 @@ class Predictor:
             model_input,
             nearest_timesteps(torch.full((len(model_input),), sigma, device=latent.device), self._logs),
             encoder_hidden_states=self._repeated([prompt.embeddings for prompt in prompts], len(latent)),
-            added_cond_kwargs=added_conditions(self._pipe, pooled, latent),
+            added_cond_kwargs=added_conditions(self._pipe, pooled, latent, self._region),
         ).sample.float()
         return [self._denoised(latent, part, sigma) for part in output.chunk(len(prompts))]
 
@@ -112,10 +118,13 @@ class Denoiser:
         positive: What to show.
         negative: What to keep out; not evaluated where `cfg` is 1.
         cfg: Guidance scale.
+        region: As `Predictor` takes it.
     """
 
-    def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
-        self._predict = Predictor(pipe)
+    def __init__(
+        self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float, region: Region | None = None
+    ) -> None:
+        self._predict = Predictor(pipe, region)
         self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
         self._cfg = cfg
 
@@ -134,25 +143,32 @@ class Denoiser:
         return (parts[0], None) if len(parts) == 1 else (guided(parts[0], parts[1], self._cfg), parts[0])
 
 
-class CharacterDenoiser:
-    """The guided x0 predictions of several characters.
+class RegionDenoiser:
+    """The guided x0 predictions of several characters in one and the same region.
 
     Args:
         plan: The identity generator and its guidance scale.
         prompts: Positive and negative prompt of each character; unless `guidance` is `OWN`, their negatives are one.
         guidance: One of `core.guidance.GUIDANCE`.
+        region: What the identity generator sees.
     """
 
-    def __init__(self, plan: SamplingPlan, prompts: Sequence[tuple[Prompt, Prompt]], guidance: str) -> None:
-        self._predict, self._cfg = Predictor(plan.pipe), plan.cfg
-        self._own = [plan.denoiser(*pair) for pair in prompts] if guidance == OWN or math.isclose(plan.cfg, 1) else []
+    def __init__(
+        self, plan: SamplingPlan, prompts: Sequence[tuple[Prompt, Prompt]], guidance: str, region: Region
+    ) -> None:
+        self._predict, self._cfg = Predictor(plan.pipe, region), plan.cfg
+        own = guidance == OWN or math.isclose(plan.cfg, 1)
+        self._own = [plan.denoiser(*pair, region) for pair in prompts] if own else []
         self._shares = guidance == SHARED
         self._rows = [*([prompts[0][1]] if self._shares else []), *(positive for positive, _ in prompts)]
 
     def __call__(
         self, latent: Float[Tensor, "b c h w"], sigma: float, unconditional: Float[Tensor, "b c h w"] | None
     ) -> Float[Tensor, "s b c h w"]:
-        """Predict all characters; `unconditional` is the template's prediction, which `TEMPLATES` reads."""
+        """Predict all characters on the region of a latent.
+
+        `unconditional` is the template's prediction in the region, which `TEMPLATES` reads.
+        """
         if self._own:
             return torch.stack([denoiser(latent, sigma) for denoiser in self._own])
         parts = self._predict(latent, sigma, self._rows)
@@ -163,15 +179,56 @@ class CharacterDenoiser:
         return torch.stack([guided(unconditional, part, self._cfg) for part in parts])
 
 
+class CharacterDenoiser:
+    """The guided x0 predictions of several characters, each in a region of their own.
+
+    Args:
+        plan, prompts, guidance: As `RegionDenoiser` takes them.
+        regions: What the identity generator sees for each character.
+    """
+
+    def __init__(
+        self, plan: SamplingPlan, prompts: Sequence[tuple[Prompt, Prompt]], guidance: str, regions: Sequence[Region]
+    ) -> None:
+        self._rows = {region: [row for row, each in enumerate(regions) if each == region] for region in regions}
+        self._denoisers = {
+            region: RegionDenoiser(plan, [prompts[row] for row in rows], guidance, region)
+            for region, rows in self._rows.items()
+        }
+
+    def __call__(
+        self,
+        latent: Float[Tensor, "b c h w"],
+        sigma: float,
+        background: Float[Tensor, "b c h w"],
+        unconditional: Float[Tensor, "b c h w"] | None,
+    ) -> Float[Tensor, "s b c h w"]:
+        """Predict all characters, with the template's prediction around their regions."""
+        found: dict[int, Tensor] = {}
+        for region, denoiser in self._denoisers.items():
+            seen = None if unconditional is None else region.crop(unconditional)
+            parts = denoiser(region.crop(latent), sigma, seen)
+            found |= {row: region.paste(part, background) for row, part in zip(self._rows[region], parts, strict=True)}
+        return torch.stack([found[row] for row in sorted(found)])
+
+
 def added_conditions(
-    pipe: Any, pooled: Float[Tensor, "n e"] | None, latent: Float[Tensor, "_ c h w"]
+    pipe: Any,
+    pooled: Float[Tensor, "n e"] | None,
+    latent: Float[Tensor, "_ c h w"],
+    region: Region | None = None,
 ) -> Mapping[str, Tensor] | None:
-    """SDXL's further inputs: the pooled prompts, and the picture's size as original, uncropped and target size."""
+    """SDXL's further inputs: the pooled prompts, and the picture's original size, where it was cropped, to what size.
+
+    Without a region the latent is the whole picture.
+    """
     if pooled is None:
         return None
-    height, width = (side * pipe.vae_scale_factor for side in latent.shape[-2:])
-    sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
-    return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1).to(pooled)}
+    shown = region or Region.everything(latent.shape[-2], latent.shape[-1])
+    sizes = shown.sizes(pipe.vae_scale_factor)
+    order = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
+    time_ids = torch.tensor([[sizes[name] for name in order]], dtype=torch.float32)
+    return {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1).to(pooled)}
 
 
 def prediction_type(config: Any) -> str:
@@ -255,6 +312,7 @@ def redenoise(
     max_kernel: int | float,
     soft_edge: bool = False,
     guidance: str = OWN,
+    region_margin: int | float | None = None,
     on_step: OnStep = lambda step: None,
 ) -> Float[Tensor, "1 c h w"]:
     """Run the schedule again with the characters' identities (IdentityStory, equations 6 to 8).
@@ -273,6 +331,8 @@ def redenoise(
         soft_edge: Blend mask edges by coverage in place of selecting whole latent cells.
         guidance: One of `core.guidance.GUIDANCE`: whose unconditional prediction guides the characters. For all but
             `OWN` the negative prompts are one; `TEMPLATES` needs a cache with unconditional predictions.
+        region_margin: Let the identity generator see a region around each mask with this margin (`core.region`), in
+            pixels of a 1024-pixel picture; None: the whole picture.
         on_step: Called with the number of steps done.
 
     Returns:
@@ -282,7 +342,12 @@ def redenoise(
     masks = ProgressiveMasks(layout.masks[rows], cache.steps, start, scaled_kernel(max_kernel, *layout.size))
     if not rows:
         return cache.final
-    denoiser = CharacterDenoiser(plan, [prompts[layout.names[row]] for row in rows], guidance)
+    grid = int(cache.noise.shape[-2]), int(cache.noise.shape[-1])
+    if region_margin is None:
+        regions = [Region.everything(*grid)] * len(rows)
+    else:
+        regions = regions_around(masks, grid, plan.cells_per_step(), region_margin)
+    denoiser = CharacterDenoiser(plan, [prompts[layout.names[row]] for row in rows], guidance, regions)
     replay = CacheReplay(cache.calls, cache.recipe.sampler_name)
 
     def predict(latent: Tensor, sigma: float) -> Tensor:
@@ -292,7 +357,7 @@ def redenoise(
         if step < masks.start:
             return background
         unconditional = None if call.unconditional is None else call.unconditional.to(latent.device, latent.dtype)
-        characters = denoiser(latent, sigma, unconditional)
+        characters = denoiser(latent, sigma, background, unconditional)
         grid = to_latent_grid(masks.at(step), latent.shape[-2], latent.shape[-1], soft_edge)
         return composite(background, characters, grid.unsqueeze(1).to(latent.device))
 

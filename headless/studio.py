@@ -187,6 +187,7 @@ class Studio:
                 max_kernel=settings.max_kernel,
                 soft_edge=settings.soft_edge,
                 guidance=settings.guidance,
+                region_margin=settings.region_margin if settings.region else None,
                 on_step=self._steps(f"{frame.label}, re-denoising", report),
             )
 

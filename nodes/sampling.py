@@ -15,12 +15,13 @@ from ..core.layout import Layout
 from ..core.pass_reports import describe_redenoising
 from ..core.quoting import quote
 from ..core.redenoise import ProgressiveMasks, scaled_kernel
+from ..core.region import MARGIN
 from ..core.story import Frame
 from .host.checkpoint_parts import require_parts
 from .host.latents import as_latent, frame_latent
 from .host.miswiring import base_as_generator, generator_as_base, refuse_shared_attention
 from .host.node_text import report, warn
-from .host.passes import check_sampler, redenoise, sample_template, sampler_name_of, schedule
+from .host.passes import check_sampler, redenoise, sample_template, sampler_name_of, schedule, shares_seen
 from .host.references import warn_if_ignored
 from .step_widget import link_problem, step_or_share, step_problem
 from .types import (
@@ -350,6 +351,24 @@ class RedenoiseNode(io.ComfyNode):
                     "with equal negative prompts, the same picture for less. template's: the cached one, an "
                     "approximation.",
                 ),
+                io.Boolean.Input(
+                    "region",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The identity generator sees only the part of the picture around each mask: a small "
+                    "character costs less. An approximation; the background stays as it is.",
+                ),
+                io.Int.Input(
+                    "region_margin",
+                    default=MARGIN,
+                    min=0,
+                    max=1024,
+                    optional=True,
+                    advanced=True,
+                    tooltip="With region: how far that part reaches beyond the mask, in pixels of a 1024-pixel "
+                    "picture.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The finished frame, for VAE Decode."),
@@ -377,6 +396,8 @@ class RedenoiseNode(io.ComfyNode):
         cfg: float,
         mask_edge: str,
         guidance: str = OWN,
+        region: bool = False,
+        region_margin: int = MARGIN,
     ) -> io.NodeOutput:
         require_parts("Progressive-Mask Re-denoise", model=model)
         refuse_shared_attention("Progressive-Mask Re-denoise", model)
@@ -392,6 +413,8 @@ class RedenoiseNode(io.ComfyNode):
             cfg=cfg,
             soft_edge=mask_edge == "soft",
             guidance=guidance,
+            region_margin=region_margin if region else None,
         )
         masks = ProgressiveMasks(layout.masks, cache.steps, start, scaled_kernel(max_kernel, *layout.size))
-        return io.NodeOutput(as_latent(done.final), done, ui=report(describe_redenoising(layout, masks)))
+        seen = shares_seen(model, cast, cache, layout, masks, region_margin) if region else {}
+        return io.NodeOutput(as_latent(done.final), done, ui=report(describe_redenoising(layout, masks, seen)))

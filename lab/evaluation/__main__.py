@@ -64,7 +64,14 @@ FEWER_FIGURE = Figure(
     across=4,
     stories=(0, 1, 2, 5),
 )
-FEWER = Evaluation("fewer-evaluations", of_fewer.open_measure, of_fewer.make_tables, FEWER_FIGURE, reported=TEMPLATES)
+FEWER = Evaluation(
+    "fewer-evaluations",
+    of_fewer.open_measure,
+    of_fewer.make_tables,
+    FEWER_FIGURE,
+    reported=TEMPLATES,
+    made_with={"ways": of_fewer.WAYS},
+)
 
 STORYNIZOR_FIGURE = Figure(
     "storynizor",

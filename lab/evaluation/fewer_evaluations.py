@@ -3,16 +3,20 @@
 The templates of all but the few steps are the same pictures, as are the starting noises of all.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...core.guidance import OWN, SHARED, TEMPLATES
 from ...core.identity import Identity, discover_identity, largest_usable_rank
 from ...core.identity_discovery import identity_movement
+from ...core.layout import Layout
+from ...core.scores.statistics import mean_of_known
+from ...core.shapes import Float
 from ...headless.studio import Studio
 from ..toyworld.probe import PERSON, SCENE
 from .identitystory import (
@@ -23,22 +27,28 @@ from .identitystory import (
     Picture,
     Row,
     evaluation_settings,
+    final_cells,
+    in_pixels,
+    largest_change,
     look_at_all,
     measure_agreement,
     measure_faces,
     open_instruments,
+    seam_against,
 )
 from .identitystory import drawings as reference_drawings
 from .markdown import Rows, about, at, cell, difference, table
+from .scores import psnr
 from .stories import ToyStory, make_story
-from .variants import TEMPLATE, Portraits, counted_evaluations, make_portraits, silent
+from .variants import TEMPLATE, Portraits, counted_cells, counted_evaluations, make_portraits, silent
 
-FEW_PORTRAITS = "until settled"
+FEW_PORTRAITS, REGION = "until settled", "region"
 WAYS: Mapping[str, Mapping[str, Any]] = {
     OWN: {},
     SHARED: {"guidance": SHARED},
     TEMPLATES: {"guidance": TEMPLATES},
     FEW_PORTRAITS: {},
+    REGION: {"region": True},
     "8 steps": {"steps": 8, "start": 0.2},
     "4 steps": {"steps": 4, "start": 0.2},
 }
@@ -52,9 +62,21 @@ _LABELS = {
     SHARED: "one unconditional for all characters of a frame",
     TEMPLATES: "the template's unconditional",
     FEW_PORTRAITS: f"portraits until {BATCH} more move the identity by less than {TOLERANCE}",
+    REGION: "a region around each mask, in place of the whole picture",
     "8 steps": "8 steps",
     "4 steps": "4 steps",
 }
+
+
+@dataclass(frozen=True)
+class DrawnFrame:
+    """A frame drawn in one way: the template and the finished frame, decoded and not."""
+
+    template: Picture
+    picture: Picture
+    template_latent: Float[Tensor, "1 c lh lw"]
+    latent: Float[Tensor, "1 c lh lw"]
+    layout: Layout
 
 
 def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
@@ -69,18 +91,20 @@ def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str,
         The numbers, JSON's own types only, None where there is nothing to measure; and the pictures by way, one per
         frame.
     """
-    toy, counts = make_story(number), dict[str, int]()
+    toy, counts, whole, edges = make_story(number), dict[str, int](), dict[str, float](), dict[str, Row]()
     with counted_evaluations(instruments.studio) as of_portraits:
         identities, portraits = find_identities(instruments.studio, toy)
     pictures: dict[str, list[Picture]] = {}
     for way, changes in WAYS.items():
         studio = replace(instruments.studio, settings=replace(instruments.studio.settings, **changes))
         found = identities[FEW_PORTRAITS if way == FEW_PORTRAITS else OWN]
-        with counted_evaluations(studio) as evaluations:
-            templates, pictures[way] = draw_frames(studio, toy, found)
-        counts[way] = sum(evaluations)
+        with counted_evaluations(studio) as evaluations, counted_cells(studio) as cells:
+            frames = draw_frames(studio, toy, found)
+        counts[way], whole[way] = sum(evaluations), sum(cells) / frames[0].latent[0, 0].numel()
+        edges[way] = measure_edges(studio, frames)
         if way == OWN:
-            pictures = {TEMPLATE: templates, **pictures}
+            pictures[TEMPLATE] = [frame.template for frame in frames]
+        pictures[way] = [frame.picture for frame in frames]
     pictures |= reference_drawings(toy)
     seen = {name: look_at_all(instruments, toy, images) for name, images in pictures.items()}
     row = {
@@ -89,6 +113,8 @@ def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str,
         "prompts": [frame.prompt for frame in toy.story.frames],
         "evaluations": sum(of_portraits) + sum(counts.values()),
         "evaluations_by_way": counts,
+        "whole_pictures_by_way": whole,
+        "edges": edges,
         "portraits": portraits,
         "moved": [
             1 - float(torch.nn.functional.cosine_similarity(found.embedding, few.embedding, dim=0))
@@ -131,32 +157,52 @@ def settled_after(studio: Studio, portraits: Portraits) -> int:
     return total
 
 
-def draw_frames(
-    studio: Studio, toy: ToyStory, identities: Mapping[str, Identity]
-) -> tuple[list[Picture], list[Picture]]:
-    """The templates and the finished frames of a story."""
-    templates, frames = [], []
+def draw_frames(studio: Studio, toy: ToyStory, identities: Mapping[str, Identity]) -> list[DrawnFrame]:
+    """The frames of a story."""
+    frames = []
     for frame in toy.story.frames:
         cache = studio.sample_frame(frame, toy.number * SEEDS_PER_STORY + FIRST_FRAME + frame.index, silent)
-        templates.append(studio.picture(cache.final))
-        layout = studio.find(frame, templates[-1], None)
-        frames.append(studio.picture(studio.put_in(frame, cache, layout, identities, silent)))
-    return templates, frames
+        template = studio.picture(cache.final)
+        layout = studio.find(frame, template, None)
+        latent = studio.put_in(frame, cache, layout, identities, silent)
+        frames.append(DrawnFrame(template, studio.picture(latent), cache.final, latent, layout))
+    return frames
+
+
+def measure_edges(studio: Studio, frames: Sequence[DrawnFrame]) -> dict[str, float | None]:
+    """What changed outside the final masks, and the seams along them, averaged over frames that show somebody."""
+    changes, likenesses, seams = [], [], []
+    for frame in frames:
+        if not frame.layout.masks.any():
+            continue
+        cells = final_cells(studio.settings, frame.layout, frame.latent.shape[-2:])
+        pasted = in_pixels(cells)
+        changes.append(largest_change(frame.latent, frame.template_latent, cells))
+        likenesses.append(psnr(frame.picture, frame.template, ~pasted))
+        seams.append(seam_against(frame.picture, frame.template, pasted))
+    return {
+        "latent_difference": max(changes, default=None),
+        "psnr": mean_of_known(likenesses),
+        "seam": mean_of_known(seams),
+    }
 
 
 def make_tables(rows: Rows) -> str:
     """All tables, as Markdown."""
-    return "\n\n".join(part(rows) for part in (about, _cost_table, _face_table, _agreement_table))
+    return "\n\n".join(part(rows) for part in (about, _cost_table, _face_table, _edge_table, _agreement_table))
 
 
 def _cost_table(rows: Rows) -> str:
     lines = []
     for way in WAYS:
         drawn = way if way == FEW_PORTRAITS else OWN
-        frames = [row["evaluations_by_way"][way] / len(row["prompts"]) for row in rows]
-        portraits = [count for row in rows for count in row["portraits"][drawn]]
-        lines.append((_LABELS[way], f"{sum(frames) / len(frames):.1f}", f"{sum(portraits) / len(portraits):.1f}"))
-    return table(("**Cost**", "evaluations a frame", "portraits a character"), lines)
+        costs = [
+            [row[key][way] / len(row["prompts"]) for row in rows]
+            for key in ("evaluations_by_way", "whole_pictures_by_way")
+        ]
+        costs.append([count for row in rows for count in row["portraits"][drawn]])
+        lines.append((_LABELS[way], *(f"{sum(each) / len(each):.1f}" for each in costs)))
+    return table(("**Cost**", "evaluations a frame", "in whole pictures, by cells", "portraits a character"), lines)
 
 
 def _face_table(rows: Rows) -> str:
@@ -172,6 +218,17 @@ def _face_table(rows: Rows) -> str:
     return table(("**Face-Sim**", "mean", "minus the paper's"), lines)
 
 
+def _edge_table(rows: Rows) -> str:
+    lines = []
+    for way in WAYS:
+        largest = max((row["edges"][way]["latent_difference"] or 0.0 for row in rows), default=0.0)
+        psnrs, seams = at("edges", way, "psnr"), at("edges", way, "seam")
+        change = "" if way == OWN else difference(rows, seams, at("edges", OWN, "seam"), digits=2)
+        lines.append((_LABELS[way], f"{largest:g}", cell(rows, psnrs, digits=1), cell(rows, seams, digits=2), change))
+    titles = ("latent, largest difference", "picture, PSNR in dB", "seam, levels of 255", "seam minus the paper's")
+    return table(("**Outside the final masks, and along them**", *titles), lines)
+
+
 def _agreement_table(rows: Rows) -> str:
     lines = [
         (
@@ -179,10 +236,10 @@ def _agreement_table(rows: Rows) -> str:
             *(cell(rows, at("agreement", way, name), 100, 1) for way in DRAWINGS),
             *(
                 difference(rows, at("agreement", way, name), at("agreement", OWN, name), scale=100, digits=1)
-                for way in (TEMPLATES, "8 steps")
+                for way in (TEMPLATES, REGION, "8 steps")
             ),
         )
         for name in ("scene", *SCENE, "person", *PERSON)
     ]
-    titles = (*DRAWINGS, "template's − own", "8 steps − own")
+    titles = (*DRAWINGS, "template's − own", "region − own", "8 steps − own")
     return table(("**As the caption says, %**", *titles), lines)

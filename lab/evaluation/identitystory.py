@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.identity import Discovery, Identity
+from ...core.layout import Layout
 from ...core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
 from ...core.scores.cosines import likeness, mean_cosine_between, mean_pairwise_cosine
 from ...core.scores.statistics import mean_of_known
@@ -263,9 +264,10 @@ def measure_masks(instruments: Instruments, frames: Sequence[FrameVariants], see
         if not frame.layout.masks.any():
             continue  # nobody was found, nothing was drawn again
         old_figure = torch.stack([one.mask for one in people.values()]).any(dim=0) if people else None
-        background.append(_background(frame, final_cells(instruments.studio.settings, frame, grown=True)))
+        settings, grid = instruments.studio.settings, frame.latents[TEMPLATE].shape[-2:]
+        background.append(_background(frame, final_cells(settings, frame.layout, grid, grown=True)))
         for name, measured in edges.items():
-            cells = final_cells(instruments.studio.settings, frame, grown=name != FIXED)
+            cells = final_cells(settings, frame.layout, grid, grown=name != FIXED)
             measured.append(_edges(instruments.detector, frame, name, cells, old_figure))
     largest = max((one["latent_difference"] for one in background), default=None)
     return {
@@ -274,12 +276,13 @@ def measure_masks(instruments: Instruments, frames: Sequence[FrameVariants], see
     }
 
 
-def final_cells(settings: RunSettings, frame: FrameVariants, grown: bool) -> Bool[Tensor, "lh lw"]:
-    """The latent cells that belong to a character at the last step."""
-    kernel = scaled_kernel(settings.max_kernel if grown else 0, *frame.layout.size)
-    masks = ProgressiveMasks(frame.layout.masks, settings.steps, settings.start, kernel).at(settings.steps - 1)
-    height, width = frame.latents[TEMPLATE].shape[-2:]
-    return to_latent_grid(masks, height, width).any(dim=0)[0]
+def final_cells(
+    settings: RunSettings, layout: Layout, grid: Sequence[int], grown: bool = True
+) -> Bool[Tensor, "lh lw"]:
+    """The cells of a latent of some height and width that belong to a character at the last step."""
+    kernel = scaled_kernel(settings.max_kernel if grown else 0, *layout.size)
+    masks = ProgressiveMasks(layout.masks, settings.steps, settings.start, kernel).at(settings.steps - 1)
+    return to_latent_grid(masks, grid[0], grid[1]).any(dim=0)[0]
 
 
 def in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:
@@ -287,11 +290,21 @@ def in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:
     return cells.repeat_interleave(LATENT_RATIO, dim=0).repeat_interleave(LATENT_RATIO, dim=1)
 
 
+def largest_change(latent: Tensor, template: Tensor, cells: Bool[Tensor, "lh lw"]) -> float:
+    """How far a latent is from the template's outside some cells."""
+    return float(((latent - template).abs().amax(dim=(0, 1)) * ~cells).max())
+
+
+def seam_against(picture: Picture, template: Picture, pasted: Bool[Tensor, "h w"]) -> float | None:
+    """How much sharper the picture is than the template across the edge of what was pasted, in levels of 255."""
+    steps = seam_step(picture, pasted), seam_step(template, pasted)
+    return None if None in steps else 255 * (steps[0] - steps[1])  # pyright: ignore
+
+
 def _background(frame: FrameVariants, cells: Bool[Tensor, "lh lw"]) -> dict[str, Any]:
     outside, template = ~in_pixels(cells), frame.pictures[TEMPLATE]
-    change = (frame.latents["discovered"] - frame.latents[TEMPLATE]).abs().amax(dim=(0, 1))
     return {
-        "latent_difference": float((change * ~cells).max()),
+        "latent_difference": largest_change(frame.latents["discovered"], frame.latents[TEMPLATE], cells),
         "psnr": psnr(frame.pictures["discovered"], template, outside),
         "psnr_direct": psnr(frame.pictures[DIRECT], template, outside),
         "covered": float(cells.float().mean()),
@@ -305,10 +318,9 @@ def _edges(
     cells: Bool[Tensor, "lh lw"],
     old_figure: Bool[Tensor, "h w"] | None,
 ) -> dict[str, float | None]:
-    picture, template, pasted = frame.pictures[name], frame.pictures[TEMPLATE], in_pixels(cells)
-    steps = seam_step(picture, pasted), seam_step(template, pasted)
+    picture, template = frame.pictures[name], frame.pictures[TEMPLATE]
     ghost = None if old_figure is None else ghost_share(picture, template, anybody(detector, picture), old_figure)
-    return {"ghost": ghost, "seam": None if None in steps else 255 * (steps[0] - steps[1])}  # pyright: ignore
+    return {"ghost": ghost, "seam": seam_against(picture, template, in_pixels(cells))}
 
 
 def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

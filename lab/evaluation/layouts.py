@@ -127,7 +127,7 @@ def _measure_edges(instruments: Instruments, frames: Sequence[FrameVariants], so
     for frame in frames:
         if not frame.layout.masks.any():
             continue  # nobody was found, nothing was drawn again
-        inside = in_pixels(final_cells(instruments.studio.settings, frame, grown=True))
+        inside = in_pixels(final_cells(instruments.studio.settings, frame.layout, frame.latents[TEMPLATE].shape[-2:]))
         found = psnr(frame.pictures[source], frame.pictures[TEMPLATE], ~inside)
         background.append(None if found is None or isinf(found) else found)
         covered.append(float(inside.float().mean()))

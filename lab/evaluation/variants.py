@@ -1,6 +1,6 @@
 """The variants of drawing a story that are compared with each other, on the same starting noise."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -72,8 +72,21 @@ class FrameVariants:
 @contextmanager
 def counted_evaluations(studio: Studio) -> Iterator[list[int]]:
     """Inside, the list gets the number of samples of every call of the UNet."""
+    with _counted(studio, len) as counts:
+        yield counts
+
+
+@contextmanager
+def counted_cells(studio: Studio) -> Iterator[list[int]]:
+    """Inside, the list gets the number of latent cells of all samples of every call of the UNet."""
+    with _counted(studio, lambda latents: len(latents) * latents.shape[-2] * latents.shape[-1]) as counts:
+        yield counts
+
+
+@contextmanager
+def _counted(studio: Studio, count: Callable[[Tensor], int]) -> Iterator[list[int]]:
     counts: list[int] = []
-    hook = studio.pipe.unet.register_forward_pre_hook(lambda module, arguments: counts.append(len(arguments[0])))
+    hook = studio.pipe.unet.register_forward_pre_hook(lambda module, arguments: counts.append(count(arguments[0])))
     try:
         yield counts
     finally:

@@ -5,7 +5,7 @@ its characters as they do under the stock KSampler, and on nobody else.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,9 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...core.region import Region
 from ..types import Cast
+from .regions import RegionalPrompts
 
 PostCfgHook = Callable[[dict[str, Any]], Tensor]
 _HOOKS = "sampler_post_cfg_function"
@@ -59,11 +61,33 @@ class UnconditionalTap:
 class Character:
     """What one character keeps between calls: prepared prompts, the last unconditional, what patches remember."""
 
-    def __init__(self, conds: dict[str, Any]) -> None:
+    def __init__(self, conds: dict[str, Any], prompts: RegionalPrompts) -> None:
         self.conds = conds
+        self.prompts = prompts
         self.tap = UnconditionalTap()
         self._state: dict[str, Any] | None = None
         self._references: dict[int, Any] = {}
+
+    @classmethod
+    def prepared(
+        cls,
+        region: Region,
+        pair: dict[str, Any],
+        network: Any,
+        noise: Tensor,
+        device: torch.device,
+        latent: Tensor,
+        mask: Tensor | None,
+        seed: int | None,
+        latent_shapes: Any,
+    ) -> "Character":
+        """Prepare the prompts as the host does, for a picture that is the region of the given noise and latent."""
+        prompts, shown = RegionalPrompts(region, network), region.crop(noise)
+        cut = {kind: prompts.cut(entries) for kind, entries in pair.items()}
+        latent, mask = region.crop(latent), None if mask is None else region.crop(mask)
+        shapes = latent_shapes if latent_shapes is None or region.is_everything else [shown.shape]
+        conds = comfy.samplers.process_conds(network, shown, cut, device, latent, mask, seed, latent_shapes=shapes)
+        return cls(conds, prompts)
 
     def options(self, model_options: dict[str, Any], with_tap: bool) -> dict[str, Any]:
         """The call's options with this character's own wrapper state and, if asked for, the tap."""
@@ -101,10 +125,11 @@ class Unconditionals:
         self._given = given
         self._known: dict[int, Tensor] = {}
 
-    def added_to(self, model_options: dict[str, Any], group: int) -> dict[str, Any]:
+    def added_to(self, model_options: dict[str, Any], group: int, region: Region) -> dict[str, Any]:
         """The options with which a character of a group takes the unconditional from here, or leaves it here.
 
-        It is a hook in place of the evaluation of both prompts; one that is there already is called by it.
+        The given one is of the whole picture, of which the character sees the region. It is a hook in place of the
+        evaluation of both prompts; one that is there already is called by it.
         """
         before = model_options.get(_BOTH_PROMPTS)
 
@@ -118,7 +143,7 @@ class Unconditionals:
             conditional, negative = args["conds"]
             if negative is None:
                 return evaluate(args)
-            unconditional = self._known.get(group) if self._given is None else self._given
+            unconditional = self._known.get(group) if self._given is None else region.crop(self._given)
             if unconditional is not None:
                 return [evaluate({**args, "conds": [conditional, None]})[0], unconditional]
             both = evaluate(args)
@@ -134,11 +159,13 @@ class CharacterGuider(comfy.samplers.CFGGuider):
     Args:
         model_patcher: The MODEL.
         members: The characters that it draws; may be empty. A member without negative prompt needs a scale of 1.
+        regions: The part of the picture that the MODEL sees for each of them.
     """
 
-    def __init__(self, model_patcher: Any, members: Cast) -> None:
+    def __init__(self, model_patcher: Any, members: Cast, regions: Sequence[Region]) -> None:
         super().__init__(model_patcher)
         self.members = members
+        self.regions = regions
         conds = {}
         for index, member in enumerate(members):
             conds[f"positive {index}"] = member.positive
@@ -169,12 +196,8 @@ class CharacterGuider(comfy.samplers.CFGGuider):
             for i in range(len(self.members))
         ]
         self.characters = [
-            Character(
-                comfy.samplers.process_conds(
-                    self.inner_model, noise, pair, device, scaled, denoise_mask, seed, latent_shapes=latent_shapes
-                )
-            )
-            for pair in pairs
+            Character.prepared(region, pair, self.inner_model, noise, device, scaled, denoise_mask, seed, latent_shapes)
+            for region, pair in zip(self.regions, pairs, strict=True)
         ]
         negatives = [character.conds.get("negative") for character in self.characters]
         self.groups = [_first_equal(negatives, index) for index in range(len(negatives))]
@@ -185,6 +208,8 @@ class CharacterGuider(comfy.samplers.CFGGuider):
             )
         finally:
             self.conds = all_conds
+            for character in self.characters:
+                character.prompts.clean_up()
             del self.characters, self.groups
 
     def predict(
@@ -199,15 +224,16 @@ class CharacterGuider(comfy.samplers.CFGGuider):
     ) -> tuple[Tensor, Tensor | None]:
         """One member's guided prediction and, with `with_tap`, the last unconditional that the model gave for them.
 
-        With `unconditionals` it is shared with the members whose negative conditioning is equal.
+        Both are of the member's region of `x`. With `unconditionals` the latter is shared with the members whose
+        negative conditioning is equal.
         """
-        character = self.characters[index]
+        character, region = self.characters[index], self.regions[index]
         options = character.options(model_options, with_tap)
         if unconditionals is not None:
-            options = unconditionals.added_to(options, self.groups[index])
+            options = unconditionals.added_to(options, self.groups[index], region)
         self.conds = character.conds
         with character.own_references(options):
-            prediction = comfy.samplers.CFGGuider.outer_predict_noise(self, x, timestep, options, seed)
+            prediction = comfy.samplers.CFGGuider.outer_predict_noise(self, region.crop(x), timestep, options, seed)
         self.conds = {}
         return prediction, character.tap.value
 

@@ -4,6 +4,7 @@ Both are real `CFGGuider`s, so ControlNet, noise masks, LoRA, FreeU and other pa
 under the stock KSampler. They act on what the sampler sees: the guided prediction after all wrappers and hooks.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from ...core.guidance import OWN, TEMPLATES
 from ...core.latent_cache import CacheReplay, LatentRecorder, ModelCall, NoisyLatentCache
 from ...core.quoting import quote
 from ...core.redenoise import ProgressiveMasks, composite, to_latent_grid
+from ...core.region import Region
 from ..types import Cast, CastMember
 from .character_guider import (
     CharacterGuider,
@@ -68,6 +70,7 @@ class RedenoiseGuider(CharacterGuider):
         cast: The characters to put in; may be empty.
         soft_edge: Blend mask edges by coverage in place of selecting whole latent cells.
         guidance: One of `core.guidance.GUIDANCE`; the template's needs a cache with unconditional predictions.
+        regions: What the identity generator sees for each member of `cast`; None: the whole picture for everybody.
     """
 
     def __init__(
@@ -78,16 +81,19 @@ class RedenoiseGuider(CharacterGuider):
         cast: Cast,
         soft_edge: bool = False,
         guidance: str = OWN,
+        regions: Sequence[Region] | None = None,
     ) -> None:
-        by_model: dict[int, list[CastMember]] = {id(model_patcher): []}
+        everything = Region.everything(cache.noise.shape[-2], cache.noise.shape[-1])
+        self.regions_of_cast = [everything] * len(cast) if regions is None else list(regions)
+        by_model: dict[int, list[tuple[CastMember, Region]]] = {id(model_patcher): []}
         places = []
-        for member in cast:
+        for member, region in zip(cast, self.regions_of_cast, strict=True):
             group = by_model.setdefault(id(model_patcher if member.model is None else member.model), [])
             places.append((group, len(group)))
-            group.append(member)
+            group.append((member, region))
         drawn, *others = by_model.values()
-        super().__init__(model_patcher, tuple(drawn))
-        self.others = [OwnModelGuider(group[0].model, tuple(group)) for group in others]
+        super().__init__(model_patcher, *_unzipped(drawn))
+        self.others = [OwnModelGuider(group[0][0].model, *_unzipped(group)) for group in others]
         guiders = {id(group): guider for group, guider in zip([drawn, *others], [self, *self.others], strict=True)}
         self.places = [(guiders[id(group)], index) for group, index in places]
         self.cache = cache
@@ -181,15 +187,15 @@ class RedenoiseGuider(CharacterGuider):
         predictions, unconditionals = [], []
         given = background_unconditional if self.guidance == TEMPLATES else None
         shared = {id(guider): Unconditionals(given) for guider, _ in self.places} if self.guidance != OWN else {}
-        for guider, index in self.places:
+        for (guider, index), region in zip(self.places, self.regions_of_cast, strict=True):
             if self.others:
                 guider.make_current(x)
             prediction, unconditional = guider.predict(
                 index, x, timestep, options, hook_count > 0, seed, shared.get(id(guider))
             )
-            predictions.append(prediction)
-            if unconditional is not None:
-                unconditionals.append(unconditional)
+            predictions.append(region.paste(prediction, background))
+            if unconditional is not None and background_unconditional is not None:
+                unconditionals.append(region.paste(unconditional, background_unconditional))
         masks = to_latent_grid(self.masks.at(step), x.shape[-2], x.shape[-1], self.soft_edge)
         masks = masks.view(len(masks), *[1] * (x.ndim - 2), *masks.shape[-2:]).to(x.device)
         prediction = composite(background, torch.stack(predictions), masks)
@@ -198,6 +204,10 @@ class RedenoiseGuider(CharacterGuider):
         if background_unconditional is None or len(unconditionals) < len(self.places):
             return prediction, None if hook_count else background_unconditional  # the template's, for another pass
         return prediction, composite(background_unconditional, torch.stack(unconditionals), masks)
+
+
+def _unzipped(group: list[tuple[CastMember, Region]]) -> tuple[Cast, list[Region]]:
+    return tuple(member for member, _ in group), [region for _, region in group]
 
 
 def _changed(call: ModelCall, x: Tensor, prediction: Tensor, unconditional: Tensor | None) -> ModelCall:

@@ -36,7 +36,8 @@ from .unet_hooks import (
 )
 
 _WHO = "Shuffled ID Injector"
-_KEY = "story_identity_injector"
+INJECTOR = "story_identity_injector"
+"""Key of the injector's wrappers."""
 
 _AREA = "a prompt has an area of its own"
 
@@ -90,7 +91,7 @@ class IDInjection:
             ValueError: If the MODEL is no UNet, the adapter is made for another, or the MODEL has an injector already.
         """
         refuse_other_than_unet(model, _WHO)
-        if model.get_wrappers(WrappersMP.OUTER_SAMPLE, _KEY):
+        if model.get_wrappers(WrappersMP.OUTER_SAMPLE, INJECTOR):
             raise ValueError(
                 f"This MODEL has a {_WHO} already. Give all characters to one: chain their Face Features nodes."
             )
@@ -103,8 +104,8 @@ class IDInjection:
         patched = model.clone()
         if lora:
             patched = pm.patch_unet(model, lora, self.lora_strength, file.name)
-        patched.set_additional_models(_KEY, [self.adapter.patcher])
-        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, partial(self._sample, numbers))
+        patched.set_additional_models(INJECTOR, [self.adapter.patcher])
+        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, INJECTOR, partial(self._sample, numbers))
         return patched
 
     def _warn_of_mixing(self) -> None:
@@ -127,7 +128,7 @@ class IDInjection:
         first, last = (float(sampling.percent_to_sigma(each)) for each in (self.start, self.end))
         prompts, size = _Prompts.of(guider.conds), tuple(noise.shape[2:])
         run = _Run(self._injection(numbers), len(self.frames), prompts, first, last, size)
-        guider.model_options["transformer_options"] = with_participant(options, _KEY, run)
+        guider.model_options["transformer_options"] = with_participant(options, INJECTOR, run)
         try:
             return executor(noise, *args, **more)
         finally:

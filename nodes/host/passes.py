@@ -1,7 +1,7 @@
 """Running the two passes on the host: everything is checked before the first UNet call."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,16 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...core.guidance import OWN, TEMPLATES
+from ...core.guidance import OWN, SHARED, TEMPLATES
 from ...core.latent_cache import LatentRecorder, NoisyLatentCache
 from ...core.layout import Layout
 from ...core.quoting import quote, quote_all
 from ...core.redenoise import ProgressiveMasks, first_step, scaled_kernel
+from ...core.region import Region, regions_around
 from ..types import Cast, Conditioning
 from .guiders import RecordingGuider, RedenoiseGuider
 from .latents import check_latents, downscale_ratio, is_picture_of, recipe_of
+from .regions import cells_per_step, check_regional
 from .token_maps import attach_reader
 
 UNREPLAYABLE_SAMPLERS = ("dpm_adaptive",)
@@ -127,12 +129,13 @@ def redenoise(
     cfg: float,
     soft_edge: bool,
     guidance: str = OWN,
+    region_margin: float | None = None,
 ) -> NoisyLatentCache:
     """Run the schedule again with the characters' identities (equation 8).
 
     `start` is a step of the schedule or a share of its steps, see `core.redenoise.first_step`; `guidance` one of
-    `core.guidance.GUIDANCE`. Gives what happened as
-    a cache, whose `final` is the finished frame; another pass can go on from it with other characters.
+    `core.guidance.GUIDANCE`. With a `region_margin` the MODELs see no more than `regions_of` says. Gives what happened
+    as a cache, whose `final` is the finished frame; another pass can go on from it with other characters.
     """
     check_sampler(cache.recipe.sampler_name)
     members, rows = present_members(cast, layout)
@@ -144,14 +147,45 @@ def redenoise(
         return cache
     check_unconditionals(cache, masks, guidance, cfg, layout.label)
     models = drawing_models(model, members)
+    regions = None if region_margin is None else regions_of(models, cache, masks, region_margin)
+    if regions is not None:
+        check_regions(models, members, regions, guidance, layout.label)
     used = model if any(each is model for each in models) else models[0]  # one that draws nobody is not loaded
-    guider = RedenoiseGuider(used, cache, masks, members, soft_edge, guidance)
+    guider = RedenoiseGuider(used, cache, masks, members, soft_edge, guidance, regions)
     guider.set_cfg(cfg)
     recipe = cache.recipe
     final = _sample(
         guider, used, cache.noise, cache.initial, recipe.solver, cache.sigmas.clone(), cache.noise_mask, recipe.seed
     )
     return replace(cache, calls=tuple(guider.calls), final=final)
+
+
+def regions_of(models: Sequence[Any], cache: NoisyLatentCache, masks: ProgressiveMasks, margin: float) -> list[Region]:
+    """What each MODEL sees: a region around its mask, by the cells that the MODEL needs (`core.region`)."""
+    grid = int(cache.noise.shape[-2]), int(cache.noise.shape[-1])
+    by_step = {step: regions_around(masks, grid, step, margin) for step in map(cells_per_step, models)}
+    return [by_step[cells_per_step(model)][row] for row, model in enumerate(models)]
+
+
+def shares_seen(
+    model: Any, cast: Cast, cache: NoisyLatentCache, layout: Layout, masks: ProgressiveMasks, margin: float
+) -> dict[str, float]:
+    """Of the picture's latent cells, the share that each member's region has; `masks` has all rows of the layout."""
+    own = {member.name: member.model for member in cast if member.model is not None}
+    regions = regions_of([own.get(name, model) for name in layout.names], cache, masks, margin)
+    return {name: region.share for name, region in zip(layout.names, regions, strict=True)}
+
+
+def check_regions(models: Sequence[Any], members: Cast, regions: Sequence[Region], guidance: str, where: str) -> None:
+    """Refuse what members who see a region have for the whole picture, and an unconditional shared between regions."""
+    if guidance == SHARED:
+        raise ValueError(
+            f"{where}: guidance is {quote(guidance)}, but with region each character's unconditional prediction is of "
+            "their own part of the picture. Choose own, or switch region off."
+        )
+    for model, member, region in zip(models, members, regions, strict=True):
+        if not region.is_everything:
+            check_regional(where, member.name, model, (*member.positive, *member.negative))
 
 
 def check_guidance(where: str, negative: Conditioning, cfg: float, sampler_name: str) -> None:

@@ -27,6 +27,13 @@ def test_redenoising_says_which_steps_and_how_masks_grow():
     ]
 
 
+def test_redenoising_says_how_much_was_seen():
+    layout = two_people()
+    masks = ProgressiveMasks(layout.masks, steps=10, start=2, max_kernel_px=4)
+    last = describe_redenoising(layout, masks, {"Mira": 0.25, "Tom": 1.0}).splitlines()[-1]
+    assert last == '"Mira": mask 4 % of the picture, 36 % at the last step, drawn on 25 % of it'
+
+
 def test_a_frame_with_nobody():
     empty = Layout((), torch.zeros(0, 4, 4, dtype=torch.bool), "frame 1")
     assert describe_layout(empty) == "frame 1: shows nobody."

@@ -61,7 +61,7 @@ def test_grown_cells_hold_the_fixed_ones(instruments):
     toy = make_story(STORY)
     layout = instruments.studio.find(toy.story.frames[0], torch.zeros(64, 64, 3), None)
     frame = FrameVariants({}, {TEMPLATE: torch.zeros(1, 8, 16, 16)}, layout)
-    fixed, grown = (final_cells(instruments.studio.settings, frame, flag) for flag in (False, True))
+    fixed, grown = (final_cells(instruments.studio.settings, frame.layout, (16, 16), flag) for flag in (False, True))
     assert (grown >= fixed).all()
     assert grown.sum() > fixed.sum()
 
