@@ -45,7 +45,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def unwritable(path: Path, problem: OSError) -> OSError:
     """The same error in words that name the file which could not be written, in place of a temporary one or of none."""
-    advice = " Make room there, then do the same again: what is finished stays as it is." if _is_full(problem) else ""
+    advice = " Make room there, then do the same again: what is finished stays as it is." if is_full(problem) else ""
     reason = problem.strerror or str(problem)
     said = type(problem)(f"{printable(str(path))} cannot be written: {printable(reason)}.{advice}")
     said.errno = problem.errno
@@ -80,5 +80,6 @@ def _as_os_error(problem: SafetensorError) -> OSError:
     return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(problem))
 
 
-def _is_full(problem: OSError) -> bool:
+def is_full(problem: OSError) -> bool:
+    """Whether the reason is that a disk is full, or a quota."""
     return problem.errno in _FULL

@@ -1,4 +1,4 @@
-"""`python -m story_identity.headless`; torchrun and accelerate start the command line this way."""
+"""`python -m story_identity.headless`, the command line without the commands of the laboratory."""
 
 import importlib
 import sys

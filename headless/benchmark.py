@@ -19,7 +19,7 @@ from ..core.story import Story
 from ..core.story_fields import read_json
 from .benchmark_stories import VISTORYBENCH, BenchmarkStory
 from .detection import Detector
-from .processes import process_count
+from .processes import refuse_launcher
 from .run import run_story
 from .run_files import frame_file, write_json
 from .run_folder import RunFolder
@@ -102,8 +102,7 @@ def run_benchmark(plan: Plan, stories: Sequence[BenchmarkStory], out: Path, repo
             settings; also for whatever drawing and scoring refuse.
         FileNotFoundError: If pictures or files of the encoders are missing.
     """
-    if process_count() > 1:
-        raise ValueError(f"{process_count()} processes were started, but a benchmark is the work of one: start one.")
+    refuse_launcher()
     if plan.images is not None:
         for each in stories:
             _check_pictures(plan, each)

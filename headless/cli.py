@@ -20,6 +20,7 @@ from .score_command import score
 from .stopping import stoppable
 from .terminal import plain_errors, progress, quiet_imports, quiet_libraries, say, shown
 from .verify_command import verify
+from .workers_command import Crowd, is_collection, run_with_workers, say_painted
 
 if TYPE_CHECKING:
     from ..core.story import Story
@@ -48,7 +49,7 @@ def command() -> Iterator[None]:
 
 @app.command(rich_help_panel=STORIES)
 def run(
-    story: options.StoryFile,
+    stories: options.Stories,
     out: options.OutFolder,
     overwrite: options.Overwrite = False,
     as_published: options.AsPublished = False,
@@ -113,6 +114,9 @@ def run(
     device: options.Device = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    retries: options.Retries = None,
 ) -> None:
     """Make a story: an identity per character, then frame after frame. Stopped at any point, run it again to go on.
 
@@ -120,12 +124,24 @@ def run(
 
     Ctrl-C ends it with exit status 130, SIGTERM with 143. Files that are lost or damaged are made again.
 
-    With --checkpoint toyworld, settings that are not given are those of the toy world. Several processes share the work
-    under torchrun or accelerate launch: torchrun --nproc-per-node 2 -m -- story_identity.headless run
-    STORY ...
+    With --checkpoint toyworld, settings that are not given are those of the toy world. With --workers several
+    processes share one story or many; what cannot be made is named in the end, with exit status 1.
     """
+    given = options.given_settings(locals())
     with command():
-        _run(story, out, overwrite, as_published, options.given_settings(locals()))
+        if workers is None and ray is None:
+            _run(_only(stories, retries), out, overwrite, as_published, given)
+        else:
+            run_with_workers(stories, out, overwrite, as_published, given, Crowd(workers, ray, retries))
+
+
+def _only(stories: Sequence[Path], retries: int | None) -> Path:
+    """The story of a run without workers."""
+    if len(stories) != 1 or is_collection(stories[0]):
+        raise ValueError("Several stories are work for --workers: give --workers 1 or more.")
+    if retries is not None:
+        raise ValueError("--retries is for --workers and --ray; give one of them, or leave it out.")
+    return stories[0]
 
 
 def _run(story: Path, out: Path, overwrite: bool, as_published: bool, given: Mapping[str, Any]) -> None:
@@ -141,9 +157,7 @@ def _run(story: Path, out: Path, overwrite: bool, as_published: bool, given: Map
         say(sentence, error=True)
     with progress() as report:
         folder = run_story(loaded, settings, out, overwrite=overwrite, report=report)
-    for mask in folder.painted_masks(loaded):
-        use = "`run --masks` into another folder" if settings.together else "`redenoise`"
-        say(f"{shown(mask)} was painted in: it is kept, but not used here. {use} uses it.", error=True)
+    say_painted(folder, loaded, settings)
     say(f"The story is in {shown(folder.root)}")
 
 

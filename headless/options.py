@@ -15,6 +15,7 @@ import typer
 
 from .run_settings import TOYWORLD_SETTINGS, RunSettings
 
+WORKERS = "Several workers (Ray)"
 FILES, FRAMES, PORTRAITS = "Files", "Frames", "Portraits and identities"
 TOGETHER, COMPUTING = "Frames drawn together (Storynizor)", "Computing"
 _SETTINGS = {each.name: each for each in dataclasses.fields(RunSettings)}
@@ -54,6 +55,16 @@ def path_of(text: str) -> Path:
 
 StoryFile = Annotated[
     Path, typer.Argument(metavar="STORY", help="A story file (JSON).", show_default=False, parser=path_of)
+]
+Stories = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="STORY...",
+        help="A story file (JSON). With --workers or --ray several, folders of them, and .txt files that list them, "
+        "one a line: each story then has a folder of its own in --out, called like its file.",
+        show_default=False,
+        parser=path_of,
+    ),
 ]
 OutFolder = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False, parser=path_of)]
 AsPublished = Annotated[
@@ -131,6 +142,37 @@ PictureWeight = Annotated[float | None, option("picture_weight", TOGETHER)]
 Device = Annotated[str | None, option("device", COMPUTING)]
 Dtype = Annotated[str | None, option("dtype", COMPUTING)]
 Threads = Annotated[int | None, option("threads", COMPUTING)]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=100_000,
+        help="How many workers share the stories, each with its models loaded: one per GPU with --device cuda, "
+        "otherwise processes on the CPU. With --ray the most there are to be.",
+        show_default=False,
+        rich_help_panel=WORKERS,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Ray cluster that is there, HOST:PORT or auto; without --workers all of it is used.",
+        show_default=False,
+        rich_help_panel=WORKERS,
+    ),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1000,
+        help="How often a frame is begun again whose worker ended. Default: 3.",
+        show_default=False,
+        rich_help_panel=WORKERS,
+    ),
+]
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic_files import remove_unfinished
+from ..core.atomic_files import atomic_write, remove_unfinished
 from ..core.character_mentions import Character
 from ..core.identity import PACK_VERSION, Identity, safe_file_name
 from ..core.locking import locked
@@ -70,6 +70,14 @@ class Extent:
     def _of(cls, casts: Sequence[Sequence[str]], given: Sequence[str], portraits: int) -> "Extent":
         names = tuple(dict.fromkeys(name for cast in casts for name in cast))
         return cls(len(casts), names, tuple(name for name in names if name not in given), portraits)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The characters, by name, and the frames, from 0, of which a finished story's folder lacks files."""
+
+    names: tuple[str, ...]
+    frames: tuple[int, ...]
 
 
 class RunFolder:
@@ -137,8 +145,8 @@ class RunFolder:
         if self.root.exists() and not self.root.is_dir():
             raise ValueError(f"{place} is a file; give a folder for the run.")
         refusal = (
-            f"Another run is working in {place}. Wait for it, choose another folder, or share one run between "
-            "processes with torchrun."
+            f"Another run is working in {place}. Wait for it, or choose another folder. One run has several processes "
+            "where it is started with --workers."
         )
         with ExitStack() as stack:
             try:
@@ -171,6 +179,18 @@ class RunFolder:
                 yield self.identity(name)
         for name in extent.drawn:
             yield from self.lost_portraits(name, self.portrait_count(name, extent.portraits))
+
+    def lost_parts(self, story: Story, settings: RunSettings) -> Lost:
+        """What `lost` says, by the pieces of work that make it."""
+        extent = Extent.of(story, settings)
+        names = tuple(name for name in extent.names if self._lacks_identity(name, extent))
+        return Lost(names, tuple(i for i in range(extent.frames) if self.lost_of_frame(i, extent.files)))
+
+    def _lacks_identity(self, name: str, extent: Extent) -> bool:
+        if self.saved_identity(name) is None:
+            return True
+        count = self.portrait_count(name, extent.portraits)
+        return name in extent.drawn and next(self.lost_portraits(name, count), None) is not None
 
     def lost_of_frame(self, index: int, files: Sequence[str] = FRAME_FILES) -> list[Path]:
         """Those of a frame's files that are missing or damaged."""
@@ -214,13 +234,34 @@ class RunFolder:
     def prepare(self, story: Story, settings: RunSettings, overwrite: bool) -> None:
         """Delete what killed processes left (or everything), and write the manifest of the present state."""
         old = Extent.listed(self.read_manifest())
-        for folder in (self.root, *self.folders(Extent.of(story, settings), old)):
-            remove_unfinished(folder, below=False)
+        self.remove_unfinished(Extent.of(story, settings), old)
         if overwrite:
             for path in self.files(old):
                 path.unlink(missing_ok=True)
             self.manifest.unlink(missing_ok=True)  # last: until then it lists what is left
         self.write_manifest(story, settings)
+
+    def remove_unfinished(self, *extents: Extent) -> None:
+        """Delete what killed processes left."""
+        for folder in (self.root, *self.folders(*extents)):
+            remove_unfinished(folder, below=False)
+
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        """Write files of a run, by their paths in its folder, where they are missing or damaged."""
+        for path, content in files.items():
+            if not is_whole(self.root / path):
+                with atomic_write(self.root / path) as temporary:
+                    temporary.write_bytes(content)
+
+    def keep_identity(self, name: str, files: Mapping[str, bytes]) -> None:
+        """`keep` for one character's identity and portraits; those that are there get the names that they have here."""
+        identity = self.identity(name).relative_to(self.root).as_posix()
+        names = [Path(path).name for path in files if path != identity]
+        kept = [number for number in range(len(names)) if _portrait_file(number + 1, True) in names]
+        self.name_portraits(name, len(names), kept)
+        self.keep(
+            {path: content for path, content in files.items() if path != identity or self.saved_identity(name) is None}
+        )
 
     def write_manifest(self, story: Story, settings: RunSettings) -> None:
         """Write the manifest of the present state; one that says the same already stays untouched."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import Field as DataclassField
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -164,6 +165,14 @@ class RunSettings(TogetherSettings):
     def finds_layouts(self) -> bool:
         """Whether frames drawn together are drawn without faces first, to find out where each face is to act."""
         return self.together and bool(self.adapter) and not self.masks and self.detector != "none"
+
+    def with_device(self, device: str) -> "RunSettings":
+        """The same on "cpu" or "cuda", which other hosts have; whether this one has it is not checked."""
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f'device is {quote(device)}; with --workers and --ray use "cpu" or "cuda".')
+        there = copy(self)
+        object.__setattr__(there, "device", device)
+        return there
 
     def _check_single_pass(self) -> None:
         """Refuse what only re-denoising reads where frames are drawn together."""

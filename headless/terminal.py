@@ -22,20 +22,21 @@ _LONGEST_MESSAGE = 3000
 
 @contextmanager
 def progress() -> Iterator["Report"]:
-    """A bar for what is being made, in the main process only; the libraries' own would run through it."""
+    """A bar for what is being made; the libraries' own would run through it."""
     quiet_libraries()
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = os.environ.get("RANK", "0") != "0"
-    with stoppable(), Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
+    with stoppable(), Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         running: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
             if what not in running:
+                if done == total:
+                    return
                 running[what] = bars.add_task(printable(what, _LONGEST_TASK), total=total)
-            bars.update(running[what], completed=done)
+            bars.update(running[what], completed=done, total=total)
             if done == total:
                 bars.remove_task(running.pop(what))
 
@@ -72,11 +73,11 @@ def plain_errors() -> Iterator[None]:
         say(f"{missing}. {NEEDED}", error=True)
         raise typer.Exit(2) from missing
     except (ValueError, OSError) as problem:
-        say(printable(_in_words(problem), _LONGEST_MESSAGE), error=True)
+        say(printable(in_words(problem), _LONGEST_MESSAGE), error=True)
         raise typer.Exit(2) from problem
 
 
-def _in_words(problem: ValueError | OSError) -> str:
+def in_words(problem: ValueError | OSError) -> str:
     """An error of the system as a sentence that names the file; any other as it is."""
     if isinstance(problem, OSError) and problem.filename and problem.strerror:
         return f"{problem.filename}: {problem.strerror}."

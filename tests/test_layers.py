@@ -33,8 +33,8 @@ def modules_of(part: str) -> list[str]:
     ("part", "forbidden"),
     [
         ("core", (*HOST, *LIBRARIES, "story_identity.headless", "story_identity.lab")),
-        ("headless", (*HOST, "story_identity.lab")),
-        ("lab", HOST),
+        ("headless", (*HOST, "story_identity.lab", "ray")),
+        ("lab", (*HOST, "ray")),
     ],
 )
 @pytest.mark.slow

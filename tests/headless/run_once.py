@@ -15,7 +15,7 @@ def main():
 
 
 def say(*words):
-    """One write per line, so that lines of several processes do not mix, also where output is not buffered."""
+    """One write per line, also where output is not buffered."""
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Runs that are stopped or shared: killed at any moment or divided, they come to the same bytes."""
+"""Runs that are stopped: killed at any moment, they come to the same bytes."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from story_identity.headless.processes import Share
 
 from .stories import STORY, contents, options_of, settings
 
@@ -20,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def start(weights, out, *launcher):
+def start(weights, out):
     """The test story in a process of its own, whose lines can be read."""
-    command = [*(launcher or (sys.executable,)), "-m", "tests.headless.run_once", weights, out]
+    command = [sys.executable, "-m", "tests.headless.run_once", weights, out]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -92,21 +91,3 @@ def test_stopped_by_hand_the_command_says_so_and_can_go_on(toyworld_folder, tmp_
     for number in (1, 2, 3, 4):
         one, two = (Image.open(folder / f"frame_{number:04d}.png") for folder in (out, whole))
         assert one.tobytes() == two.tobytes()
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_story_and_no_frame_is_done_twice(toyworld_folder, tmp_path, uninterrupted):
-    whole, _ = uninterrupted
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    lines = finish(start(toyworld_folder, tmp_path, *torchrun))
-    assert contents(tmp_path) == whole
-    for what in ["frame 1, template 4 4", "frame 2, template 4 4", "frame 4, template 4 4", 'Portraits of "Tom" 10 10']:
-        assert lines.count(what) == 1, what
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_shares_are_all_there_is_and_nothing_twice(count):
-    items = list(range(7))
-    shares = [Share(index, count, "cpu", lambda: None).of(items) for index in range(count)]
-    assert sorted(sum(shares, [])) == items
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -191,7 +191,7 @@ def test_starting_over_deletes_no_reference_picture(faces, toyworld_folder, tmp_
 
 def test_several_processes_are_refused_with_one_sentence(toyworld_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were started, but frames that are drawn together"):
+    with pytest.raises(ValueError, match="2 processes were started, but this is the work of one: start it without"):
         make(tmp_path / "out", together(toyworld_folder))
     assert not (tmp_path / "out").exists()
 

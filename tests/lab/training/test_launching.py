@@ -1,6 +1,5 @@
 """Several processes: the documented commands reach the program whole, and nobody waits for ever for one that stalls."""
 
-import json
 import os
 import re
 import subprocess
@@ -12,12 +11,8 @@ import torch
 import torch.distributed.run
 import typer
 from accelerate.commands.launch import launch_command_parser
-from PIL import Image
 from story_identity.lab import cli
 from story_identity.lab.training import processes
-
-from tests.headless.stories import STORY, options_of
-from tests.headless.stories import settings as run_settings
 
 from .test_settings import toml
 
@@ -81,22 +76,6 @@ def test_every_option_passes_through_the_launcher(launcher):
             found = parser.parse_args([*words, name, "story.json", *given])
             assert (found.training_script, found.training_script_args) == (program, [name, "story.json", *given])
             assert found.module
-
-
-@pytest.mark.parametrize("given", [["--start", "2"], ["--start=2"]])
-@pytest.mark.slow
-def test_a_documented_command_makes_a_story(toyworld_folder, tmp_path, given):
-    launcher = next(each for each in documented() if "torchrun" in each)
-    (tmp_path / "story.json").write_text(json.dumps({**STORY, "frames": ["a beach at night", "a forest"]}))
-    for number in (1, 2):
-        Image.new("L", (64, 64)).save(tmp_path / f"frame_{number:04d}.png")
-    chosen = options_of(run_settings(toyworld_folder, detector="none", masks=str(tmp_path), start=2))
-    place = chosen.index("--start")
-    rest = chosen[:place] + chosen[place + 2 :]
-    done = call(launcher, "run", tmp_path / "story.json", "--out", tmp_path / "out", *given, *rest)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["settings"]["start"] == 2
-    assert (tmp_path / "out" / "frame_0002.png").is_file()
 
 
 @pytest.mark.slow
