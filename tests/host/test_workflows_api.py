@@ -7,8 +7,8 @@ import pytest
 from story_identity.lab.workflows.schemas import ANY, MATCHES
 
 from .api_form import known_inputs
-from .test_front_end import all_nodes
 from .server import PACK, Host
+from .test_front_end import all_nodes
 from .write_api_twins import TWINS, WORKFLOWS, twin
 
 
