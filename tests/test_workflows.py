@@ -166,15 +166,25 @@ def test_links_in_a_subgraph_agree_with_its_nodes_its_ends_and_the_node_that_sta
             assert widget in values(nodes[int(key)])
 
 
+SEARCHED = ("consistent character", "same person", "character sheet", "story", "comic")
+
+
 def test_three_blueprints_are_found_by_what_they_are_for():
-    assert [path.stem for path in BLUEPRINTS] == ["Consistent story", "Draw frames together", "Find identities"]
+    """The editor's search sees the first 30 characters of the name that a subgraph is listed by, and nothing else."""
     for path in BLUEPRINTS:
         stored = load(path)
         ((inner,), (outer,)) = stored["definitions"]["subgraphs"], stored["nodes"]
-        assert inner["name"] == outer["title"] == path.stem
+        assert inner["name"] == outer["title"] == path.stem.split(" (")[0]
         assert stored["extra"]["BlueprintDescription"] == inner["description"]
-        words = {"consistent character", "same person", "character sheet", "story", "comic"}
-        assert words <= set(stored["extra"]["BlueprintSearchAliases"])
+        assert set(SEARCHED) == set(stored["extra"]["BlueprintSearchAliases"])
+    assert [path.stem.split(" (")[0] for path in BLUEPRINTS] == [
+        "Consistent story",
+        "Draw frames together",
+        "Find identities",
+    ]
+    for words in SEARCHED:
+        places = ([path.stem.lower().find(word) for word in words.split()] for path in BLUEPRINTS)
+        assert any(0 <= min(each) and max(each) <= 30 for each in places), words
 
 
 @workflows
@@ -192,7 +202,7 @@ def test_a_window_of_1600_by_1000_shows_it_whole_with_at_most_12_nodes(path):
 
 
 @pytest.mark.parametrize("name", ["toyworld_quickstart", "identitystory_sdxl"])
-def test_what_a_user_writes_is_in_app_mode_and_among_the_favourites(name):
+def test_app_mode_shows_what_a_user_writes_the_frames_and_the_sheet(name):
     workflow = load(ROOT / "workflows" / f"{name}.json")
     nodes, extra = {node["id"]: node for node in workflow["nodes"]}, workflow["extra"]
     inputs = [
@@ -204,8 +214,22 @@ def test_what_a_user_writes_is_in_app_mode_and_among_the_favourites(name):
         "StoryIdentitySaveFrame",
         "StoryIdentityStorySheet",
     ]
-    favourites = [(int(each["nodeLocatorId"]), each["widgetName"]) for each in extra["favoritedWidgets"]["favorites"]]
-    assert favourites == [tuple(each) for each in extra["linearData"]["inputs"]]
+    assert favourites(workflow) == [tuple(each) for each in extra["linearData"]["inputs"]]
+
+
+@workflows
+def test_the_text_that_a_user_writes_is_among_the_favourites(path):
+    workflow = load(path)
+    text = {"characters", "prompts", "style", "negative"}
+    written = {each["id"]: each for each in workflow["nodes"] if each["type"].endswith(("IdentityStory", "Characters"))}
+    names = [name for key, name in favourites(workflow) if key in written and name in values(written[key])]
+    kinds = {node["type"] for node in written.values()}
+    assert sorted(names) == sorted(text if "StoryIdentityStory" in kinds else {"characters"})
+
+
+def favourites(workflow: dict[str, Any]) -> list[tuple[int, str]]:
+    told = workflow["extra"]["favoritedWidgets"]["favorites"]
+    return [(int(each["nodeLocatorId"]), each["widgetName"]) for each in told]
 
 
 @workflows

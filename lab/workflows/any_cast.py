@@ -5,14 +5,12 @@ What runs once per frame is a subgraph between Each Frame and Collect Frames.
 
 from typing import Any, NamedTuple
 
-from .graph import Group, folded_node, graph, node
+from .graph import Group, folded_node, graph, node, written_in
 from .groups import AMBER, BLUE, GREEN, GREY, VIOLET, note
 from .kinds import Folded, Node
 from .schemas import Json
 
 FRAMES, SHEET = "StoryIdentity/frame", "StoryIdentity/sheet"
-WRITTEN = {"Characters": ["characters"], "Story": ["prompts", "style", "negative"], "EachFrame": ["frames", "seed"]}
-"""What a user writes, by kind of node: favourites in the editor's side panel, inputs in App mode."""
 SHOWN = ("SaveFrame", "StorySheet")
 """What App mode shows."""
 
@@ -103,12 +101,8 @@ def together(values: Json) -> list[Node]:
 
 
 def with_app(made: Json) -> Json:
-    """The workflow with what App mode shows, and its text among the favourites."""
+    """The workflow with what App mode shows: the text that a user writes, the frames and the sheet."""
     ids = {each["type"].removeprefix("StoryIdentity"): each["id"] for each in made["nodes"]}
-    inputs = [[ids[kind], widget] for kind, widgets in WRITTEN.items() if kind in ids for widget in widgets]
-    if "Characters" not in ids:
-        inputs.insert(0, [ids["Story"], "characters"])
+    inputs = [list(each) for each in written_in(made["nodes"])]
     made["extra"]["linearData"] = {"inputs": inputs, "outputs": [ids[kind] for kind in SHOWN]}
-    favourites = [{"nodeLocatorId": str(key), "widgetName": widget} for key, widget in inputs]
-    made["extra"]["favoritedWidgets"] = {"favorites": favourites}
     return made

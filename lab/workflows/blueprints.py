@@ -1,4 +1,8 @@
-"""The subgraphs that ComfyUI offers among its nodes: `subgraphs/`, one file each, named as the editor shows it."""
+"""The subgraphs that ComfyUI offers among its nodes: `subgraphs/`, one file each, named as the editor lists it.
+
+The editor's search reads nothing else of a pack's subgraph than this name, and of the name the first 30 characters: the
+host sends no aliases, and the editor puts what it sends in place of those in the file.
+"""
 
 from .drawing import INSIDE, drawing
 from .graph import alone, fold, folded_node, node
@@ -8,6 +12,12 @@ from .schemas import Json
 from .together import draw
 
 SEARCHED = ["consistent character", "same person", "character sheet", "story", "comic"]
+LISTED = {
+    "Consistent story": "comic, characters",
+    "Find identities": "character sheet",
+    "Draw frames together": "same person",
+}
+"""What follows a subgraph's name where it is listed, so that it is found."""
 SAVED = "StoryIdentity/frame"
 
 
@@ -72,4 +82,7 @@ def blueprint(folded: Folded) -> Json:
     return {**found, "extra": {"BlueprintDescription": folded.about, "BlueprintSearchAliases": SEARCHED}}
 
 
-BLUEPRINTS = {f"{each.name}.json": each for each in (consistent_story(), find_identities(), frames_together())}
+BLUEPRINTS = {
+    f"{each.name} ({LISTED[each.name]}).json": each
+    for each in (consistent_story(), find_identities(), frames_together())
+}

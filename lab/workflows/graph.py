@@ -21,6 +21,13 @@ WRITTEN_ON = {"StoryIdentityFindIdentity"}  # its text would take the room befor
 READABLE = 0.6  # the zoom below which the editor leaves texts out
 PICTURE = 232  # the least height of the pictures under a node's widgets
 
+WRITTEN = {
+    "StoryIdentityCharacters": ["characters"],
+    "StoryIdentityStory": ["prompts", "style", "negative"],
+    "StoryIdentityEachFrame": ["frames", "seed"],
+}
+"""What a user writes, by kind of node: favourites in the editor's side panel, inputs in App mode."""
+
 
 class Group(NamedTuple):
     """Columns of nodes, from left to right, in a box; without a title there is no box."""
@@ -85,14 +92,29 @@ def graph(name: str, left: list[Group], rows: list[list[Group]], **extra: Any) -
     across, down = VIEW
     whole = min(across / (to_the_right + longest), down / (max(y - BETWEEN, below) + TITLE))
     scale = min(max(int(100 * whole) / 100, READABLE), 1.0)
+    wired = _wired(nodes)
+    favourites = [{"nodeLocatorId": str(key), "widgetName": widget} for key, widget in written_in(wired["nodes"])]
     return {
         **{"id": unique(f"storyidentity/{name}"), "revision": 0},
-        **_wired(nodes),
+        **wired,
         "groups": boxes,
         "config": {},
-        "extra": {"ds": {"scale": scale, "offset": _offset(scale)}, "frontendVersion": SCHEMAS["editor"], **extra},
+        "extra": {
+            "ds": {"scale": scale, "offset": _offset(scale)},
+            "frontendVersion": SCHEMAS["editor"],
+            "favoritedWidgets": {"favorites": favourites},
+            **extra,
+        },
         "version": 0.4,
     }
+
+
+def written_in(nodes: list[Json]) -> list[tuple[int, str]]:
+    """The widgets with a user's text, by the ids of their nodes; a Story without Characters has the characters too."""
+    ids = {each["type"]: each["id"] for each in nodes}
+    found = [(ids[kind], widget) for kind, widgets in WRITTEN.items() if kind in ids for widget in widgets]
+    story, people = "StoryIdentityStory", "StoryIdentityCharacters"
+    return [(ids[story], "characters"), *found] if story in ids and people not in ids else found
 
 
 def stored(workflow: Json) -> str:

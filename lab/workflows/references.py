@@ -11,7 +11,7 @@ from .together import amsa, draw, first, injector, sample
 def pictures_of(name: str) -> list[Node]:
     """Three pictures of one person."""
     files = [f"{name.lower()}_{n}" for n in (1, 2, 3)]
-    return [node(file, "LoadImage", image=f"{file}.png", size=(240, 300)) for file in files]
+    return [node(file, "LoadImage", image=f"{file}.png", size=(240, 320)) for file in files]
 
 
 def entering(pictures: list[Node]) -> str:
@@ -146,8 +146,8 @@ again: `name` is Nora's, `name_1` Otto's.
     given = "model clip vae adapter clip_vision detector".split()
     ties = " ".join([*(f"{each}=models.{each}" for each in given), "story=story.story", entering([*nora, *otto])])
     drawn = folded_node("drawn", draw_twice(name, nora, otto), ties, size=(340, 0))
-    before = {"templates": "drawn.templates", "layouts": "drawn.layouts"}
-    shown = [frames("drawn.images", 400), sheet(BATCH, "drawn.images", "drawn.frames", **before)]
+    before = "templates=drawn.templates layouts=drawn.layouts"
+    shown = [frames("drawn.images", 400), sheet(BATCH, "drawn.images", "drawn.frames", more=before)]
     return graph(
         name,
         [note(name, about, 620, wide=380), Group("Models", GREY, [[models(name)]])],

@@ -108,8 +108,9 @@ def frames(images: str, width: int = 420) -> Node:
     return node("finished", "SaveImage", f"images={images}", title="Finished frames", **saved)
 
 
-def sheet(world: World, images: str, captions: str, width: int = 420, **more: str) -> Node:
-    links = " ".join(f"{name}={origin}" for name, origin in {"images": images, "frames": captions, **more}.items())
+def sheet(world: World, images: str, captions: str, width: int = 420, more: str = "") -> Node:
+    """The sheet of the frames, saved; `more` is what else it shows."""
+    links = f"images={images} frames={captions} {more}"
     return world.node("sheet", "StorySheet", links, size=(width, 0), filename_prefix="StoryIdentity/sheet")
 
 

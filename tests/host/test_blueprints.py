@@ -24,9 +24,8 @@ TOY: dict[str, dict[str, Any]] = {
 
 def story_of_blueprints() -> dict[str, Any]:
     """A workflow as a user makes it of the three, in API form."""
-    find, story, together = (
-        BLUEPRINTS[f"{name}.json"] for name in ("Find identities", "Consistent story", "Draw frames together")
-    )
+    named = {each.name: each for each in BLUEPRINTS.values()}
+    find, story, together = (named[name] for name in ("Find identities", "Consistent story", "Draw frames together"))
     models = "model=toy.model clip=toy.clip vae=toy.vae"
     generator = "identity_model=toy.identity_model photomaker=toy.photomaker detector=toy.detector"
     prompts = "Mira waving in the garden\nMira sitting on the beach"

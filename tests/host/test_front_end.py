@@ -24,6 +24,28 @@ LOAD = """
     return {graph: app.graph.serialize(), prompt: (await app.graphToPrompt()).output, boxes, said, promoted}
 """
 
+SEARCH = """
+    const box = 'input[placeholder="Add a node..."]'
+    if (!document.querySelector(box)) await app.extensionManager.command.execute("Workspace.SearchBox.Toggle")
+    const until = async ready => {
+        for (let n = 0; n < 600 && !ready(); n++) await new Promise(done => setTimeout(done, 100))
+    }
+    await until(() => document.querySelector(box))
+    const input = document.querySelector(box)
+    const found = () => [...document.querySelectorAll("[role=option]")].map(each => each.innerText.split("\\n")[0])
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, WORDS)
+    input.dispatchEvent(new Event("input", {bubbles: true}))
+    await until(() => found().includes(NAME))
+    return found()
+"""
+FOUND = {
+    "consistent character": "Consistent story (comic, characters)",
+    "same person": "Draw frames together (same person)",
+    "character sheet": "Find identities (character sheet)",
+    "story": "Consistent story (comic, characters)",
+    "comic": "Consistent story (comic, characters)",
+}
+
 
 @pytest.fixture(scope="module")
 def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
@@ -55,6 +77,13 @@ def test_the_editor_loads_it_whole(page, path):
         sockets = {each["name"] for each in node["inputs"]}  # the editor also shows a widget for a number that enters
         shown = [name for name in loaded["promoted"][str(node["id"])] if name not in sockets]
         assert shown == told_apart([widget for _, widget in node["properties"]["proxyWidgets"]])
+
+
+@pytest.mark.parametrize(("words", "name"), FOUND.items())
+def test_the_search_for_nodes_finds_a_subgraph_and_nodes_of_the_pack(page, words, name):
+    found = page.run(SEARCH.replace("WORDS", json.dumps(words)).replace("NAME", json.dumps(name)))
+    assert name in found
+    assert {"Story", "Characters", "Find Identity"} & set(found)
 
 
 def told_apart(names: list[str]) -> list[str]:

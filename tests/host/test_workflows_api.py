@@ -7,6 +7,7 @@ import pytest
 from story_identity.lab.workflows.schemas import ANY, MATCHES
 
 from .api_form import known_inputs
+from .server import PACK, Host
 from .test_front_end import all_nodes
 from .write_api_twins import TWINS, WORKFLOWS, twin
 
@@ -36,3 +37,10 @@ def test_every_node_has_the_sockets_of_the_host(host, workflow):
         outputs = [(each["name"], each["type"], each.get("shape") == 6) for each in node["outputs"]]
         kinds = [ANY if kind == MATCHES else kind for kind in spec["output"]]
         assert outputs == list(zip(spec["output_name"], kinds, spec["output_is_list"], strict=True)), where
+
+
+def test_the_template_browser_gets_each_workflow_with_its_picture(host: Host):
+    assert sorted(host.get("/workflow_templates")[PACK]) == sorted(path.stem for path in WORKFLOWS)
+    for path in WORKFLOWS:
+        for file in (path, path.with_suffix(".jpg")):
+            assert host.read(f"/api/workflow_templates/{PACK}/{file.name}") == file.read_bytes()

@@ -50,7 +50,7 @@ def editor(options: list[str]) -> Iterator[tuple[Host, Page]]:
         write_all(host.models_dir)
         write_pictures(host.input_dir)
         with host, Page(Path(folder) / "chromium") as page:
-            host.read("/settings", {"Comfy.TutorialCompleted": True})
+            host.read("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
             across, down = WINDOW
             size = {"width": across, "height": down, "deviceScaleFactor": 1, "mobile": False}
             page.call("Emulation.setDeviceMetricsOverride", **size)
