@@ -134,7 +134,8 @@ def two_passes(studio: Studio, frame: Frame, identities: Mapping[str, Identity],
         settings = studio.settings
         kernel = scaled_kernel(settings.max_kernel, *layout.size)
         schedule = ProgressiveMasks(layout.masks, settings.steps, settings.start, kernel)
-        covered = to_latent_grid(schedule.at(settings.steps - 1), *latents.shape[-2:]).any(dim=0)[0]
+        height, width = latents.shape[-2:]
+        covered = to_latent_grid(schedule.at(settings.steps - 1), height, width).any(dim=0)[0]
         return torch.equal(latents[0][..., ~covered], latents[1][..., ~covered]) and bool(latents.isfinite().all())
 
     short = with_settings(studio, {"steps": 2, "start": 1})

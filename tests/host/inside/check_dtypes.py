@@ -50,7 +50,7 @@ def outside(where, cache, latent, start=START, kernel=KERNEL):
     return ~to_latent_grid(schedule.at(cache.steps - 1), *latent.shape[-2:]).any(dim=0)[0]
 
 
-def check_background(latent, done, free):
+def assert_background(latent, done, free):
     assert 0 < free.float().mean() < 1
     assert torch.equal(latent[..., free], done[..., free])
     assert done.isfinite().all()
@@ -70,7 +70,7 @@ def check_the_background_stays_bit_for_bit_and_the_cache_is_in_its_own_dtype():
             assert seen == {dtype}, (build, seen)
             exact = latent if exact is None else exact
             assert_close(latent, exact, CLOSE[dtype])
-            check_background(latent, done, outside(where, cache, latent))
+            assert_background(latent, done, outside(where, cache, latent))
             for tensor in (latent, done, cache.final, cache.noise, *(call.prediction for call in cache.calls)):
                 assert tensor.dtype == torch.float32
                 assert tensor.device.type == "cpu"
@@ -102,7 +102,7 @@ def check_transformers_do_the_same():
                 latent, cache = template_of(model, family)
                 done, _ = redenoise_family(model, cache, where, (member_of(family),))
             assert seen == {dtype}, (name, seen)
-            check_background(latent, done, outside(where, cache, latent, 1, 0))
+            assert_background(latent, done, outside(where, cache, latent, 1, 0))
             assert {call.prediction.dtype for call in cache.calls} == {torch.float32}
 
 
