@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ..core.atomic_files import atomic_write
 from ..core.quoting import printable, quote
 from .run_settings import RunSettings
 from .worker import Done, Failed, Opened
@@ -323,3 +325,16 @@ def _reason(error: BaseException) -> str:
 
 def _runs(process: int) -> bool:
     return Path(f"/proc/{process}").exists()
+
+
+@contextmanager
+def sign_in(folder: Path) -> Iterator[tuple[Path, str]]:
+    """A file by which workers find out whether they see a folder, and what is in it."""
+    content = uuid.uuid4().hex
+    path = folder / f".workers-{content}"
+    with atomic_write(path) as temporary:
+        temporary.write_text(content)
+    try:
+        yield path, content
+    finally:
+        path.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ def run_story(
     folder = RunFolder(out)
     check_run(story, settings, detector)
     with cpu_threads(settings.threads), folder.locked() as obstacle:
-        if _is_finished(folder, story, settings, overwrite, obstacle):
+        if is_finished(folder, story, settings, overwrite, obstacle):
             return folder
         if uses_detector(settings):
             detector = detector or load_detector(settings, settings.device)
@@ -87,7 +87,7 @@ def _make_lost(production: Production, story: Story) -> None:
         production.make_frame(frame, identities)
 
 
-def _is_finished(
+def is_finished(
     folder: RunFolder, story: Story, settings: RunSettings, overwrite: bool, obstacle: OSError | None
 ) -> bool:
     """Whether there is nothing left to make; refuses what cannot be continued or started over.

@@ -1,18 +1,17 @@
 """Stories made by several workers: identities, then frames as soon as their identities are there, of all stories."""
 
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.atomic_files import atomic_write, is_full
+from ..core.atomic_files import is_full
 from ..core.quoting import printable, quote
 from ..core.story import Frame, Story
-from .crew import Crew, Died, Event, Slot, pool
-from .run import ATTEMPTS, check_begun, check_run, check_writable, lost_again
+from .crew import Crew, Died, Event, Slot, pool, sign_in
+from .run import ATTEMPTS, check_begun, check_run, check_writable, is_finished, lost_again
 from .run_folder import Extent, Lost, RunFolder
 from .run_settings import RunSettings
 from .studio import Report
@@ -155,11 +154,14 @@ class StorySet:
         try:
             check_run(work.story, self.settings)
             obstacle = stack.enter_context(work.folder.locked())
-            check_begun(work.folder, work.story, self.settings, self.overwrite)
-            if obstacle is not None and not self.overwrite and not any(work.folder.lost(work.story, self.settings)):
-                self._done[_STORIES] += 1
-                return False
-            check_writable(work.folder, work.story, self.settings, self.overwrite, obstacle)
+            known = work.folder, work.story, self.settings, self.overwrite
+            if obstacle is not None or len(self._works) == 1:
+                if is_finished(*known, obstacle):
+                    self._done[_STORIES] += 1
+                    return False
+            else:  # workers look, since to read all files of many stories takes long
+                check_begun(*known)
+                check_writable(*known, None)
         except (ValueError, OSError) as error:
             self._refuse(work, in_words(error))
             return False
@@ -173,7 +175,7 @@ class StorySet:
 
     def _produce(self, workers: int | None, address: str | None) -> None:
         record = self.settings.record()
-        with _sign(self.out) as sign, pool(self.settings, workers, address) as found:
+        with sign_in(self.out) as sign, pool(self.settings, workers, address) as found:
             if found.dashboard:
                 self.notice(f"Ray's dashboard: http://{found.dashboard}")
             self.crew = crew = Crew(found, self.worker, (self.settings, record, Path.cwd()), sign, self.notice)
@@ -383,16 +385,3 @@ def _allow_open_files(count: int) -> None:
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextmanager
-def _sign(folder: Path) -> Iterator[tuple[Path, str]]:
-    """A file by which workers find out whether they see a folder, and what is in it."""
-    content = uuid.uuid4().hex
-    path = folder / f".workers-{content}"
-    with atomic_write(path) as temporary:
-        temporary.write_text(content)
-    try:
-        yield path, content
-    finally:
-        path.unlink(missing_ok=True)

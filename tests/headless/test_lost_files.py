@@ -161,7 +161,7 @@ def no_writing(monkeypatch):
 
     monkeypatch.setattr("story_identity.core.locking.FileLock.acquire", acquire)
     monkeypatch.setattr("story_identity.headless.run_folder.write_json", None)
-    monkeypatch.setattr(run_module, "write_picture", None)
+    monkeypatch.setattr("story_identity.headless.production.write_picture", None)
 
 
 def test_a_finished_run_in_a_read_only_folder_is_finished(copy, toyworld_folder, monkeypatch):

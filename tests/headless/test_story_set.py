@@ -54,6 +54,13 @@ def test_only_what_is_lost_is_made_again(whole, toyworld_folder, tmp_path, monke
     assert sorted(given) == ["", "", "frame 1", "frame 4", MIRA, TOM]
 
 
+def test_a_finished_story_needs_no_worker(whole, toyworld_folder, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "run")
+    given = without_ray(monkeypatch)
+    assert make(story(), toyworld_folder, tmp_path / "run") == []
+    assert (given, contents(tmp_path / "run")) == ([], contents(whole))
+
+
 def test_portraits_without_their_final_name_get_it(whole, toyworld_folder, tmp_path, monkeypatch):
     """What a worker that sees the folder leaves when it ends, and one that does not see it takes over."""
     shutil.copytree(whole, tmp_path / "run")
