@@ -19,6 +19,9 @@ from .schedules import log_levels, nearest_timesteps, schedule, training_levels
 from .solvers import Solver
 
 Predict = Callable[[Tensor, float], Tensor]
+PredictEach = Callable[[Tensor, float, Sequence[Prompt]], list[Tensor]]
+"""The x0 prediction for each of several prompts, as `Predictor` makes it for a UNet."""
+
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 """The kinds of prompt in a model call, as hooks receive them."""
 
@@ -55,8 +58,35 @@ class SamplingPlan:
     def sigmas(self) -> Float[Tensor, " steps_plus_one"]:
         return schedule(self.scheduler, self.steps, self.pipe.scheduler.config)
 
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.unet.device
+
+    def predictor(self) -> PredictEach:
+        return Predictor(self.pipe)
+
     def denoiser(self, positive: Prompt, negative: Prompt) -> "Denoiser":
-        return Denoiser(self.pipe, positive, negative, self.cfg)
+        return Denoiser(self.predictor(), positive, negative, self.cfg)
+
+    def solver(self, name: str, sigmas: Float[Tensor, " n"], seed: int) -> Solver:
+        return Solver(name, sigmas, seed)
+
+    def to_vae_scale(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return from_model_scale(self.pipe, latent)
+
+    def recipe(self, seed: int) -> Recipe:
+        """What makes a template of this plan."""
+        levels = self.levels()
+        return Recipe(
+            model_family=type(self.pipe).__name__,
+            latent_space=type(self.pipe).__name__,
+            noise_kind="diffusion",
+            sigma_range=(float(levels[0]), float(levels[-1])),
+            sampler_name=self.sampler,
+            seed=seed,
+            cfg=self.cfg,
+            solver=self.sampler,
+        )
 
 
 class Predictor:
@@ -108,14 +138,14 @@ class Denoiser:
     """The guided x0 prediction for one pair of prompts.
 
     Args:
-        pipe: As `Predictor` takes it.
+        predict: Such as a `Predictor`.
         positive: What to show.
         negative: What to keep out; not evaluated where `cfg` is 1.
         cfg: Guidance scale.
     """
 
-    def __init__(self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
-        self._predict = Predictor(pipe)
+    def __init__(self, predict: PredictEach, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
+        self._predict = predict
         self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
         self._cfg = cfg
 
@@ -144,7 +174,7 @@ class CharacterDenoiser:
     """
 
     def __init__(self, plan: SamplingPlan, prompts: Sequence[tuple[Prompt, Prompt]], guidance: str) -> None:
-        self._predict, self._cfg = Predictor(plan.pipe), plan.cfg
+        self._predict, self._cfg = plan.predictor(), plan.cfg
         self._own = [plan.denoiser(*pair) for pair in prompts] if guidance == OWN or math.isclose(plan.cfg, 1) else []
         self._shares = guidance == SHARED
         self._rows = [*([prompts[0][1]] if self._shares else []), *(positive for positive, _ in prompts)]
@@ -224,24 +254,16 @@ def sample_template(
         recorder.begin_step(len(recorder.calls) - 1)  # these solvers call the model once per step
         return prediction
 
-    final = sample(Solver(plan.sampler, sigmas, seed), predict, noise.to(plan.pipe.unet.device), levels, on_step)
+    solver = plan.solver(plan.sampler, sigmas, seed)
+    final = sample(solver, predict, noise.to(plan.device), levels, on_step)
     return NoisyLatentCache(
         calls=recorder.calls_of(sigmas),
         sigmas=sigmas,
         noise=noise,
         initial=torch.zeros_like(noise),
-        final=from_model_scale(plan.pipe, final).cpu(),
+        final=plan.to_vae_scale(final).cpu(),
         noise_mask=None,
-        recipe=Recipe(
-            model_family=type(plan.pipe).__name__,
-            latent_space=type(plan.pipe).__name__,
-            noise_kind="diffusion",
-            sigma_range=(float(levels[0]), float(levels[-1])),
-            sampler_name=plan.sampler,
-            seed=seed,
-            cfg=plan.cfg,
-            solver=plan.sampler,
-        ),
+        recipe=plan.recipe(seed),
     )
 
 
@@ -296,9 +318,9 @@ def redenoise(
         grid = to_latent_grid(masks.at(step), latent.shape[-2], latent.shape[-1], soft_edge)
         return composite(background, characters, grid.unsqueeze(1).to(latent.device))
 
-    solver = Solver(cache.recipe.sampler_name, cache.sigmas, cache.recipe.seed)
-    noise = cache.noise.to(plan.pipe.unet.device)
-    return from_model_scale(plan.pipe, sample(solver, predict, noise, plan.levels(), on_step)).cpu()
+    solver = plan.solver(cache.recipe.sampler_name, cache.sigmas, cache.recipe.seed)
+    noise = cache.noise.to(plan.device)
+    return plan.to_vae_scale(sample(solver, predict, noise, plan.levels(), on_step)).cpu()
 
 
 def from_model_scale(pipe: Any, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
