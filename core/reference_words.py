@@ -6,7 +6,8 @@ from .text_search import Span
 
 _BEFORE_NOTHING = ",.;:!?)]}"
 """Signs before which an inserted piece needs no comma of its own."""
-_INDEFINITE = re.compile(r"\b(an?|one)(\s+(?:[^\s,.;:()]+\s+){0,8})$", re.IGNORECASE)
+_INDEFINITE = re.compile(r"\b(an?|one)(\s+(?:(?!(?:an?|one|the)\s)[^\s,.;:()]+\s+){0,8})$", re.IGNORECASE)
+"""An article of the word that follows: between the two are adjectives, and no other article."""
 
 
 def with_reference(prompt: str, class_word: Span, description: str, pictures: int, noun: str = "image") -> str:

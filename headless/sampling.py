@@ -20,6 +20,9 @@ from .schedules import log_levels, nearest_timesteps, schedule, training_levels
 from .solvers import Solver
 
 Predict = Callable[[Tensor, float], Tensor]
+PredictEach = Callable[[Tensor, float, Sequence[Prompt]], list[Tensor]]
+"""The x0 prediction for each of several prompts, as `Predictor` makes it for a UNet."""
+
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 """The kinds of prompt in a model call, as hooks receive them."""
 
@@ -56,12 +59,39 @@ class SamplingPlan:
     def sigmas(self) -> Float[Tensor, " steps_plus_one"]:
         return schedule(self.scheduler, self.steps, self.pipe.scheduler.config)
 
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.unet.device
+
     def cells_per_step(self) -> int:
         """The latent cells by which a region begins and ends: those that the UNet's whole downsampling joins."""
         return 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
 
+    def predictor(self, region: Region | None = None) -> PredictEach:
+        return Predictor(self.pipe, region)
+
     def denoiser(self, positive: Prompt, negative: Prompt, region: Region | None = None) -> "Denoiser":
-        return Denoiser(self.pipe, positive, negative, self.cfg, region)
+        return Denoiser(self.predictor(region), positive, negative, self.cfg)
+
+    def solver(self, name: str, sigmas: Float[Tensor, " n"], seed: int) -> Solver:
+        return Solver(name, sigmas, seed)
+
+    def to_vae_scale(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return from_model_scale(self.pipe, latent)
+
+    def recipe(self, seed: int) -> Recipe:
+        """What makes a template of this plan."""
+        levels = self.levels()
+        return Recipe(
+            model_family=type(self.pipe).__name__,
+            latent_space=type(self.pipe).__name__,
+            noise_kind="diffusion",
+            sigma_range=(float(levels[0]), float(levels[-1])),
+            sampler_name=self.sampler,
+            seed=seed,
+            cfg=self.cfg,
+            solver=self.sampler,
+        )
 
 
 class Predictor:
@@ -114,17 +144,14 @@ class Denoiser:
     """The guided x0 prediction for one pair of prompts.
 
     Args:
-        pipe: As `Predictor` takes it.
+        predict: Such as a `Predictor`.
         positive: What to show.
         negative: What to keep out; not evaluated where `cfg` is 1.
         cfg: Guidance scale.
-        region: As `Predictor` takes it.
     """
 
-    def __init__(
-        self, pipe: Any, positive: Prompt, negative: Prompt, cfg: int | float, region: Region | None = None
-    ) -> None:
-        self._predict = Predictor(pipe, region)
+    def __init__(self, predict: PredictEach, positive: Prompt, negative: Prompt, cfg: int | float) -> None:
+        self._predict = predict
         self._prompts = (positive,) if math.isclose(cfg, 1.0) else (negative, positive)
         self._cfg = cfg
 
@@ -156,7 +183,7 @@ class RegionDenoiser:
     def __init__(
         self, plan: SamplingPlan, prompts: Sequence[tuple[Prompt, Prompt]], guidance: str, region: Region
     ) -> None:
-        self._predict, self._cfg = Predictor(plan.pipe, region), plan.cfg
+        self._predict, self._cfg = plan.predictor(region), plan.cfg
         own = guidance == OWN or math.isclose(plan.cfg, 1)
         self._own = [plan.denoiser(*pair, region) for pair in prompts] if own else []
         self._shares = guidance == SHARED
@@ -281,24 +308,16 @@ def sample_template(
         recorder.begin_step(len(recorder.calls) - 1)  # these solvers call the model once per step
         return prediction
 
-    final = sample(Solver(plan.sampler, sigmas, seed), predict, noise.to(plan.pipe.unet.device), levels, on_step)
+    solver = plan.solver(plan.sampler, sigmas, seed)
+    final = sample(solver, predict, noise.to(plan.device), levels, on_step)
     return NoisyLatentCache(
         calls=recorder.calls_of(sigmas),
         sigmas=sigmas,
         noise=noise,
         initial=torch.zeros_like(noise),
-        final=from_model_scale(plan.pipe, final).cpu(),
+        final=plan.to_vae_scale(final).cpu(),
         noise_mask=None,
-        recipe=Recipe(
-            model_family=type(plan.pipe).__name__,
-            latent_space=type(plan.pipe).__name__,
-            noise_kind="diffusion",
-            sigma_range=(float(levels[0]), float(levels[-1])),
-            sampler_name=plan.sampler,
-            seed=seed,
-            cfg=plan.cfg,
-            solver=plan.sampler,
-        ),
+        recipe=plan.recipe(seed),
     )
 
 
@@ -361,9 +380,9 @@ def redenoise(
         grid = to_latent_grid(masks.at(step), latent.shape[-2], latent.shape[-1], soft_edge)
         return composite(background, characters, grid.unsqueeze(1).to(latent.device))
 
-    solver = Solver(cache.recipe.sampler_name, cache.sigmas, cache.recipe.seed)
-    noise = cache.noise.to(plan.pipe.unet.device)
-    return from_model_scale(plan.pipe, sample(solver, predict, noise, plan.levels(), on_step)).cpu()
+    solver = plan.solver(cache.recipe.sampler_name, cache.sigmas, cache.recipe.seed)
+    noise = cache.noise.to(plan.device)
+    return plan.to_vae_scale(sample(solver, predict, noise, plan.levels(), on_step)).cpu()
 
 
 def from_model_scale(pipe: Any, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

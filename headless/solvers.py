@@ -61,6 +61,22 @@ class Solver:
         return (1 + self.sigmas[index] ** 2).rsqrt() if self._preserves_variance else torch.ones(())
 
 
+class FlowSolver(Solver):
+    """The same for flow matching, where latents are (1 - sigma) x0 + sigma noise; ValueError for all but `euler`.
+
+    Euler's step is the same in both: it goes along the line from the latent to the prediction.
+    """
+
+    def __init__(self, name: str, sigmas: Float[Tensor, " steps_plus_one"], seed: int) -> None:
+        if name != "euler":
+            raise ValueError(f"There is no sampler {quote(name)} for flow matching; there is euler.")
+        super().__init__(name, sigmas, seed)
+
+    def first_latent(self, noise: Float[Tensor, "b c h w"], levels: Float[Tensor, " n"]) -> Float[Tensor, "b c h w"]:
+        """The part of the noise in a latent without a picture."""
+        return noise * self.sigmas[0]
+
+
 def _scheduler(name: str) -> Any:
     if name == "euler":
         scheduler = EulerDiscreteScheduler(prediction_type="sample")

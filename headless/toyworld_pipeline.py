@@ -73,8 +73,8 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
     nothing: Any = None
     return StableDiffusionPipeline(
         vae=vae.eval(),
-        text_encoder=_text_encoder(folder),
-        tokenizer=_tokenizer(folder),
+        text_encoder=load_text_encoder(folder),
+        tokenizer=load_tokenizer(folder),
         unet=unet.eval(),
         scheduler=scheduler,
         safety_checker=nothing,
@@ -83,12 +83,14 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
     )
 
 
-def _text_encoder(folder: Path) -> Any:
+def load_text_encoder(folder: Path) -> Any:
+    """The text encoder in a folder of weights; raises as `load_toyworld`."""
     weights, words = text_encoder_weights(folder)
     return clip_tower(CLIPTextModel, CLIPTextConfig(vocab_size=words, **TEXT_ENCODER), weights)
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer beside it; raises as `load_toyworld`."""
     path = tokenizer_folder(folder)
     with loading(path, "the toy world's tokenizer"):
         return PreTrainedTokenizerFast.from_pretrained(path)

@@ -1,6 +1,7 @@
 """The fixed words of the toy world: what its text encoder, its detector and its captions know."""
 
 import re
+from collections.abc import Sequence
 
 CLASS_WORDS = ("man", "woman", "boy", "girl", "robot")
 HAIR_COLOURS = ("black", "brown", "blond", "red", "white")
@@ -45,13 +46,18 @@ def vocabulary() -> list[str]:
     return [START, END, UNKNOWN, *sorted(words)]
 
 
-def tokenize(text: str, length: int) -> list[int]:
+def tokenize(text: str, length: int, vocabulary: Sequence[str] = tuple(vocabulary())) -> list[int]:
     """Token ids of a text, padded to `length`; the tokenizer files in `weights/tokenizer` give the same ids.
+
+    Args:
+        text: Any text.
+        length: How many ids there are to be.
+        vocabulary: Every token, in the order of `vocabulary()`.
 
     Raises:
         ValueError: If the text has more tokens than fit.
     """
-    known = {word: number for number, word in enumerate(vocabulary())}
+    known = {word: number for number, word in enumerate(vocabulary)}
     words = re.findall(PATTERN, text.lower())
     if len(words) + 2 > length:
         raise ValueError(f'"{text}" has {len(words)} tokens; {length - 2} fit.')

@@ -20,6 +20,8 @@ MIRA = "a young woman with short red hair"
         ("a woman waits", 1, "the woman in image 1 waits"),
         ("A woman's hat", 1, "The woman in image 1's hat"),
         ("rain, an old woman waits", 1, "rain, the old woman in image 1 waits"),
+        ("a man in a red coat and a woman wait", 1, "a man in a red coat and the woman in image 1 wait"),
+        ("a man and the old woman wait", 1, "a man and the old woman in image 1 wait"),
         ("a boat, woman", 1, "a boat, woman in image 1"),
         ("a (woman:1.3) waits", 1, "a (woman in image 1:1.3) waits"),
     ],

@@ -10,7 +10,15 @@ from story_identity.core.redenoise import ProgressiveMasks, scaled_kernel, to_la
 from story_identity.headless.identity_generator import identity_generator
 from story_identity.headless.option_values import SAMPLERS
 from story_identity.headless.prompts import Prompt, encode_prompt
-from story_identity.headless.sampling import Denoiser, SamplingPlan, decode, redenoise, sample_template, starting_noise
+from story_identity.headless.sampling import (
+    Denoiser,
+    Predictor,
+    SamplingPlan,
+    decode,
+    redenoise,
+    sample_template,
+    starting_noise,
+)
 
 from tests.closeness import assert_close
 
@@ -204,7 +212,7 @@ def test_the_guided_prediction_by_hand(kind, guided):
     config = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000, "beta_schedule": "scaled_linear"}
     config = type("Config", (dict,), {"__getattr__": dict.__getitem__})(**config, prediction_type=kind)
     pipe = SimpleNamespace(unet=Fake(), scheduler=SimpleNamespace(config=config), vae_scale_factor=8)
-    denoiser = Denoiser(pipe, Prompt(torch.ones(1, 3, 2)), Prompt(torch.zeros(1, 3, 2)), CFG)
+    denoiser = Denoiser(Predictor(pipe), Prompt(torch.ones(1, 3, 2)), Prompt(torch.zeros(1, 3, 2)), CFG)
     assert denoiser(torch.full((1, 1, 1, 1), 3.0), 2.0).item() == pytest.approx(guided, rel=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Train the toy world's networks, one after another or all of them.
+"""Train the toy world's networks, one after another or all of them (but for the transformer, which is done by name).
 
     python -m story_identity.lab.toyworld.training all
     python -m story_identity.lab.toyworld.training base --minutes 60 --device cuda
@@ -30,7 +30,8 @@ def main(
     """Train one network of the toy world, or all."""
     if stage != "all" and stage not in STAGES:
         raise typer.BadParameter(f"There is no stage {quote(stage)}. There are {', '.join(STAGES)}, and all.")
-    for name in STAGES if stage == "all" else (stage,):
+    usual = [name for name, each in STAGES.items() if not each.extra]
+    for name in usual if stage == "all" else (stage,):
         try:
             run_stage(name, device=device, seed=seed, minutes=minutes, work=work, out=out)
         except (ValueError, OSError) as error:

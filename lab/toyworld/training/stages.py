@@ -18,7 +18,9 @@ from torch import Tensor
 from ....core.atomic_files import atomic_write
 from ....core.locking import locked
 from ....core.quoting import printable
+from ....core.toyworld.flux_layout import to_published
 from ....core.toyworld.models import PREVIEW_COLOURS, UNET, load_weights, store
+from ....core.toyworld.transformer import TRANSFORMER, transformer_vocabulary
 from ....core.toyworld.vae import load_vae
 from ..ldm_keys import unet_to_ldm
 from ..weight_files import weight_file
@@ -102,13 +104,38 @@ def _make_probe(settings: Settings, out: Path) -> Made:
     return Made({"probe": network.state_dict()}, {"probe": losses}, measure_probe(network))
 
 
+def _make_transformer(settings: Settings, out: Path) -> Made:
+    from .train_dit import measure_dit, train_dit
+
+    vae = load_vae(out).to(settings.device)
+    model, losses = train_dit(vae, settings)
+    write_tokenizer(out / "transformer" / "tokenizer", transformer_vocabulary())
+    weights = {
+        "transformer/transformer": to_published(model.transformer.state_dict(), TRANSFORMER.layers()),
+        "transformer/text_encoder": text_keys(model.text.state_dict()),
+    }
+    return Made(weights, {"transformer": losses}, measure_dit(model, vae, settings))
+
+
 @dataclass(frozen=True)
 class Stage:
+    """One training, and its own settings.
+
+    Args:
+        make: Trains.
+        steps: Optimizer steps at most.
+        batch: Pictures per step.
+        rate: The highest learning rate.
+        minutes: Its time limit where none is asked for.
+        extra: Not one of `all`, only done by name.
+    """
+
     make: Callable[[Settings, Path], Made]
     steps: int
     batch: int
     rate: float
     minutes: int | float
+    extra: bool = False
 
 
 STAGES: dict[str, Stage] = {
@@ -119,8 +146,12 @@ STAGES: dict[str, Stage] = {
     "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 48),
     "words": Stage(_make_words, 600, 32, 1e-3, 5),
     "probe": Stage(_make_probe, 3_500, 32, 2e-3, 6),
+    "transformer": Stage(_make_transformer, 40_000, 32, 5e-4, 180, extra=True),
 }
-"""In the order in which they need each other. The minutes are for two CPU cores; a longer run draws better."""
+"""In the order in which they need each other. The minutes are for two CPU cores; a longer run draws better.
+
+The transformer needs a VAE whose latents have 16 channels, and no weights of it come with the pack yet.
+"""
 
 
 def run_stage(name: str, *, device: str, seed: int, minutes: float, work: Path, out: Path) -> None:

@@ -1,6 +1,7 @@
 """The tokenizer's files, and the text encoder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ from ....core.toyworld.models import TEXT_ENCODER, TEXT_LENGTH
 from ....core.toyworld.vocabulary import END, PATTERN, START, UNKNOWN, vocabulary
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write the vocabulary as the files that transformers loads, 4.55 (whose class names they bear) and newer."""
-    words = {word: number for number, word in enumerate(vocabulary())}
+def write_tokenizer(folder: Path, vocabulary: Sequence[str] = tuple(vocabulary())) -> None:
+    """Write a vocabulary as the files that transformers loads, 4.55 (whose class names they bear) and newer."""
+    words = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(WordLevel(words, unk_token=UNKNOWN))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Split(Regex(PATTERN), "removed", invert=True)
@@ -39,6 +40,6 @@ def write_tokenizer(folder: Path) -> None:
     config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def new_text_encoder(seed: int) -> CLIPTextModel:
+def new_text_encoder(seed: int, vocabulary: Sequence[str] = tuple(vocabulary())) -> CLIPTextModel:
     torch.manual_seed(seed)
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary()), **TEXT_ENCODER))
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary), **TEXT_ENCODER))

@@ -1,0 +1,137 @@
+"""The toy world's diffusion transformer in the two passes: what `sampling` needs of a model of flow matching."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.latent_cache import Recipe
+from ..core.quoting import printable, quote
+from ..core.region import Region
+from ..core.shapes import Float
+from ..core.state_dict import load_exactly
+from ..core.toyworld.flux_layout import to_diffusers
+from ..core.toyworld.models import TEXT_LENGTH
+from ..core.toyworld.transformer import (
+    TRANSFORMER,
+    TRANSFORMER_WEIGHTS,
+    to_model_scale,
+    to_vae_scale,
+    transformer_weights,
+)
+from .prompts import Prompt
+from .sampling import PredictEach, SamplingPlan
+from .solvers import FlowSolver
+from .toy_transformer import new_transformer, predict_velocity
+from .toyworld_pipeline import load_text_encoder, load_tokenizer
+
+LEVELS = 1000
+
+
+@dataclass(frozen=True)
+class FlowPrompt(Prompt):
+    """An encoded prompt with pictures to look at, `(1, c, h, w)` each, in the VAE's scale. It always has `pooled`."""
+
+    references: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class TransformerPipeline:
+    """The transformer with its tokenizer and text encoder; the VAE is the toy world's."""
+
+    transformer: Any
+    text_encoder: Any
+    tokenizer: Any
+
+    @torch.no_grad()
+    def encode_prompt(self, text: str, references: Sequence[Tensor] = ()) -> FlowPrompt:
+        """A prompt that the text encoder reads whole.
+
+        Raises:
+            ValueError: If it is too long.
+        """
+        ids = self.tokenizer(text, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+        if ids.shape[1] > TEXT_LENGTH:
+            raise ValueError(
+                f"The prompt has {ids.shape[1]} tokens, start and end among them, but the text encoder reads "
+                f"{TEXT_LENGTH}. Shorten it: {quote(text)}"
+            )
+        read = self.text_encoder(ids.to(self.text_encoder.device))
+        return FlowPrompt(read.last_hidden_state, read.pooler_output, tuple(references))
+
+
+def load_transformer_pipeline(folder: Path = TRANSFORMER_WEIGHTS) -> TransformerPipeline:
+    """Build it from a folder of the transformer's weights, in float32 on the CPU.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be read, or does not fit the sizes in `core.toyworld`.
+    """
+    weights = to_diffusers(transformer_weights(folder), TRANSFORMER.layers())
+    transformer = new_transformer()
+    where = printable(str(folder / "transformer.safetensors"))
+    load_exactly(transformer, weights, where, "the toy world's transformer")
+    return TransformerPipeline(transformer.eval(), load_text_encoder(folder), load_tokenizer(folder))
+
+
+class FlowPlan(SamplingPlan):
+    """A `SamplingPlan` whose `pipe` is a `TransformerPipeline`: sampler euler, scheduler simple."""
+
+    def levels(self) -> Float[Tensor, " n"]:
+        """Evenly spaced, as ComfyUI has them for a model of the Flux.1 family that was not distilled."""
+        return torch.arange(1, LEVELS + 1) / LEVELS
+
+    def sigmas(self) -> Float[Tensor, " steps_plus_one"]:
+        if self.scheduler != "simple":
+            raise ValueError(f"There is no schedule {quote(self.scheduler)} for flow matching; there is simple.")
+        levels = self.levels()
+        chosen = levels[[LEVELS - 1 - int(step * (LEVELS / self.steps)) for step in range(self.steps)]]
+        return torch.cat([chosen, torch.zeros(1)])
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.transformer.device
+
+    def cells_per_step(self) -> int:
+        raise ValueError("The toy world's transformer sees whole pictures only; leave region mode out.")
+
+    def predictor(self, region: Region | None = None) -> PredictEach:
+        return FlowPredictor(self.pipe)
+
+    def solver(self, name: str, sigmas: Float[Tensor, " n"], seed: int) -> FlowSolver:
+        return FlowSolver(name, sigmas, seed)
+
+    def to_vae_scale(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return to_vae_scale(latent)
+
+    def recipe(self, seed: int) -> Recipe:
+        name = type(self.pipe).__name__
+        return Recipe(name, name, "flow matching", None, self.sampler, seed, self.cfg, self.sampler)
+
+
+class FlowPredictor:
+    """The x0 prediction for each of several prompts, a call for each, as their references differ in number."""
+
+    def __init__(self, pipe: TransformerPipeline) -> None:
+        self._transformer = pipe.transformer
+
+    @torch.no_grad()
+    def __call__(
+        self, latent: Float[Tensor, "b c h w"], sigma: float, prompts: Sequence[Prompt]
+    ) -> list[Float[Tensor, "b c h w"]]:
+        """Predict x0 from `(1 - sigma) x0 + sigma noise`, float32 in the model's scale; a prediction per prompt."""
+        return [latent - sigma * self._velocity(latent, sigma, prompt) for prompt in prompts]
+
+    def _velocity(self, latent: Tensor, sigma: float, prompt: Prompt) -> Tensor:
+        assert isinstance(prompt, FlowPrompt)
+        assert prompt.pooled is not None
+        count, dtype = len(latent), self._transformer.dtype
+        text, pooled, *references = (
+            each.to(latent.device, dtype).expand(count, *each.shape[1:])
+            for each in (prompt.embeddings, prompt.pooled, *map(to_model_scale, prompt.references))
+        )
+        times = torch.full((count,), sigma, device=latent.device)
+        return predict_velocity(self._transformer, latent.to(dtype), times, text, pooled, references).float()

@@ -1,0 +1,256 @@
+"""The diffusion transformer: a text encoder and a network of the Flux.1 family, trained together by flow matching.
+
+One network and one training make both the base model and the identity generator: half of every batch is drawn from the
+caption alone, half from the caption and a portrait of one of its people, which the network reads as reference latents.
+Two stages would have needed a second file as large as the first, since references go through every layer, and the
+template would have been drawn by another network than the one that re-draws its people. The loss of the second half
+counts most where that person is, as only that part is used in re-denoising.
+
+Noise and time are those of Esser et al. 2024 (arXiv:2403.03206): latents and noise are mixed linearly, the network is
+asked for their difference, and times are logit-normal. The family multiplies latents by 0.36, so the times' middle is
+moved by as much: noise is as often stronger than the picture as it is weaker.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ....core.reference_words import with_reference
+from ....core.text_search import Span
+from ....core.toyworld.models import TEXT_LENGTH
+from ....core.toyworld.transformer import (
+    TIME_LOCATION,
+    TRANSFORMER,
+    TransformerSizes,
+    check_channels,
+    to_model_scale,
+    transformer_vocabulary,
+)
+from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
+from ....headless.toy_transformer import new_transformer, predict_velocity
+from ...step_random import StepRandom
+from ..captions import describe
+from ..plan import Plan
+from ..world import draw, portrait_plan, sample_plan
+from .cached_tensors import read_cached, write_cached
+from .rendered_scenes import to_pixels
+from .text_encoder import new_text_encoder
+from .train_base import drop_words
+from .train_network import Settings, train
+from .train_photomaker import augment_portraits
+
+SCENES = 24_000
+HELD_OUT = 512
+REFERENCE_SIDES = (96, 144)
+"""Pixels: what Reference Conditioning makes of a square portrait for 0.01 and 0.02 megapixels."""
+OUTSIDE, INSIDE = 0.25, 3.25
+"""What the error of the half with references counts outside the person and on them."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Any VAE: it makes latents `(n, c, h, w)` of pictures `(n, 3, H, W)` in [-1, 1]."""
+
+    def encode(self, pictures: Tensor, /) -> Tensor: ...
+
+
+class Transformer(nn.Module):
+    """The network with its text encoder."""
+
+    def __init__(self, seed: int, sizes: TransformerSizes = TRANSFORMER) -> None:
+        super().__init__()
+        self.text = new_text_encoder(seed, transformer_vocabulary())
+        self.transformer = new_transformer(sizes)
+        _begin_with_nothing(self.transformer)
+        for entrance in (self.transformer.x_embedder, self.transformer.context_embedder):
+            entrance.register_forward_hook(_in_full_precision)
+
+    def velocity(self, noisy: Tensor, times: Tensor, tokens: Tensor, references: Sequence[Tensor] = ()) -> Tensor:
+        read = self.text(tokens)
+        return predict_velocity(
+            self.transformer, noisy, times, read.last_hidden_state, read.pooler_output, references
+        ).float()
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Scenes, a row each.
+
+    Args:
+        latents: `(n, c, h, w)` float16, as the VAE gives them.
+        tokens: `(n, t)`, the caption.
+        told: `(n, t)`, the caption with words that refer to the portrait.
+        masks: `(n, 1, h, w)`, how much of a cell the person of the portrait covers.
+        portraits: Per side in pixels, latents of a portrait of that person.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    told: Tensor
+    masks: Tensor
+    portraits: dict[int, Tensor]
+
+
+def train_dit(
+    vae: Encoder, settings: Settings, scenes: int = SCENES, sizes: TransformerSizes = TRANSFORMER
+) -> tuple[Transformer, list[float]]:
+    """Train both parts; the VAE stays as it is.
+
+    Raises:
+        ValueError: If the VAE's latents are not of 16 channels, or a batch has fewer than two rows.
+    """
+    if settings.batch < 2:
+        raise ValueError(f"batch is {settings.batch}; it must be 2 or more: half of it has references.")
+    lessons = draw_lessons(vae, settings, scenes)
+    model = Transformer(settings.seed, sizes).to(settings.device)
+
+    def loss(random: StepRandom) -> Tensor:
+        rows = torch.from_numpy(random.numpy.choice(len(lessons.latents), settings.batch, replace=False))
+        side = int(random.numpy.choice(list(lessons.portraits)))
+        with torch.autocast(settings.device, torch.bfloat16, enabled=settings.device != "cpu"):
+            alone, shown = flow_losses(model, lessons, rows, side, random, settings.device)
+        return (alone.mean() + shown.mean()) / 2
+
+    return model.train(), train("transformer", model, loss, settings)
+
+
+def flow_losses(
+    model: Transformer, lessons: Lessons, rows: Tensor, side: int, random: StepRandom, device: str
+) -> tuple[Tensor, Tensor]:
+    """The weighted squared errors of the first half of the rows, without references, and of the others, with them."""
+    clean = to_model_scale(lessons.latents[rows].float()).to(device)
+    noise, times = random.normal(*clean.shape).to(device), draw_times(len(rows), random).to(device)
+    noisy = clean.lerp(noise, times.view(-1, 1, 1, 1))
+    half = len(rows) // 2
+    plain, shown = slice(half), slice(half, None)
+    words = [
+        drop_words(tokens, random).to(device) for tokens in (lessons.tokens[rows[plain]], lessons.told[rows[shown]])
+    ]
+    portraits = to_model_scale(lessons.portraits[side][rows[shown]].float()).to(device)
+    alone = model.velocity(noisy[plain], times[plain], words[0])
+    seen = model.velocity(noisy[shown], times[shown], words[1], [portraits])
+    weight = OUTSIDE + (INSIDE - OUTSIDE) * lessons.masks[rows[shown]].to(device)
+    target = noise - clean
+    return (alone - target[plain]) ** 2, weight * (seen - target[shown]) ** 2
+
+
+def draw_times(count: int, random: StepRandom) -> Tensor:
+    """Times between 0, the picture, and 1, the noise."""
+    return torch.sigmoid(random.normal(count) + TIME_LOCATION)
+
+
+def draw_lessons(vae: Encoder, settings: Settings, count: int = SCENES, held_out: bool = False) -> Lessons:
+    """Draw scenes of at least one person, each with portraits of one of them; kept on disk."""
+    path = settings.folder / f"transformer_lessons_{count}_{settings.seed}_{held_out:d}.pt"
+    if path.is_file():
+        return Lessons(**read_cached(path))
+    random = np.random.default_rng([settings.seed, 78, held_out])
+    columns: dict[str, list[Tensor]] = {}
+    for start in range(0, count, 64):
+        rows = [_lesson(random, held_out) for _ in range(min(64, count - start))]
+        pictures, tokens, told, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
+        noisy = StepRandom.of(settings.seed, 0, start)
+        latents = _encode(vae, to_pixels(pictures), settings.device)
+        covered = interpolate(torch.from_numpy(masks).float().unsqueeze(1), size=latents.shape[-2:], mode="area")
+        parts = {"latents": latents, "masks": covered.half()}
+        parts |= {"tokens": torch.from_numpy(tokens), "told": torch.from_numpy(told)}
+        for number, side in enumerate(REFERENCE_SIDES):
+            seen = augment_portraits(to_pixels(portraits[:, number]), noisy)
+            parts[f"portraits {side}"] = _encode(
+                vae, interpolate(seen, size=(side, side), mode="area"), settings.device
+            )
+        for name, part in parts.items():
+            columns.setdefault(name, []).append(part)
+    joined: dict[str, Any] = {name: torch.cat(parts) for name, parts in columns.items()}
+    joined["portraits"] = {side: joined.pop(f"portraits {side}") for side in REFERENCE_SIDES}
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    write_cached(path, joined)
+    return Lessons(**joined)
+
+
+@torch.no_grad()
+def measure_dit(model: Transformer, vae: Encoder, settings: Settings, count: int = HELD_OUT) -> dict[str, float]:
+    """Errors on people whose looks training never showed: without a reference, with it, and with a stranger's.
+
+    The last two differ as far as the network looks at the reference.
+    """
+    lessons = draw_lessons(vae, settings, count, held_out=True)
+    side = REFERENCE_SIDES[-1]
+    strangers = replace(lessons, portraits={side: lessons.portraits[side].roll(1, dims=0)})
+    model.eval()
+    sums = torch.zeros(3)
+    for start in range(0, count, 64):
+        rows = torch.arange(start, min(start + 64, count)).repeat(2)
+        parts = []
+        for known in (lessons, strangers):
+            alone, shown = flow_losses(
+                model, known, rows, side, StepRandom.of(settings.seed, 1, start), settings.device
+            )
+            parts += [alone.mean(), shown.mean()]
+        sums += torch.stack([parts[0], parts[1], parts[3]]).cpu() * len(rows)
+    names = ("error", "error_with_reference", "error_with_a_strangers_reference")
+    return {name: round(float(each) / (2 * count), 5) for name, each in zip(names, sums, strict=True)}
+
+
+def _lesson(random: np.random.Generator, held_out: bool) -> tuple[np.ndarray, ...]:
+    """A picture, its caption's tokens, those that refer to a portrait, who is shown where, and portraits of them."""
+    while True:
+        plan = sample_plan(random, held_out, people=int(random.choice((1, 2, 3), p=(0.5, 0.4, 0.1))))
+        if random.random() < 0.1:
+            plan = portrait_plan(plan.people[0], plan.names_hair[0])
+        who = int(random.integers(len(plan.people)))
+        dressed = tuple(
+            told and (number != who or random.random() < 0.3) for number, told in enumerate(plan.names_clothes)
+        )
+        plan = replace(plan, names_clothes=dressed)
+        scene, words = draw(plan, random), transformer_vocabulary()
+        try:
+            tokens, told = (
+                np.asarray(tokenize(text, TEXT_LENGTH, words), np.int64)
+                for text in (scene.caption, _referring(scene.caption, plan, who))
+            )
+        except ValueError:  # a caption so long that the words for the portrait do not fit
+            continue
+        portraits = [draw(portrait_plan(plan.people[who]), random).image for _ in REFERENCE_SIDES]
+        return scene.image, tokens, told, scene.masks[who], np.stack(portraits)
+
+
+def _referring(caption: str, plan: Plan, who: int) -> str:
+    """The caption as Reference Conditioning would write it."""
+    person = describe(plan.people[who], plan.names_hair[who], plan.names_clothes[who])
+    return with_reference(caption, _class_words(caption)[who], person, 1)
+
+
+def _class_words(caption: str) -> list[Span]:
+    """Where the class words of a caption are; captions name people from left to right."""
+    spans, start = [], 0
+    for word in caption.replace(",", " ").split(" "):
+        if word in CLASS_WORDS:
+            spans.append((start, start + len(word)))
+        start += len(word) + 1
+    return spans
+
+
+@torch.no_grad()
+def _encode(vae: Encoder, pixels: Tensor, device: str) -> Tensor:
+    latents = vae.encode(pixels.to(device)).half().cpu()
+    check_channels(latents.shape[1])
+    return latents
+
+
+def _begin_with_nothing(transformer: Any) -> None:
+    """Let every block pass on what it gets, and the network predict 0 (adaLN-zero, Peebles and Xie 2023)."""
+    for name, layer in transformer.named_modules():
+        if name == "proj_out" or (isinstance(layer, nn.Linear) and "norm" in name):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def _in_full_precision(_layer: nn.Module, _given: Any, found: Tensor) -> Tensor:
+    """What enters the blocks stays float32, and with it the time, which has more digits than bfloat16."""
+    return found.float()
