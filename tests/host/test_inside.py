@@ -17,7 +17,7 @@ INSIDE = Path(__file__).parent / "inside"
 TIMEOUT_S = 800
 SLOW = {
     *("check_anchor_frames", "check_compiled_models", "check_families", "check_shared_attention"),
-    *("check_steps_of_calls", "check_two_passes"),
+    *("check_regions", "check_steps_of_calls", "check_two_passes"),
 }
 """Files whose checks take most of a minute, or more."""
 
