@@ -15,6 +15,7 @@ from ..core.identity import largest_usable_rank
 from ..core.quoting import quote
 from ..core.redenoise import first_step
 from ..core.story import FRAME, PROMPTS
+from ..core.toyworld.models import STANDING
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
 from .schema import Entry, Items, Number, Text, checked, is_encodable
@@ -36,11 +37,11 @@ TOYWORLD_SETTINGS: Mapping[str, Any] = {
     "checkpoint": TOYWORLD,
     "photomaker": TOYWORLD,
     "detector": TOYWORLD,
-    "width": 64,
-    "height": 64,
+    "width": STANDING.picture_side,
+    "height": STANDING.picture_side,
     "cfg": 4.0,
     "scheduler": "simple",
-    "portrait_side": 64,
+    "portrait_side": STANDING.picture_side,
     "portrait_batch": 32,
     "portrait_steps": 20,
     "portrait_cfg": 4.0,
