@@ -64,6 +64,12 @@ RECIPES = {
     TOY_WORLD_2.name: Recipe(
         stages={
             "vae": {"batch": 4, "steps": 12_000, "minutes": 60},
+            "base": {"steps": 24_000, "minutes": 400},
+            "identity": {"minutes": 15},
+            "detector": {"minutes": 20},
+            "photomaker": {"minutes": 200},
+            "words": {"minutes": 8},
+            "probe": {"minutes": 15},
         },
         vae_pictures=6_000,
         head_crops=4,
@@ -78,7 +84,7 @@ RECIPES = {
         text_dropout=0.1,
         identity_dropout=0.1,
         likeness=0.5,
-        likeness_below=0.7,
+        likeness_below=1.0,
         spread=0.05,
         spread_kept=0.2,
     ),

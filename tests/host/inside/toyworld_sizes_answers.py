@@ -20,19 +20,19 @@ import nodes  # noqa: E402
 @torch.inference_mode()
 def answers(asked: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     model, vae, clip = (load(WEIGHTS) for load in (toyworld.load_model, toyworld.load_vae, toyworld.load_clip))
-    patched, photomaker = toyworld.load_identity_generator(model, WEIGHTS)
-    size = torch.zeros(1, asked["latents"].shape[1], 16, 16)
     text = clip.encode_from_tokens_scheduled(clip.tokenize("a woman with red hair on a beach"))
-    sampled = nodes.common_ksampler(patched, 3, 2, 4.0, "euler", "simple", text, text, {"samples": size})[0]
-    return {
+    said = {
         "prediction": model.model.diffusion_model(asked["latents"], asked["timesteps"], context=asked["context"]),
         "pictures": vae.decode(asked["latents"]),
         "encoded": vae.encode(asked["pictures"]),
         "text": text[0][0],
-        "sampled": sampled["samples"],
         "width": torch.tensor([model.get_model_object("latent_format").spacial_downscale_ratio, vae.latent_channels]),
-        "encoder": torch.tensor(list(photomaker.encoder_id.encode())),
     }
+    # At the end, since a sampling leaves the LoRA on the network that both share.
+    patched, photomaker = toyworld.load_identity_generator(model, WEIGHTS)
+    empty = {"samples": torch.zeros(1, asked["latents"].shape[1], 16, 16)}
+    sampled = nodes.common_ksampler(patched, 3, 2, 4.0, "euler", "simple", text, text, empty)[0]["samples"]
+    return said | {"sampled": sampled, "encoder": torch.tensor(list(photomaker.encoder_id.encode()))}
 
 
 if __name__ == "__main__":
