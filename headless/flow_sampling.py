@@ -14,10 +14,10 @@ from ..core.region import Region
 from ..core.shapes import Float
 from ..core.state_dict import load_exactly
 from ..core.toyworld.flux_layout import to_diffusers
-from ..core.toyworld.models import TEXT_LENGTH
 from ..core.toyworld.transformer import (
     TRANSFORMER,
     TRANSFORMER_WEIGHTS,
+    TRANSFORMER_WORLD,
     to_model_scale,
     to_vae_scale,
     transformer_weights,
@@ -53,11 +53,12 @@ class TransformerPipeline:
         Raises:
             ValueError: If it is too long.
         """
-        ids = self.tokenizer(text, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
-        if ids.shape[1] > TEXT_LENGTH:
+        most = TRANSFORMER_WORLD.text_length
+        ids = self.tokenizer(text, padding="max_length", max_length=most, return_tensors="pt").input_ids
+        if ids.shape[1] > most:
             raise ValueError(
                 f"The prompt has {ids.shape[1]} tokens, start and end among them, but the text encoder reads "
-                f"{TEXT_LENGTH}. Shorten it: {quote(text)}"
+                f"{most}. Shorten it: {quote(text)}"
             )
         read = self.text_encoder(ids.to(self.text_encoder.device))
         return FlowPrompt(read.last_hidden_state, read.pooler_output, tuple(references))

@@ -17,6 +17,7 @@ from ..core.quoting import quote
 from ..core.redenoise import first_step
 from ..core.region import MARGIN
 from ..core.story import FRAME, PROMPTS
+from ..core.toyworld.models import STANDING
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
 from .schema import Entry, Items, Number, Text, checked, is_encodable
@@ -44,11 +45,11 @@ TOYWORLD_SETTINGS: Mapping[str, Any] = {
     "checkpoint": TOYWORLD,
     "photomaker": TOYWORLD,
     "detector": TOYWORLD,
-    "width": 64,
-    "height": 64,
+    "width": STANDING.picture_side,
+    "height": STANDING.picture_side,
     "cfg": 4.0,
     "scheduler": "simple",
-    "portrait_side": 64,
+    "portrait_side": STANDING.picture_side,
     "portrait_batch": 32,
     "portrait_steps": 20,
     "portrait_cfg": 4.0,

@@ -13,18 +13,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from ..core.quoting import printable
 from ..core.state_dict import load_exactly
-from ..core.toyworld.models import (
-    BETAS,
-    LATENT_CHANNELS,
-    LATENT_RATIO,
-    TEXT_ENCODER,
-    UNET,
-    WEIGHTS,
-    text_encoder_weights,
-    tokenizer_folder,
-    unet_weights,
-)
+from ..core.toyworld.models import BETAS, WEIGHTS, text_encoder_weights, tokenizer_folder, unet_weights
 from ..core.toyworld.vae import load_vae
+from ..core.toyworld.worlds import world_of
 from .components import clip_tower, loading
 
 
@@ -34,9 +25,9 @@ class PipelineVAE(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        latent_channels: int = LATENT_CHANNELS,
+        latent_channels: int,
+        block_out_channels: tuple[int, ...],  # one level more than halvings
         scaling_factor: float = 1.0,
-        block_out_channels: tuple[int, ...] = (1,) * LATENT_RATIO.bit_length(),  # one level more than halvings
     ) -> None:
         super().__init__()
         self.network: torch.nn.Module = torch.nn.Identity()
@@ -55,13 +46,14 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file cannot be read, or does not fit the sizes in `core.toyworld.models`.
+        ValueError: If a file cannot be read, or does not fit the sizes of the folder's world.
     """
-    unet = UNet2DConditionModel(**UNET)
+    world = world_of(folder)
+    unet = UNet2DConditionModel(**world.unet)
     stored = {f"model.diffusion_model.{key}": value for key, value in unet_weights(folder).items()}
     converted = convert_ldm_unet_checkpoint(stored, dict(unet.config))
     load_exactly(unet, converted, printable(str(folder / "unet.safetensors")), "the toy world's unet")
-    vae: Any = PipelineVAE()
+    vae: Any = PipelineVAE(world.latent_channels, (1,) * world.latent_ratio.bit_length())
     vae.network = load_vae(folder)
     scheduler: Any = EulerDiscreteScheduler(
         beta_start=BETAS[0],
@@ -86,7 +78,7 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
 def load_text_encoder(folder: Path) -> Any:
     """The text encoder in a folder of weights; raises as `load_toyworld`."""
     weights, words = text_encoder_weights(folder)
-    return clip_tower(CLIPTextModel, CLIPTextConfig(vocab_size=words, **TEXT_ENCODER), weights)
+    return clip_tower(CLIPTextModel, CLIPTextConfig(vocab_size=words, **world_of(folder).text_encoder), weights)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..core.toyworld.worlds import TOY_WORLD_1
 from .toyworld.drawing import Canvas, Stance, draw_person
 from .toyworld.people import Person
 from .toyworld.scenery import draw_place, draw_prop
 
 DOCS = Path(__file__).absolute().parents[1] / "docs"
-SIDE = 64
-"""The side of a panel in the drawing's own coordinates."""
 PAPER, INK, QUIET = (250, 247, 240), (44, 34, 42), (120, 104, 112)
 ICON_SIDE = 400
 BANNER_WIDTH, BANNER_HEIGHT = 1260, 540
@@ -65,7 +64,7 @@ PANELS = (
 def draw_panel(panel: Panel, side_px: int) -> Image.Image:
     """A frame, `side_px` wide and high."""
     random = np.random.default_rng(PANELS.index(panel))
-    canvas = Canvas(SIDE)
+    canvas = Canvas(TOY_WORLD_1)
     draw_place(canvas, panel.place, panel.hour, random)
     draw_prop(canvas, panel.prop, 32.0, 58.0, random)
     for owner, (person, x, pose) in enumerate(((MIRA, 17.0, panel.mira), (PIP, 47.0, panel.pip)), start=1):

@@ -16,16 +16,15 @@ from torch.nn import functional as F
 from ..detectors import Detections
 from ..shapes import Bool, Float, Int
 from .convolutions import Block, halve
-from .identity_encoder import CROP_SIDE, face_crops
-from .models import PICTURE_SIDE, WEIGHTS, load_network
+from .identity_encoder import face_crops
+from .models import STANDING, WEIGHTS, load_network
 from .vocabulary import CLASS_WORDS
+from .worlds import World, world_of
 
-UNIT = 16.0
-"""The network's unit of length, in pixels."""
 PEAK = 0.3
 """How sure a head must be."""
-APART = 7
-"""Side of the square in which there is one head only, in pixels; odd."""
+APART = 3
+"""How far from a head there is no other, in every direction, in units of which a picture is 64 wide."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,19 @@ class DetectorNetwork(nn.Module):
     because little but the face tells a man from a woman.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = STANDING) -> None:
         super().__init__()
-        self.enter = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 32, 3, padding=1), Block(32))
+        self.world, self.unit = world, world.picture_side / 4  # the network's unit of length, in pixels
+        patch, colours = world.patch, 3 * world.patch**2
+        self.enter = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(colours, 32, 3, padding=1), Block(32))
         self.middle = nn.Sequential(halve(32, 64), Block(64))
         self.deep = nn.Sequential(halve(64, 96), Block(96), nn.Conv2d(96, 64, 1))
         self.rise = nn.Sequential(Block(64), nn.Conv2d(64, 32, 1))
         self.leave = nn.Sequential(Block(32), nn.GroupNorm(8, 32), nn.SiLU())
-        self.tell = nn.Sequential(nn.Conv2d(32, 4 * 6, 1), nn.PixelShuffle(2))
+        self.tell = nn.Sequential(nn.Conv2d(32, patch**2 * 6, 1), nn.PixelShuffle(patch))
         self.face = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(12, 40, 3, padding=1),
+            nn.PixelUnshuffle(patch),
+            nn.Conv2d(colours, 40, 3, padding=1),
             Block(40),
             halve(40, 64),
             Block(64),
@@ -89,17 +90,17 @@ class DetectorNetwork(nn.Module):
             nn.GroupNorm(8, 64),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(64 * (CROP_SIDE // 8) ** 2, len(CLASS_WORDS)),
+            nn.Linear(64 * 4**2, len(CLASS_WORDS)),
         )
 
     def forward(self, pictures: Float[Tensor, "n 3 h w"]) -> Maps:
-        """Pictures in [0, 1], 64 pixels wide and high."""
+        """Pictures in [0, 1] of the world's size."""
         fine = self.enter(pictures * 2 - 1)
         coarse = self.middle(fine)
         coarse = self.rise(coarse + F.interpolate(self.deep(coarse), scale_factor=2.0))
         outputs = self.tell(self.leave(fine + F.interpolate(coarse, scale_factor=2.0))).float()
         somebody, heads, offsets, sizes = outputs.split((1, 1, 2, 2), dim=1)
-        return Maps(somebody[:, 0], heads[:, 0] - 4, UNIT * offsets, UNIT * (1 + sizes))
+        return Maps(somebody[:, 0], heads[:, 0] - 4, self.unit * offsets, self.unit * (1 + sizes))
 
     def words(self, crops: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n c"]:
         """Logits of each of `CLASS_WORDS` for heads in [0, 1] from `identity_encoder.face_crops`."""
@@ -111,6 +112,7 @@ class ToyDetector:
 
     def __init__(self, module: DetectorNetwork) -> None:
         self.module = module
+        self.side = module.world.picture_side
 
     def find(self, image: Float[Tensor, "h w 3"], word: str) -> Detections:
         """One box per person in the picture, scored by the fourth root of how probable the word is of that person.
@@ -119,7 +121,7 @@ class ToyDetector:
         thresholds: in a model's soft pictures a man, a woman, a boy and a girl are hard to tell apart.
 
         Args:
-            image: In [0, 1], of any size; it is scaled to 64 x 64 pixels.
+            image: In [0, 1], of any size; it is scaled to the world's.
             word: One of `vocabulary.CLASS_WORDS`, in any case. Of other words nothing is found.
         """
         people = self.people(image) if word.strip().lower() in CLASS_WORDS else []
@@ -156,7 +158,7 @@ class ToyDetector:
             else:
                 fits = [mask_overlap(each, mask.cpu()) for each in _at_size(found, height, width)]
             fit, best = max(zip(fits, boxes, strict=True), key=lambda pair: pair[0], default=(0.0, None))
-            scale = torch.tensor([width, height] * 2) / PICTURE_SIDE
+            scale = torch.tensor([width, height] * 2) / self.side
             heads.append(best * scale if best is not None and fit > 0 else None)
         return heads
 
@@ -168,18 +170,18 @@ class ToyDetector:
         ((masks, heads),) = self._heads(picture)
         if not len(masks):
             return []
-        crops = face_crops(picture[0].permute(1, 2, 0), heads.to(picture))
+        crops = face_crops(picture[0].permute(1, 2, 0), heads.to(picture), self.module.world.crop_side)
         words = self.module.words(crops).softmax(dim=1).cpu()
         masks = _at_size(masks, height, width)
-        heads = heads * (torch.tensor([width, height] * 2) / PICTURE_SIDE)
+        heads = heads * (torch.tensor([width, height] * 2) / self.side)
         seen = zip(masks, heads, words, strict=True)
         return [Found(mask, box_around(mask), head, word) for mask, head, word in seen if mask.any()]
 
     def _scaled(self, images: Float[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 side side"]:
         """Pictures as the network takes them, where it is."""
         pictures = images.permute(0, 3, 1, 2).to(next(self.module.parameters()))
-        if tuple(pictures.shape[2:]) != (PICTURE_SIDE, PICTURE_SIDE):
-            pictures = F.interpolate(pictures, (PICTURE_SIDE, PICTURE_SIDE), mode="bilinear", antialias=True)
+        if tuple(pictures.shape[2:]) != (self.side, self.side):
+            pictures = F.interpolate(pictures, (self.side, self.side), mode="bilinear", antialias=True)
         return pictures
 
     @torch.no_grad()
@@ -199,7 +201,7 @@ def load_detector(folder: Path = WEIGHTS) -> ToyDetector:
         FileNotFoundError: If the weights are not there.
         ValueError: If the file cannot be read, or has other tensors.
     """
-    network = DetectorNetwork()
+    network = DetectorNetwork(world_of(folder))
     load_network(network, "detector", folder)
     return ToyDetector(network)
 
@@ -226,7 +228,8 @@ def read_maps(maps: Maps) -> tuple[Bool[Tensor, "n h w"], Float[Tensor, "n 4"]]:
 
 def _peaks(heads: Float[Tensor, "h w"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Rows and columns of the heat map's peaks."""
-    highest = F.max_pool2d(heads[None], APART, stride=1, padding=APART // 2)[0]
+    apart = APART * heads.shape[-1] // 64
+    highest = F.max_pool2d(heads[None], 2 * apart + 1, stride=1, padding=apart)[0]
     rows, columns = ((heads == highest) & (heads.sigmoid() > PEAK)).nonzero(as_tuple=True)
     return rows, columns
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from ..shapes import Float
 from .convolutions import Block, halve
-from .models import WEIGHTS, load_network
+from .models import STANDING, WEIGHTS, load_network
+from .worlds import World, world_of
 
-CROP_SIDE = 32
 WIDTH = 64
 MARGIN = 1.1
 """Side of a crop, in longer sides of the face box."""
@@ -23,11 +23,12 @@ MARGIN = 1.1
 class IdentityEncoder(nn.Module):
     """Head crops to unit vectors."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = STANDING) -> None:
         super().__init__()
+        self.world = world
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(2),  # nothing lost, a quarter of the work
-            nn.Conv2d(12, 48, 3, padding=1),
+            nn.PixelUnshuffle(world.patch),  # nothing lost, a quarter of the work or less
+            nn.Conv2d(3 * world.patch**2, 48, 3, padding=1),
             Block(48),
             halve(48, 96),
             Block(96),
@@ -35,7 +36,7 @@ class IdentityEncoder(nn.Module):
             nn.GroupNorm(8, 96),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(96 * (CROP_SIDE // 8) ** 2, WIDTH),
+            nn.Linear(96 * 4**2, WIDTH),
         )
 
     def forward(self, crops: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n d"]:
@@ -55,7 +56,7 @@ class IdentityEncoder(nn.Module):
             ValueError: If a box is empty.
         """
         weight = next(self.parameters())
-        crops = _crops(images.permute(0, 3, 1, 2).to(weight), boxes.to(weight))
+        crops = _crops(images.permute(0, 3, 1, 2).to(weight), boxes.to(weight), self.world.crop_side, MARGIN)
         return self(crops).float().cpu()
 
 
@@ -66,7 +67,7 @@ def load_identity_encoder(folder: Path = WEIGHTS) -> IdentityEncoder:
         FileNotFoundError: If the weights are not there.
         ValueError: If the file cannot be read, or has other tensors.
     """
-    network = IdentityEncoder()
+    network = IdentityEncoder(world_of(folder))
     load_network(network, "identity_encoder", folder)
     return network
 
@@ -74,7 +75,7 @@ def load_identity_encoder(folder: Path = WEIGHTS) -> IdentityEncoder:
 def face_crops(
     image: Float[Tensor, "h w 3"],
     boxes: Float[Tensor, "n 4"],
-    side: int = CROP_SIDE,
+    side: int = STANDING.crop_side,
     margin: int | float = MARGIN,
 ) -> Float[Tensor, "n 3 {side} {side}"]:
     """Cut heads out of a picture: square, `margin` times the longer side of the box, scaled to `side` pixels.
@@ -88,7 +89,7 @@ def face_crops(
 
 
 def _crops(
-    images: Float[Tensor, "n 3 h w"], boxes: Float[Tensor, "n 4"], side: int = CROP_SIDE, margin: int | float = MARGIN
+    images: Float[Tensor, "n 3 h w"], boxes: Float[Tensor, "n 4"], side: int, margin: int | float
 ) -> Float[Tensor, "n 3 {side} {side}"]:
     corners, far_corners = boxes[:, :2], boxes[:, 2:]
     empty = (far_corners <= corners).any(dim=1).nonzero()

@@ -1,4 +1,4 @@
-"""The toy world's networks: their sizes, in diffusers' and transformers' words, and where their weights lie.
+"""The toy world's networks: where their weights lie, and how they are read. Their sizes are in `worlds`.
 
 The UNet is stored in the key layout of the original latent-diffusion code (LDM), as in single-file checkpoints, so
 that both hosts read it with their own loaders; the VAE is `vae.ToyVAE` in both. Everything is stored in float16 and
@@ -7,7 +7,6 @@ runs in float32.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from ..clip_shapes import text_tower
 from ..quoting import printable
 from ..state_dict import check_tensors, load_exactly, meta, read_tensors, shape_of, tensors_of
 from .shapes import unet_shapes
+from .worlds import world_of
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -25,41 +25,11 @@ PreviewColours = tuple[list[list[float]], list[float]]
 PREVIEW_COLOURS = "preview_colours.json"
 """The file next to the VAE's weights that holds its `PreviewColours`."""
 
-PICTURE_SIDE = 64
-LATENT_RATIO = 4
-LATENT_CHANNELS = 8
-TEXT_WIDTH = 128
-TEXT_LENGTH = 40
-ENCODER_ID = "toy-world-1"
-"""Which PhotoMaker-shaped encoder identities of the toy world belong to."""
+STANDING = world_of(WEIGHTS)
+"""The world of the pack's own weights."""
 
 BETAS = (0.00085, 0.012)
 """First and last beta of the scaled-linear schedule over 1,000 timesteps, as in Stable Diffusion."""
-
-UNET: dict[str, Any] = {
-    "sample_size": PICTURE_SIDE // LATENT_RATIO,
-    "in_channels": LATENT_CHANNELS,
-    "out_channels": LATENT_CHANNELS,
-    "layers_per_block": 1,
-    "block_out_channels": (64, 128),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),  # attention on the 8 x 8 grid alone
-    "cross_attention_dim": TEXT_WIDTH,
-    "attention_head_dim": 4,  # diffusers means the number of heads
-    "norm_num_groups": 32,
-}
-TEXT_ENCODER: dict[str, Any] = {
-    "hidden_size": TEXT_WIDTH,
-    "intermediate_size": 384,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": TEXT_LENGTH,
-    "hidden_act": "gelu",
-    "projection_dim": TEXT_WIDTH,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 1,
-}
 
 
 def weights_file(name: str, folder: Path = WEIGHTS) -> Path:
@@ -94,7 +64,7 @@ def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
 def unet_weights(folder: Path = WEIGHTS) -> dict[str, Tensor]:
     """The UNet's weights, all of them and no more, in LDM names; raises as `load_network` does."""
     weights = load_weights("unet", folder)
-    check_tensors(weights, meta(unet_shapes(UNET)), _where("unet", folder), "the toy world's unet")
+    check_tensors(weights, meta(unet_shapes(world_of(folder).unet)), _where("unet", folder), "the toy world's unet")
     return weights
 
 
@@ -102,9 +72,8 @@ def text_encoder_weights(folder: Path = WEIGHTS) -> tuple[dict[str, Tensor], int
     """The text encoder's weights, all of them and no more, and how many words it knows; raises as `load_network`."""
     weights, where = load_weights("text_encoder", folder), _where("text_encoder", folder)
     words = shape_of(weights, "text_model.embeddings.token_embedding.weight", 2, where)[0]
-    check_tensors(
-        weights, meta(text_tower({**TEXT_ENCODER, "vocab_size": words})), where, "the toy world's text encoder"
-    )
+    config = {**world_of(folder).text_encoder, "vocab_size": words}
+    check_tensors(weights, meta(text_tower(config)), where, "the toy world's text encoder")
     return weights, words
 
 

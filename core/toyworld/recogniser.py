@@ -11,7 +11,7 @@ from ..detectors.faces import Face
 from ..shapes import Bool, Float
 from .detector import ToyDetector, load_detector
 from .identity_encoder import WIDTH, IdentityEncoder, face_crops, load_identity_encoder
-from .models import PICTURE_SIDE, WEIGHTS
+from .models import WEIGHTS
 
 MARGIN = 1.2
 """Side of a crop, in longer sides of the head's box: as much as the world's portraits show."""
@@ -58,9 +58,10 @@ class ToyRecogniser:
         faces: list[Face | None] = [None] * len(heads)
         if seen:
             boxes = torch.stack([head for head in heads if head is not None])
+            side = self.encoder.world.picture_side
             embeddings = self.encoder.embed(pictures[seen], boxes)
             for row, box, embedding in zip(seen, boxes, embeddings, strict=True):
-                crop = face_crops(pictures[row], box.unsqueeze(0), PICTURE_SIDE, MARGIN)[0]
+                crop = face_crops(pictures[row], box.unsqueeze(0), side, MARGIN)[0]
                 faces[row] = Face(embedding, crop.movedim(0, -1).clamp(0, 1))
         return faces
 

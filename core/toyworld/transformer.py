@@ -19,8 +19,12 @@ from ..quoting import printable
 from ..shapes import Float
 from ..state_dict import check_tensors, meta
 from .flux_layout import Layer, layers_of, shapes_of
-from .models import TEXT_WIDTH, WEIGHTS, load_weights
+from .models import WEIGHTS, load_weights
 from .vocabulary import vocabulary
+from .worlds import TOY_WORLD_2
+
+TRANSFORMER_WORLD = TOY_WORLD_2
+"""The world whose latents the transformer takes, and whose sizes its text encoder has."""
 
 TRANSFORMER_WEIGHTS = WEIGHTS / "transformer"
 NAME = "transformer"
@@ -51,8 +55,8 @@ class TransformerSizes:
     width: int = 256
     double_blocks: int = 1
     single_blocks: int = 4
-    context: int = TEXT_WIDTH
-    pooled: int = TEXT_WIDTH
+    context: int = TRANSFORMER_WORLD.text_width
+    pooled: int = TRANSFORMER_WORLD.text_width
     channels: int = 16
     patch: int = 2
     axes: tuple[int, int, int] = (16, 56, 56)

@@ -18,7 +18,7 @@ from ...core.shapes import Bool, Float
 from ...core.story import Frame
 from ...core.toyworld.detector import ToyDetector, load_detector
 from ...core.toyworld.identity_encoder import load_identity_encoder
-from ...core.toyworld.models import LATENT_RATIO
+from ...core.toyworld.models import STANDING
 from ...core.toyworld.recogniser import ToyRecogniser
 from ...headless.detection import toyworld_folder
 from ...headless.run_settings import RunSettings, toyworld_settings
@@ -287,7 +287,7 @@ def final_cells(
 
 def in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:
     """The pixels of latent cells."""
-    return cells.repeat_interleave(LATENT_RATIO, dim=0).repeat_interleave(LATENT_RATIO, dim=1)
+    return cells.repeat_interleave(STANDING.latent_ratio, dim=0).repeat_interleave(STANDING.latent_ratio, dim=1)
 
 
 def largest_change(latent: Tensor, template: Tensor, cells: Bool[Tensor, "lh lw"]) -> float:

@@ -11,7 +11,7 @@ from ...core.scores.cosines import mean_pairwise_cosine
 from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Bool, Float
 from ...core.toyworld.detector import ToyDetector, box_around
-from ...core.toyworld.models import PICTURE_SIDE
+from ...core.toyworld.models import STANDING
 from ...headless.studio import Studio
 from ..toyworld.probe import Probe
 from .auto_masks import LOOKED_AT_STEPS, measure_drawn, measure_maps
@@ -179,7 +179,7 @@ def figure_features(
     """
     left, top, right, bottom = box_around(mask).int().tolist()
     height, width = bottom - top, right - left
-    row, column = max(_GROUND - height, 0), (PICTURE_SIDE - width) // 2
+    row, column = max(_GROUND - height, 0), (STANDING.picture_side - width) // 2
     place = (slice(row, row + height), slice(column, column + width))
     cut = mask[top:bottom, left:right].float()
     alone, where = torch.full_like(picture, 0.5), torch.zeros_like(mask, dtype=picture.dtype)

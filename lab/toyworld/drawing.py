@@ -1,6 +1,7 @@
 """Drawing people, places and things with Pillow: four times too large, then scaled down.
 
-Coordinates are in pixels of the finished picture, as floats; x to the right, y down.
+Coordinates are in units of which every picture is 64 wide, as floats; x to the right, y down. In the first toy world a
+unit is a pixel.
 """
 
 from collections.abc import Sequence
@@ -9,31 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ...core.toyworld.worlds import World
+from .colours import CLOTHES, EYES, FRAMES, HAIR, HATS, INK, METAL, SKIN, Colour, darker
+from .detailed_faces import draw_detailed_face
 from .people import Person
 
-Colour = tuple[int, int, int]
 Number = float | int
 Point = tuple[Number, Number]
 
 SUPERSAMPLING = 4
-SKIN: Sequence[Colour] = (
-    (255, 226, 200), (243, 196, 152), (226, 168, 112), (190, 126, 80), (138, 84, 52), (88, 56, 42),
-)  # fmt: skip
-METAL: Sequence[Colour] = (
-    (176, 186, 198), (110, 176, 178), (206, 158, 96), (222, 158, 186), (236, 238, 242), (118, 126, 172),
-)  # fmt: skip
-HAIR: dict[str, Colour] = {
-    "black": (38, 32, 38), "brown": (118, 70, 38), "blond": (244, 208, 98), "red": (212, 70, 36),
-    "white": (238, 238, 240),
-}  # fmt: skip
-CLOTHES: dict[str, Colour] = {
-    "red": (216, 48, 48), "blue": (52, 92, 214), "green": (46, 152, 72), "yellow": (246, 214, 60),
-    "purple": (142, 66, 178), "white": (244, 244, 246), "black": (48, 48, 56), "orange": (242, 138, 40),
-}  # fmt: skip
-EYES: Sequence[Colour] = ((70, 40, 22), (44, 110, 214), (36, 146, 82))
-FRAMES: Sequence[Colour] = ((24, 24, 30), (200, 40, 60), (250, 250, 255))
-HATS: Sequence[Colour] = ((196, 40, 52), (40, 84, 190), (250, 196, 40), (40, 140, 92), (90, 56, 120))
-INK: Colour = (44, 34, 42)
 
 
 @dataclass(frozen=True)
@@ -50,42 +35,43 @@ class Stance:
 class Canvas:
     """A picture and, drawn alongside, who covers which pixel (0 nobody, 1 the first person, ...)."""
 
-    def __init__(self, side: int) -> None:
-        self.side = side
-        large = side * SUPERSAMPLING
+    def __init__(self, world: World) -> None:
+        self.world, self.side = world, world.picture_side
+        self.zoom = SUPERSAMPLING * world.scale
+        large = self.side * SUPERSAMPLING
         self.picture = Image.new("RGB", (large, large))
         self.owners = Image.new("L", (large, large))
         self.owner = 0
         self._pens = (ImageDraw.Draw(self.picture), ImageDraw.Draw(self.owners))
 
     def ellipse(self, x: Number, y: Number, rx: Number, ry: Number, colour: Colour) -> None:
-        box = [SUPERSAMPLING * value for value in (x - rx, y - ry, x + rx, y + ry)]
+        box = [self.zoom * value for value in (x - rx, y - ry, x + rx, y + ry)]
         for pen, ink in zip(self._pens, (colour, self.owner), strict=True):
             pen.ellipse(box, fill=ink)
 
     def box(self, x0: Number, y0: Number, x1: Number, y1: Number, colour: Colour, round_px: Number = 0) -> None:
-        corners = [SUPERSAMPLING * value for value in (x0, y0, x1, y1)]
+        corners = [self.zoom * value for value in (x0, y0, x1, y1)]
         for pen, ink in zip(self._pens, (colour, self.owner), strict=True):
-            pen.rounded_rectangle(corners, SUPERSAMPLING * round_px, fill=ink)
+            pen.rounded_rectangle(corners, self.zoom * round_px, fill=ink)
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
-        large = [(SUPERSAMPLING * x, SUPERSAMPLING * y) for x, y in points]
+        large = [(self.zoom * x, self.zoom * y) for x, y in points]
         for pen, ink in zip(self._pens, (colour, self.owner), strict=True):
             pen.polygon(large, fill=ink)
 
     def line(self, points: Sequence[Point], colour: Colour, width: Number) -> None:
         """A line with round ends."""
-        large = [(SUPERSAMPLING * x, SUPERSAMPLING * y) for x, y in points]
+        large = [(self.zoom * x, self.zoom * y) for x, y in points]
         for pen, ink in zip(self._pens, (colour, self.owner), strict=True):
-            pen.line(large, fill=ink, width=max(1, round(SUPERSAMPLING * width)), joint="curve")
-        if width > 1:
+            pen.line(large, fill=ink, width=max(1, round(self.zoom * width)), joint="curve")
+        if width * self.world.scale > 1:
             for x, y in (points[0], points[-1]):
                 self.ellipse(x, y, width / 2, width / 2, colour)
 
     def ring(self, x: Number, y: Number, radius: Number, colour: Colour, width: Number) -> None:
-        box = [SUPERSAMPLING * value for value in (x - radius, y - radius, x + radius, y + radius)]
+        box = [self.zoom * value for value in (x - radius, y - radius, x + radius, y + radius)]
         for pen, ink in zip(self._pens, (colour, self.owner), strict=True):
-            pen.ellipse(box, outline=ink, width=max(1, round(SUPERSAMPLING * width)))
+            pen.ellipse(box, outline=ink, width=max(1, round(self.zoom * width)))
 
     def pixels(self) -> np.ndarray:
         """The finished picture `(side, side, 3)`, uint8."""
@@ -99,29 +85,30 @@ class Canvas:
         return masks & (masks.cumsum(axis=0) == 1)
 
 
-def darker(colour: Colour, share: Number = 0.25) -> Colour:
-    return tuple(round(value * (1 - share)) for value in colour)  # pyright: ignore[reportReturnType]
-
-
 def growth(person: Person) -> float:
     """How large somebody is compared with a grown-up."""
     return 0.86 if person.word in ("boy", "girl") else 1.0
 
 
 def draw_person(canvas: Canvas, person: Person, stance: Stance, owner: int) -> tuple[float, float, float, float]:
-    """Draw somebody and return the box of the head, hat and hair included: x0, y0, x1, y1."""
+    """Draw somebody and return the box of the head, hat and hair included, in pixels: x0, y0, x1, y1."""
     canvas.owner = owner
-    figure = _Figure(canvas, person, stance)
+    figure = Figure(canvas, person, stance)
     figure.hair_behind()
     figure.body()
     figure.head()
     canvas.owner = 0
     rx, ry = figure.head_radii
     x, y = figure.head_at
-    return x - rx * 1.3, y - ry * 1.5, x + rx * 1.3, y + ry * 1.15
+    left, top, right, bottom = (
+        canvas.world.scale * value for value in (x - rx * 1.3, y - ry * 1.5, x + rx * 1.3, y + ry * 1.15)
+    )
+    return left, top, right, bottom
 
 
-class _Figure:
+class Figure:
+    """Somebody who is being drawn."""
+
     def __init__(self, canvas: Canvas, person: Person, stance: Stance) -> None:
         self.canvas, self.person = canvas, person
         self.s = stance.size * growth(person)
@@ -137,6 +124,7 @@ class _Figure:
         wide, high = ((9.6, 9.4), (8.4, 10.2), (9.4, 9.8))[person.face]
         self.head_radii = (wide * self.s, high * self.s)
         self.head_at = (self.x, self.ground - 29.5 * self.s)
+        self.shoulder = 6.4 if canvas.world.detailed and person.word == "man" else 5.2
 
     def at(self, dx: Number, dy: Number) -> Point:
         """A point relative to the middle of the feet, in units of the figure."""
@@ -170,7 +158,15 @@ class _Figure:
             c.box(*self.at(-7, -21), *self.at(7, -7), cloth, 2 * s)
             c.box(*self.at(-3.4, -18), *self.at(3.4, -12), darker(self.skin, 0.1), 1 * s)
             return
-        c.polygon([self.at(-5.2, -21), self.at(5.2, -21), self.at(flare, bottom), self.at(-flare, bottom)], cloth)
+        c.polygon(
+            [
+                self.at(-self.shoulder, -21),
+                self.at(self.shoulder, -21),
+                self.at(flare, bottom),
+                self.at(-flare, bottom),
+            ],
+            cloth,
+        )
         self._pattern(bottom, flare)
 
     def _pattern(self, bottom: Number, flare: Number) -> None:
@@ -192,7 +188,7 @@ class _Figure:
         up = {"waving": (self.side,), "jumping": (-1, 1)}.get(self.pose, ())
         for dx in (-1, 1):
             hand = self.at(11.5 * dx, -27) if dx in up else self.at(8.6 * dx, -11)
-            c.line([self.at(5.2 * dx, -18.5), hand], darker(self.cloth, 0.15), 3.6 * s)
+            c.line([self.at(self.shoulder * dx, -18.5), hand], darker(self.cloth, 0.15), 3.6 * s)
             c.ellipse(*hand, 2.2 * s, 2.2 * s, self.skin)
 
     def hair_behind(self) -> None:
@@ -221,7 +217,10 @@ class _Figure:
         else:
             self.disc(0, 0, 1, 1, self.skin)
         self._beard()
-        self._face()
+        if self.canvas.world.detailed:
+            draw_detailed_face(self)
+        else:
+            self._face()
         self._hair()
         self._glasses()
         self._hat()

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ...core.shapes import Bool, Float
 from ...core.toyworld.convolutions import Block, halve
-from ...core.toyworld.models import PICTURE_SIDE, WEIGHTS, load_network
+from ...core.toyworld.models import STANDING, WEIGHTS, load_network
 from ...core.toyworld.vocabulary import CLASS_WORDS, CLOTHES_COLOURS, HAIR_COLOURS, HOURS, PLACES, POSES, PROPS
+from ...core.toyworld.worlds import World, world_of
 from .people import Person
 from .plan import Plan
 from .weight_files import weight_file
@@ -40,11 +41,12 @@ def answers_of_person(person: Person, pose: str) -> dict[str, str]:
 class Probe(nn.Module):
     """Pictures, and whom to look at, to logits of all `ATTRIBUTES`, side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = STANDING) -> None:
         super().__init__()
+        self.world = world
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(16, 32, 3, padding=1),
+            nn.PixelUnshuffle(world.patch),
+            nn.Conv2d(4 * world.patch**2, 32, 3, padding=1),
             Block(32),
             halve(32, 64),
             Block(64),
@@ -54,14 +56,14 @@ class Probe(nn.Module):
             nn.GroupNorm(8, 96),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(96 * (PICTURE_SIDE // 16) ** 2, sum(map(len, ATTRIBUTES.values()))),
+            nn.Linear(96 * 4**2, sum(map(len, ATTRIBUTES.values()))),
         )
 
     def forward(self, pictures: Float[Tensor, "n 3 h w"], masks: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n k"]:
         """Logits.
 
         Args:
-            pictures: In [0, 1], 64 pixels wide and high.
+            pictures: In [0, 1], of the world's size.
             masks: 1 where the person is who is asked about, else 0; all 0 to ask about the scene.
         """
         return self.layers(torch.cat([pictures, masks], dim=1) * 2 - 1).float()
@@ -92,6 +94,6 @@ def load_probe(folder: Path = WEIGHTS) -> Probe:
         FileNotFoundError: If the weights are not there.
         ValueError: If the file cannot be read, or has other tensors.
     """
-    network = Probe()
+    network = Probe(world_of(folder))
     load_network(network, "probe", weight_file("probe", folder).parent)
     return network

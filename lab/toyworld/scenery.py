@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from .drawing import Canvas, Colour, Number, Point, darker
+from .colours import Colour, darker
+from .drawing import Canvas, Number, Point
 
 HORIZON = 40.0
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...core.toyworld.models import PICTURE_SIDE
+from ...core.toyworld.models import STANDING
 from ...core.toyworld.vocabulary import HOURS, PLACES, POSES, PROPS
+from ...core.toyworld.worlds import World
 from .captions import caption_of
 from .drawing import Canvas, Stance, draw_person, growth
 from .people import Person, sample_person
@@ -24,8 +25,8 @@ class Scene:
     Args:
         plan: What it shows.
         caption: Its caption.
-        image: `(64, 64, 3)` uint8.
-        masks: `(people, 64, 64)` bool: where each person is seen; exclusive.
+        image: `(side, side, 3)` uint8.
+        masks: `(people, side, side)` bool: where each person is seen; exclusive.
         face_boxes: `(people, 4)` float32: x0 y0 x1 y1 of each head in pixels, hair and hat included.
     """
 
@@ -63,11 +64,11 @@ def portrait_plan(person: Person, names_hair: bool = True, names_clothes: bool =
     return Plan((person,), ("standing",), "wall", "day", (), "", True, (names_clothes,), (names_hair,))
 
 
-def draw(plan: Plan, random: np.random.Generator) -> Scene:
+def draw(plan: Plan, random: np.random.Generator, world: World = STANDING) -> Scene:
     """Draw a plan; what it leaves open (clouds, colours of things, exact places) comes from `random`."""
-    canvas = Canvas(PICTURE_SIDE)
+    canvas = Canvas(world)
     draw_place(canvas, plan.place, plan.hour, random)
-    stances = _stances(plan, random)
+    stances = _stances(plan, random, world)
     for prop in plan.props:
         _put_prop(canvas, prop, stances, random)
     boxes = [
@@ -83,13 +84,13 @@ def draw(plan: Plan, random: np.random.Generator) -> Scene:
     )
 
 
-def sample_scene(seed: int, held_out: bool = False, people: int | None = None) -> Scene:
+def sample_scene(seed: int, held_out: bool = False, people: int | None = None, world: World = STANDING) -> Scene:
     """The scene of a seed."""
     random = np.random.default_rng(seed)
-    return draw(sample_plan(random, held_out, people), random)
+    return draw(sample_plan(random, held_out, people), random, world)
 
 
-def _stances(plan: Plan, random: np.random.Generator) -> list[Stance]:
+def _stances(plan: Plan, random: np.random.Generator, world: World) -> list[Stance]:
     if plan.close_up:
         grown = growth(plan.people[0])
         size = (1.95 + 0.2 * random.random()) / grown**0.6
@@ -98,7 +99,7 @@ def _stances(plan: Plan, random: np.random.Generator) -> list[Stance]:
     middles: Sequence[float] = {0: (), 1: (32.0,), 2: (19.0, 45.0), 3: (11.5, 32.0, 52.5)}[len(plan.people)]
     if plan.side:
         middles = (17.0,) if plan.side == "left" else (47.0,)
-    size = 0.8 if len(plan.people) == 3 else 1.0
+    size = world.figure_sizes[len(plan.people) - 1]
     return [
         Stance(
             x + random.uniform(-2, 2) * size,
@@ -113,7 +114,8 @@ def _stances(plan: Plan, random: np.random.Generator) -> list[Stance]:
 
 def _put_prop(canvas: Canvas, prop: str, stances: Sequence[Stance], random: np.random.Generator) -> None:
     """Where there is room: the widest gap between people and the picture's edges."""
-    edges = [0.0, *(edge for stance in stances for edge in (stance.x - 9, stance.x + 9)), 64.0]
+    reach = 9 * max(1.0, canvas.world.figure_sizes[len(stances) - 1])
+    edges = [0.0, *(edge for stance in stances for edge in (stance.x - reach, stance.x + reach)), 64.0]
     gaps = sorted(((edges[i + 1] - edges[i], edges[i]) for i in range(0, len(edges), 2)), reverse=True)
     wide, left = gaps[0]
     x = float(np.clip(left + wide / 2 + random.uniform(-1, 1) * max(wide / 2 - 7, 0), 6, 58))

@@ -1,7 +1,7 @@
 """The workflows whose frames run one by one, as copies of the nodes between Each Frame and Collect Frames."""
 
 from .graph import Group, graph, node
-from .groups import AMBER, BLUE, GREY, VIOLET, note
+from .groups import AMBER, BLUE, GREY, SIDES, VIOLET, note
 from .schemas import Json
 
 PREFIX = "StoryIdentity/toy story"
@@ -39,7 +39,7 @@ at night."""
         [
             node("each", "EachFrame", "story=story.story", size=(320, 0), seed=1),
             node("encoded", "EncodeFrame", "clip=toy.clip frame=each.frame", size=(320, 0)),
-            node("empty", "EmptyLatentImage", size=(320, 0), width=64, height=64),
+            node("empty", "EmptyLatentImage", size=(320, 0), **SIDES),
         ],
         [
             node("drawn", "KSampler", f"{sampled} seed=each.seed", size=(320, 0), **guided),

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from ...core.toyworld.models import STANDING
 from .graph import Group, node
 from .kinds import Node
 from .schemas import Json
@@ -45,6 +46,7 @@ SDXL = World(
     },
 )
 GUIDED = {"cfg": 4.0, "scheduler": "simple"}
+SIDES = {"width": STANDING.picture_side, "height": STANDING.picture_side}
 TOY = World(
     model="toy.model",
     portraits="toy.model",
@@ -56,9 +58,9 @@ TOY = World(
     identity="identity",
     values={
         "CharacterPortraits": {
-            **{"batch_size": 32, "steps": 20, **GUIDED, "width": 64, "height": 64, "negative": ""},
+            **{"batch_size": 32, "steps": 20, **GUIDED, **SIDES, "negative": ""},
         },
-        "EmptyLatentImage": {"width": 64, "height": 64},
+        "EmptyLatentImage": SIDES,
         "NoisyLatentCache": {"steps": 25, **GUIDED, "keep_from_step": 5.0},
         "IdentityDiscovery": {"rank": 3},
         "GroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},

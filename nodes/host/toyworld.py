@@ -1,6 +1,6 @@
 """The toy world's networks in the host's own classes, under its memory management.
 
-The sizes are those of `core.toyworld.models`, put into the words of the host's LDM code. Everything runs in float32:
+The sizes are those of `core.toyworld.worlds`, put into the words of the host's LDM code. Everything runs in float32:
 the networks are small, and so both hosts draw the same pictures.
 """
 
@@ -30,14 +30,6 @@ from ...core.quoting import printable
 from ...core.toyworld.detector import load_detector as load_network
 from ...core.toyworld.models import (
     BETAS,
-    ENCODER_ID,
-    LATENT_CHANNELS,
-    LATENT_RATIO,
-    PICTURE_SIDE,
-    TEXT_ENCODER,
-    TEXT_LENGTH,
-    TEXT_WIDTH,
-    UNET,
     WEIGHTS,
     load_preview_colours,
     load_weights,
@@ -47,31 +39,25 @@ from ...core.toyworld.models import (
     weights_file,
 )
 from ...core.toyworld.vae import load_vae as load_vae_network
+from ...core.toyworld.worlds import World, world_of
 from . import photomaker as pm
 from .adapters import IDAdapter, host_adapter
 from .detector import Detector, patcher_of
 
 _KNOWN_VAE = {
     "ddconfig": {
-        **{"double_z": True, "z_channels": LATENT_CHANNELS, "resolution": PICTURE_SIDE, "in_channels": 3, "out_ch": 3},
+        **{"double_z": True, "z_channels": 4, "resolution": 64, "in_channels": 3, "out_ch": 3},
         **{"ch": 32, "ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0},
     },
-    "embed_dim": LATENT_CHANNELS,
+    "embed_dim": 4,
 }
-
-
-class ToyLatents(comfy.latent_formats.LatentFormat):
-    """Latents as the VAE gives them, a quarter of the picture's side."""
-
-    latent_channels = LATENT_CHANNELS
-    spacial_downscale_ratio = LATENT_RATIO  # the host's spelling
 
 
 class ToyWorld(comfy.supported_models_base.BASE):
     """The family of the toy world's UNet, as Stable Diffusion 1.5 is one."""
 
     unet_extra_config: dict[str, Any] = {}
-    latent_format = ToyLatents
+    latent_format = comfy.latent_formats.LatentFormat  # as the VAE gives them; `load_model` says their sizes
     sampling_settings = {"beta_schedule": "linear", "linear_start": BETAS[0], "linear_end": BETAS[1]}
     supported_inference_dtypes = [torch.float32]
 
@@ -96,9 +82,11 @@ def load_model(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
 
     The host calls this again with `disable_dynamic` when it needs a copy whose weights stay put, as for LoRA hooks.
     """
-    management, weights = comfy.model_management, unet_weights(folder)
-    config = ToyWorld(unet_config())
+    management, weights, world = comfy.model_management, unet_weights(folder), world_of(folder)
+    config = ToyWorld(unet_config(world))
     config.set_inference_dtype(torch.float32, None)
+    config.latent_format.latent_channels = world.latent_channels
+    config.latent_format.spacial_downscale_ratio = world.latent_ratio  # the host's spelling
     colours = load_preview_colours(folder)
     if colours is not None:
         config.latent_format.latent_rgb_factors, config.latent_format.latent_rgb_factors_bias = colours
@@ -111,8 +99,9 @@ def load_model(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
 
 
 def load_vae(folder: Path = WEIGHTS) -> Any:
-    """The VAE; it takes and gives pictures whose sides are multiples of 4."""
+    """The VAE; it takes and gives pictures whose sides are multiples of the world's latent ratio."""
     network = load_vae_network(folder)
+    world = network.world
     # The host builds only networks it knows: it gets a tiny one of those, and ours takes its place.
     known = comfy.ldm.models.autoencoder.AutoencoderKL(**_KNOWN_VAE).state_dict()
     vae = comfy.sd.VAE(sd=known, config={"params": _KNOWN_VAE}, dtype=torch.float32)
@@ -120,34 +109,34 @@ def load_vae(folder: Path = WEIGHTS) -> Any:
     vae.disable_offload = True  # plain torch layers move as a whole
     vae.patcher = comfy.model_patcher.ModelPatcher(network, vae.device, vae.patcher.offload_device)
     vae.size = comfy.model_management.module_size(network)
-    vae.downscale_ratio = vae.upscale_ratio = LATENT_RATIO
-    vae.latent_channels = LATENT_CHANNELS
+    vae.downscale_ratio = vae.upscale_ratio = world.latent_ratio
+    vae.latent_channels = world.latent_channels
     return vae
 
 
 def load_clip(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
     """The tokenizer and the text encoder as a CLIP."""
     weights, words = text_encoder_weights(folder)
+    world, config = world_of(folder), {**world_of(folder).text_encoder, "vocab_size": words}
     # The pooled output is read unprojected; the host's class has a projection all the same.
-    weights["text_projection.weight"] = torch.eye(TEXT_WIDTH)
-    config = {**TEXT_ENCODER, "vocab_size": words}
+    weights["text_projection.weight"] = torch.eye(world.text_width)
     encoder = partial(
         comfy.sd1_clip.SDClipModel,
-        max_length=TEXT_LENGTH,
+        max_length=world.text_length,
         textmodel_json_config=config,
         model_class=ToyTextModel,
         special_tokens={
-            "start": TEXT_ENCODER["bos_token_id"],
-            "end": TEXT_ENCODER["eos_token_id"],
-            "pad": TEXT_ENCODER["pad_token_id"],
+            "start": config["bos_token_id"],
+            "end": config["eos_token_id"],
+            "pad": config["pad_token_id"],
         },
         return_projected_pooled=False,
     )
     tokenizer = partial(
         comfy.sd1_clip.SDTokenizer,
         tokenizer_path=str(_tokenizer(folder)),
-        max_length=TEXT_LENGTH,
-        embedding_size=TEXT_WIDTH,
+        max_length=world.text_length,
+        embedding_size=world.text_width,
         tokenizer_class=PreTrainedTokenizerFast,
     )
     clip = comfy.sd.CLIP(
@@ -169,7 +158,7 @@ def load_identity_generator(model: Any, folder: Path = WEIGHTS) -> tuple[Any, An
     """The MODEL with the identity LoRA on it (a clone) and the PHOTOMAKER that goes with it."""
     encoder, lora = _photomaker(folder)
     patched = pm.apply_lora(model, lora, 1.0, "the toy world's photomaker", pm.text_width(encoder))
-    return patched, pm.PhotoMakerEncoder(encoder, ENCODER_ID)
+    return patched, pm.PhotoMakerEncoder(encoder, world_of(folder).name)
 
 
 def load_clip_vision(folder: Path = WEIGHTS) -> Any:
@@ -198,23 +187,24 @@ def load_detector(folder: Path = WEIGHTS) -> Detector:
     return Detector(network, network, (patcher, patcher))
 
 
-def unet_config() -> dict[str, Any]:
+def unet_config(world: World) -> dict[str, Any]:
     """The UNet's sizes as the host's UNetModel takes them."""
-    channels, layers = UNET["block_out_channels"], UNET["layers_per_block"]
+    unet = world.unet
+    channels, layers = unet["block_out_channels"], unet["layers_per_block"]
     return {
-        "image_size": UNET["sample_size"],
-        "in_channels": UNET["in_channels"],
-        "out_channels": UNET["out_channels"],
+        "image_size": unet["sample_size"],
+        "in_channels": unet["in_channels"],
+        "out_channels": unet["out_channels"],
         "model_channels": channels[0],
         "channel_mult": [each // channels[0] for each in channels],
         "num_res_blocks": [layers] * len(channels),
-        "transformer_depth": [int("Attn" in kind) for kind in UNET["down_block_types"] for _ in range(layers)],
+        "transformer_depth": [int("Attn" in kind) for kind in unet["down_block_types"] for _ in range(layers)],
         "transformer_depth_output": [
-            int("Attn" in kind) for kind in reversed(UNET["up_block_types"]) for _ in range(layers + 1)
+            int("Attn" in kind) for kind in reversed(unet["up_block_types"]) for _ in range(layers + 1)
         ],
         "transformer_depth_middle": 1,
-        "context_dim": UNET["cross_attention_dim"],
-        "num_heads": UNET["attention_head_dim"],
+        "context_dim": unet["cross_attention_dim"],
+        "num_heads": unet["attention_head_dim"],
         "num_head_channels": -1,
         "use_spatial_transformer": True,
         "use_linear_in_transformer": False,

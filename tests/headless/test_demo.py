@@ -16,7 +16,7 @@ from PIL import Image
 from story_identity.core.detectors import Detections
 from story_identity.core.sheet import colour_of
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import TEXT_LENGTH
+from story_identity.core.toyworld.models import STANDING
 from story_identity.core.toyworld.vocabulary import tokenize
 from story_identity.headless.demo import STORY, demo_settings, make_demo
 from story_identity.headless.demo_album import count_evaluations
@@ -269,7 +269,9 @@ def test_the_story_that_comes_with_the_demo():
     casts = [tuple(person.name for person in frame.cast) for frame in story.frames]
     assert set(casts) == {("Mira",), ("Tom",), ("Mira", "Tom")}
     for frame in story.frames:
-        assert 2 not in tokenize(frame.prompt, TEXT_LENGTH), frame.prompt  # no word the toy world does not know
+        assert 2 not in tokenize(frame.prompt, STANDING.text_length), (
+            frame.prompt
+        )  # no word the toy world does not know
     for sentence, cast in itertools.chain(zip(raw["told"], casts, strict=True)):
         assert not re.search(r"[<>&]", sentence)
         assert cast

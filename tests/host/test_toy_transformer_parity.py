@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from story_identity.core.layout import Layout
-from story_identity.core.toyworld.models import TEXT_LENGTH, TEXT_WIDTH
+from story_identity.core.toyworld.transformer import TRANSFORMER_WORLD
 from story_identity.headless import sampling
 from story_identity.headless.flow_sampling import FlowPlan, load_transformer_pipeline
 from story_identity.headless.toy_transformer import predict_velocity
@@ -40,8 +40,8 @@ def asked():
     random = torch.Generator().manual_seed(7)
     shapes = {
         "latents": (3, 16, 16, 16),
-        "context": (3, TEXT_LENGTH, TEXT_WIDTH),
-        "pooled": (3, TEXT_WIDTH),
+        "context": (3, TRANSFORMER_WORLD.text_length, TRANSFORMER_WORLD.text_width),
+        "pooled": (3, TRANSFORMER_WORLD.text_width),
         "wide reference": (3, 16, 12, 18),
         "high reference": (3, 16, 24, 12),
     }

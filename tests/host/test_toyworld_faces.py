@@ -14,7 +14,7 @@ from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.subject_bank import SubjectBank
-from story_identity.core.toyworld.models import LATENT_CHANNELS, PICTURE_SIDE, WEIGHTS
+from story_identity.core.toyworld.models import STANDING, WEIGHTS
 from story_identity.headless.joint_drawing import open_drawing
 from story_identity.headless.reference_faces import load_reader
 from story_identity.headless.reference_injection import inject_story, load_injector
@@ -47,7 +47,7 @@ def questions() -> dict[str, Tensor]:
     for name, word, count in (("Mira", "woman", 3), ("Tom", "boy", 2)):
         plan = portrait_plan(sample_person(random, word=word))
         asked[name] = torch.stack([torch.tensor(draw(plan, random).image).float() / 255 for _ in range(count)])
-    masks = torch.zeros(2, PICTURE_SIDE, PICTURE_SIDE)
+    masks = torch.zeros(2, STANDING.picture_side, STANDING.picture_side)
     masks[0, 14:60, 6:26], masks[1, 20:60, 36:56] = 1, 1
     return {**asked, "masks": masks}
 
@@ -92,7 +92,7 @@ def test_a_story_with_faces_comes_out_the_same_from_the_same_noise(comfy, questi
     pipe, story, seed = load_toyworld(), Story.parse(LONG_STORY), SETTINGS["seed"]
     injector = load_injector(WEIGHTS / "injector.safetensors", pipe)
     prompts, count = encode_together(pipe, story.frames), len(story.frames)
-    noise = torch.randn(count, LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(count, STANDING.latent_channels, 16, 16, generator=torch.Generator().manual_seed(seed))
     layouts = layouts_of(questions, story)
     for way, chosen in WAYS.items():
         masks = layouts if chosen["masked"] else ()

@@ -3,35 +3,36 @@
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
-from story_identity.core.toyworld.models import TEXT_WIDTH, UNET, store
+from story_identity.core.toyworld.models import STANDING, store
 from story_identity.core.toyworld.vae import ToyVAE
+from story_identity.core.toyworld.worlds import claim_folder
 from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
 from story_identity.lab.toyworld.training.text_encoder import new_text_encoder, write_tokenizer
 
 from tests.stand_ins.clip_vision import vision_model
 from tests.stand_ins.weights import Shapes, join, linear, norm, random_weights
 
-WIDTH, MLP, LAYERS, PATCH, IMAGE = 128, 256, 2, 8, 64  # of the vision tower
+WIDTH, MLP, LAYERS = 128, 256, 2  # of the vision tower
 RANK = 4
 
 
-def make_random_toyworld(folder, seed=0):
-    """Write unet, vae, text_encoder, tokenizer and photomaker; returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make_random_toyworld(folder, seed=0, world=STANDING):
+    """Write unet, vae, text_encoder, tokenizer and photomaker of a world; returns the folder."""
+    claim_folder(world, folder)
     torch.manual_seed(seed)
-    unet = UNet2DConditionModel(**UNET)
+    unet = UNet2DConditionModel(**world.unet)
     save_file(store(unet_to_ldm(unet.state_dict())), folder / "unet.safetensors")
-    save_file(store(ToyVAE().state_dict()), folder / "vae.safetensors")
-    text = {_published(key): value for key, value in new_text_encoder(seed).state_dict().items()}
+    save_file(store(ToyVAE(world).state_dict()), folder / "vae.safetensors")
+    text = {_published(key): value for key, value in new_text_encoder(seed, world).state_dict().items()}
     save_file(store(text), folder / "text_encoder.safetensors")
-    write_tokenizer(folder / "tokenizer")
-    save_file(store(random_photomaker(unet)), folder / "photomaker.safetensors")
+    write_tokenizer(folder / "tokenizer", world)
+    save_file(store(random_photomaker(unet, world)), folder / "photomaker.safetensors")
     return folder
 
 
-def random_photomaker(unet):
+def random_photomaker(unet, world=STANDING):
     """Flat keys: an encoder as wide as the toy world's prompts, and a LoRA on every attention of this UNet."""
-    encoder = random_weights(_encoder_shapes(), seed=6)
+    encoder = random_weights(_encoder_shapes(world), seed=6)
     lora: Shapes = {}
     for name, module in unet.named_modules():
         if name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
@@ -42,14 +43,15 @@ def random_photomaker(unet):
     }
 
 
-def _encoder_shapes() -> Shapes:
-    parts: list[Shapes] = [vision_model(WIDTH, MLP, LAYERS, PATCH, IMAGE)]
-    parts += [linear(name, WIDTH, TEXT_WIDTH // 2, bias=False) for name in ("visual_projection", "visual_projection_2")]
-    for name, n_in in (("mlp1", 2 * TEXT_WIDTH), ("mlp2", TEXT_WIDTH)):
+def _encoder_shapes(world) -> Shapes:
+    parts: list[Shapes] = [vision_model(WIDTH, MLP, LAYERS, world.picture_side // 8, world.picture_side)]
+    width = world.text_width
+    parts += [linear(name, WIDTH, width // 2, bias=False) for name in ("visual_projection", "visual_projection_2")]
+    for name, n_in in (("mlp1", 2 * width), ("mlp2", width)):
         parts += [norm(f"fuse_module.{name}.layernorm", n_in)]
-        parts += [linear(f"fuse_module.{name}.fc1", n_in, TEXT_WIDTH)]
-        parts += [linear(f"fuse_module.{name}.fc2", TEXT_WIDTH, TEXT_WIDTH)]
-    return join(*parts, norm("fuse_module.layer_norm", TEXT_WIDTH))
+        parts += [linear(f"fuse_module.{name}.fc1", n_in, width)]
+        parts += [linear(f"fuse_module.{name}.fc2", width, width)]
+    return join(*parts, norm("fuse_module.layer_norm", width))
 
 
 def _published(key):

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ....core.toyworld.models import LATENT_CHANNELS, LATENT_RATIO, PreviewColours
+from ....core.toyworld.models import PreviewColours
 from ....core.toyworld.vae import ToyVAE
 from ..world import sample_scene
 
@@ -20,9 +20,10 @@ def fit_preview_colours(vae: ToyVAE) -> PreviewColours:
     Returns:
         Factors `(channels, 3)` and bias `(3,)`, for colours in [-1, 1].
     """
-    drawn = torch.stack([torch.tensor(sample_scene(seed).image) for seed in range(SCENES)]).movedim(-1, 1)
+    scenes = [sample_scene(seed, world=vae.world).image for seed in range(SCENES)]
+    drawn = torch.stack([torch.tensor(image) for image in scenes]).movedim(-1, 1)
     pictures = 2 * (drawn.float() / 255) - 1
-    latents = vae.encode(pictures).movedim(1, -1).reshape(-1, LATENT_CHANNELS)
-    cells = F.avg_pool2d(pictures, LATENT_RATIO).movedim(1, -1).reshape(-1, 3)
+    latents = vae.encode(pictures).movedim(1, -1).flatten(0, 2)
+    cells = F.avg_pool2d(pictures, vae.ratio).movedim(1, -1).reshape(-1, 3)
     mix = torch.linalg.lstsq(torch.cat([latents, torch.ones(len(latents), 1)], dim=1), cells).solution
     return mix[:-1].tolist(), mix[-1].tolist()

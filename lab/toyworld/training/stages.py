@@ -5,13 +5,11 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,15 +17,21 @@ from ....core.atomic_files import atomic_write
 from ....core.locking import locked
 from ....core.quoting import printable
 from ....core.toyworld.flux_layout import to_published
-from ....core.toyworld.models import PREVIEW_COLOURS, UNET, load_weights, store
-from ....core.toyworld.transformer import TRANSFORMER, transformer_vocabulary
+from ....core.toyworld.identity_encoder import load_identity_encoder
+from ....core.toyworld.models import PREVIEW_COLOURS, STANDING, load_weights, store
+from ....core.toyworld.recogniser import load_recogniser
+from ....core.toyworld.transformer import TRANSFORMER, TRANSFORMER_WORLD, transformer_vocabulary
 from ....core.toyworld.vae import load_vae
+from ....core.toyworld.worlds import TOY_WORLD_1, World, claim_folder
 from ..ldm_keys import unet_to_ldm
 from ..weight_files import weight_file
+from .recipes import recipe_of
+from .starting_weights import check_start
 from .text_encoder import write_tokenizer
-from .train_base import BaseModel, train_base
+from .train_base import load_base, text_keys, train_base
 from .train_network import Settings
-from .train_photomaker import Examples, IdEncoder, draw_examples, photomaker_file, train_photomaker, train_tower
+from .train_photomaker import FaceJudge, draw_examples, photomaker_file, train_photomaker
+from .train_tower import IdEncoder, measure_tower, train_tower
 from .train_vae import measure_vae, train_vae
 
 Weights = dict[str, dict[str, Tensor]]
@@ -55,21 +59,32 @@ def _make_vae(settings: Settings, out: Path) -> Made:
 
 def _make_base(settings: Settings, out: Path) -> Made:
     model, losses = train_base(load_vae(out).to(settings.device), settings)
-    write_tokenizer(out / "tokenizer")
+    write_tokenizer(out / "tokenizer", settings.world)
     weights = {"unet": unet_to_ldm(model.unet.state_dict()), "text_encoder": text_keys(model.text.state_dict())}
     return Made(weights, {"base": losses}, {})
 
 
 def _make_photomaker(settings: Settings, out: Path) -> Made:
-    encoder, tower_losses, examples = prepare_photomaker(settings, out)
-    adapter, losses = train_photomaker(load_base(out, settings.seed), encoder, examples, settings)
-    return Made({"photomaker": photomaker_file(adapter)}, {"tower": tower_losses, "photomaker": losses}, {})
+    from .measure_photomaker import measure_photomaker
+
+    encoder, tower_losses = tower_of(settings)
+    vae, count = load_vae(out).to(settings.device), recipe_of(settings.world).examples
+    examples = draw_examples(vae, settings, count)
+    judge = None
+    if recipe_of(settings.world).likeness:
+        judge = FaceJudge(vae, load_identity_encoder(out).to(settings.device), examples)
+    adapter, losses = train_photomaker(load_base(out, settings.seed), encoder, examples, settings, judge)
+    measured = measure_tower(adapter.encoder, settings.world)
+    if all(weight_file(name, out).is_file() for name in ("detector", "identity_encoder")):
+        measured |= measure_photomaker(adapter, vae.cpu(), load_recogniser(out))
+    return Made({"photomaker": photomaker_file(adapter)}, {"tower": tower_losses, "photomaker": losses}, measured)
 
 
-def prepare_photomaker(settings: Settings, out: Path) -> tuple[IdEncoder, list[float], Examples]:
-    """What needs no base model yet: the tower, and the drawn examples."""
-    encoder, losses = train_tower(_with(settings, steps=1000, batch=32, minutes=0.0))
-    return encoder, losses, draw_examples(load_vae(out).to(settings.device), settings)
+def tower_of(settings: Settings) -> tuple[IdEncoder, list[float]]:
+    """The vision tower, trained for a while that does not count among the stage's minutes, or to be continued from."""
+    if settings.start is not None:
+        return IdEncoder(settings.seed, settings.world), []
+    return train_tower(_with(settings, steps=recipe_of(settings.world).tower_steps, batch=32, minutes=0.0))
 
 
 def _make_identity(settings: Settings, out: Path) -> Made:
@@ -91,7 +106,7 @@ def _make_words(settings: Settings, out: Path) -> Made:
     from .train_detector import measure_detector
     from .train_words import teach_words
 
-    network = DetectorNetwork()
+    network = DetectorNetwork(settings.world)
     network.load_state_dict(load_weights("detector", out))
     losses, measured = teach_words(network, load_base(out, settings.seed), load_vae(out), settings)
     return Made({"detector": network.state_dict()}, {"words": losses}, measured | measure_detector(network))
@@ -109,7 +124,8 @@ def _make_transformer(settings: Settings, out: Path) -> Made:
 
     vae = load_vae(out).to(settings.device)
     model, losses = train_dit(vae, settings)
-    write_tokenizer(out / "transformer" / "tokenizer", transformer_vocabulary())
+    claim_folder(TRANSFORMER_WORLD, out / "transformer")
+    write_tokenizer(out / "transformer" / "tokenizer", TRANSFORMER_WORLD, transformer_vocabulary())
     weights = {
         "transformer/transformer": to_published(model.transformer.state_dict(), TRANSFORMER.layers()),
         "transformer/text_encoder": text_keys(model.text.state_dict()),
@@ -154,13 +170,32 @@ The transformer needs a VAE whose latents have 16 channels, and no weights of it
 """
 
 
-def run_stage(name: str, *, device: str, seed: int, minutes: float, work: Path, out: Path) -> None:
-    """Train one stage, write its weights and add it to the card."""
-    stage = STAGES[name]
-    settings = Settings(stage.steps, stage.batch, stage.rate, minutes or stage.minutes, device, seed, work)
-    refusal = f"Another training is at work in {printable(str(work))}. Wait for it, or give another --work."
-    with locked(work, refusal):
+def run_stage(
+    name: str,
+    *,
+    device: str,
+    seed: int,
+    minutes: float,
+    work: Path,
+    out: Path,
+    world: World = STANDING,
+    start: Path | None = None,
+) -> None:
+    """Train one stage, write its weights and add it to the card.
+
+    Raises:
+        ValueError: If another training is at work, or a folder holds what belongs to another world.
+    """
+    stage = replace(STAGES[name], **recipe_of(world).stages.get(name, {}))
+    folder = work if world == TOY_WORLD_1 else work / world.name
+    settings = Settings(
+        stage.steps, stage.batch, stage.rate, minutes or stage.minutes, device, seed, folder, world=world, start=start
+    )
+    check_start(settings)
+    refusal = f"Another training is at work in {printable(str(folder))}. Wait for it, or give another --work."
+    with locked(folder, refusal):
         card, started = _read_card(out / CARD), time.monotonic()
+        claim_folder(world, out)
         made = stage.make(settings, out)
         for file, weights in made.weights.items():
             with atomic_write(weight_file(file, out)) as temporary:
@@ -192,7 +227,7 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _entry(name: str, settings: Settings, made: Made, minutes: float | int) -> dict[str, Any]:
     return {
         "command": f"python -m story_identity.lab.toyworld.training {name} --seed {settings.seed}"
-        f" --minutes {settings.minutes:g} --device {settings.device}",
+        f" --minutes {settings.minutes:g} --device {settings.device} --world {settings.world.name}",
         "files": sorted(made.weights),
         "parameters": {file: sum(t.numel() for t in weights.values()) for file, weights in made.weights.items()},
         "batch": settings.batch,
@@ -203,20 +238,3 @@ def _entry(name: str, settings: Settings, made: Made, minutes: float | int) -> d
         "measured": made.measured,
         "licence": "Apache-2.0, as the code; trained only on pictures drawn by this package",
     }
-
-
-def load_base(folder: Path, seed: int) -> BaseModel:
-    model = BaseModel(seed)
-    unet = UNet2DConditionModel(**UNET)
-    stored = {f"model.diffusion_model.{key}": value for key, value in load_weights("unet", folder).items()}
-    unet.load_state_dict(convert_ldm_unet_checkpoint(stored, dict(unet.config)))
-    model.unet = unet
-    own = text_keys(model.text.state_dict())
-    loaded = load_weights("text_encoder", folder)
-    model.text.load_state_dict({key: loaded[stored] for key, stored in zip(model.text.state_dict(), own, strict=True)})
-    return model.eval()
-
-
-def text_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The text encoder's weights under their published names, which begin with `text_model.`."""
-    return {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in state.items()}

@@ -12,11 +12,12 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from ....core.toyworld.models import TEXT_ENCODER, TEXT_LENGTH
+from ....core.toyworld.models import STANDING
 from ....core.toyworld.vocabulary import END, PATTERN, START, UNKNOWN, vocabulary
+from ....core.toyworld.worlds import World
 
 
-def write_tokenizer(folder: Path, vocabulary: Sequence[str] = tuple(vocabulary())) -> None:
+def write_tokenizer(folder: Path, world: World = STANDING, vocabulary: Sequence[str] = tuple(vocabulary())) -> None:
     """Write a vocabulary as the files that transformers loads, 4.55 (whose class names they bear) and newer."""
     words = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(WordLevel(words, unk_token=UNKNOWN))
@@ -31,7 +32,7 @@ def write_tokenizer(folder: Path, vocabulary: Sequence[str] = tuple(vocabulary()
         eos_token=END,
         pad_token=END,
         unk_token=UNKNOWN,
-        model_max_length=TEXT_LENGTH,
+        model_max_length=world.text_length,
     )
     fast.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
@@ -40,6 +41,8 @@ def write_tokenizer(folder: Path, vocabulary: Sequence[str] = tuple(vocabulary()
     config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def new_text_encoder(seed: int, vocabulary: Sequence[str] = tuple(vocabulary())) -> CLIPTextModel:
+def new_text_encoder(
+    seed: int, world: World = STANDING, vocabulary: Sequence[str] = tuple(vocabulary())
+) -> CLIPTextModel:
     torch.manual_seed(seed)
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary), **TEXT_ENCODER))
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary), **world.text_encoder))

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from ....core.toyworld.models import UNET, noise_levels
+from ....core.toyworld.models import STANDING, load_weights, noise_levels
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
+from ....core.toyworld.worlds import World, world_of
 from ...step_random import StepRandom
 from .cached_tensors import read_cached, write_cached
 from .rendered_scenes import scenes, to_pixels
@@ -25,10 +27,11 @@ UNKNOWN_WORD = 0.03
 
 
 class BaseModel(nn.Module):
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, world: World = STANDING) -> None:
         super().__init__()
-        self.text = new_text_encoder(seed)
-        self.unet = UNet2DConditionModel(**UNET)
+        self.world = world
+        self.text = new_text_encoder(seed, world)
+        self.unet = UNet2DConditionModel(**world.unet)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         return self.unet(noisy, timesteps, context).sample
@@ -38,18 +41,26 @@ class Diffusion:
     """Adding noise, and what the network is asked for: v = a noise - b latent (Salimans and Ho 2022)."""
 
     def __init__(self, device: str) -> None:
-        sigmas = noise_levels().to(device)
-        self.signal = 1 / (1 + sigmas**2).sqrt()
-        self.noise = sigmas * self.signal
+        self.sigmas = noise_levels().to(device)
+        self.signal = 1 / (1 + self.sigmas**2).sqrt()
+        self.noise = self.sigmas * self.signal
 
     def noisy_and_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         a, b = (kept[timesteps].view(-1, 1, 1, 1) for kept in (self.signal, self.noise))
         return a * latents + b * noise, a * noise - b * latents
 
+    def clean(self, noisy: Tensor, v: Tensor, timesteps: Tensor) -> Tensor:
+        """The clean latents that noisy ones and a prediction of v come from."""
+        a, b = (kept[timesteps].view(-1, 1, 1, 1) for kept in (self.signal, self.noise))
+        return a * noisy - b * v
+
 
 def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]:
-    model = BaseModel(settings.seed).to(settings.device)
-    pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder)
+    model = (
+        BaseModel(settings.seed, settings.world) if settings.start is None else load_base(settings.start, settings.seed)
+    )
+    model.requires_grad_(True).to(settings.device)
+    pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder, settings.world)
     latents = encode(vae, pictures, settings)
     diffusion = Diffusion(settings.device)
     ids = torch.from_numpy(tokens.astype(np.int64))
@@ -61,7 +72,7 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
         timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(settings.device)
         noise = random.normal(*clean.shape).to(settings.device)
         noisy, target = diffusion.noisy_and_target(clean, noise, timesteps)
-        with torch.autocast(settings.device, torch.bfloat16):
+        with settings.autocast():
             found = model.predict(noisy, timesteps, model.text(words)[0])
         return mse_loss(found.float(), target)
 
@@ -91,9 +102,25 @@ def encode(vae: ToyVAE, pictures: np.ndarray, settings: Settings, name: str = "l
         return read_cached(path)
     latents = []
     for start in range(0, len(pictures), 64):
-        with torch.autocast(settings.device, torch.bfloat16):
+        with settings.autocast():
             mean = vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device))
         latents.append(mean.half().cpu())
     result = torch.cat(latents)
     write_cached(path, result)
     return result
+
+
+def load_base(folder: Path, seed: int) -> BaseModel:
+    """The base model of a folder of weights, of the folder's world, on the CPU."""
+    model = BaseModel(seed, world_of(folder))
+    stored = {f"model.diffusion_model.{key}": value for key, value in load_weights("unet", folder).items()}
+    model.unet.load_state_dict(convert_ldm_unet_checkpoint(stored, dict(model.unet.config)))
+    own = text_keys(model.text.state_dict())
+    loaded = load_weights("text_encoder", folder)
+    model.text.load_state_dict({key: loaded[stored] for key, stored in zip(model.text.state_dict(), own, strict=True)})
+    return model.eval()
+
+
+def text_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The text encoder's weights under their published names, which begin with `text_model.`."""
+    return {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in state.items()}

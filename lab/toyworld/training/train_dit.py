@@ -22,16 +22,17 @@ from torch.nn.functional import interpolate
 
 from ....core.reference_words import with_reference
 from ....core.text_search import Span
-from ....core.toyworld.models import TEXT_LENGTH
 from ....core.toyworld.transformer import (
     TIME_LOCATION,
     TRANSFORMER,
+    TRANSFORMER_WORLD,
     TransformerSizes,
     check_channels,
     to_model_scale,
     transformer_vocabulary,
 )
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
+from ....core.toyworld.worlds import World
 from ....headless.toy_transformer import new_transformer, predict_velocity
 from ...step_random import StepRandom
 from ..captions import describe
@@ -64,7 +65,7 @@ class Transformer(nn.Module):
 
     def __init__(self, seed: int, sizes: TransformerSizes = TRANSFORMER) -> None:
         super().__init__()
-        self.text = new_text_encoder(seed, transformer_vocabulary())
+        self.text = new_text_encoder(seed, TRANSFORMER_WORLD, transformer_vocabulary())
         self.transformer = new_transformer(sizes)
         _begin_with_nothing(self.transformer)
         for entrance in (self.transformer.x_embedder, self.transformer.context_embedder):
@@ -152,7 +153,7 @@ def draw_lessons(vae: Encoder, settings: Settings, count: int = SCENES, held_out
     random = np.random.default_rng([settings.seed, 78, held_out])
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, count, 64):
-        rows = [_lesson(random, held_out) for _ in range(min(64, count - start))]
+        rows = [_lesson(random, held_out, settings.world) for _ in range(min(64, count - start))]
         pictures, tokens, told, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
         noisy = StepRandom.of(settings.seed, 0, start)
         latents = _encode(vae, to_pixels(pictures), settings.device)
@@ -197,7 +198,7 @@ def measure_dit(model: Transformer, vae: Encoder, settings: Settings, count: int
     return {name: round(float(each) / (2 * count), 5) for name, each in zip(names, sums, strict=True)}
 
 
-def _lesson(random: np.random.Generator, held_out: bool) -> tuple[np.ndarray, ...]:
+def _lesson(random: np.random.Generator, held_out: bool, world: World) -> tuple[np.ndarray, ...]:
     """A picture, its caption's tokens, those that refer to a portrait, who is shown where, and portraits of them."""
     while True:
         plan = sample_plan(random, held_out, people=int(random.choice((1, 2, 3), p=(0.5, 0.4, 0.1))))
@@ -208,15 +209,15 @@ def _lesson(random: np.random.Generator, held_out: bool) -> tuple[np.ndarray, ..
             told and (number != who or random.random() < 0.3) for number, told in enumerate(plan.names_clothes)
         )
         plan = replace(plan, names_clothes=dressed)
-        scene, words = draw(plan, random), transformer_vocabulary()
+        scene, words = draw(plan, random, world), transformer_vocabulary()
         try:
             tokens, told = (
-                np.asarray(tokenize(text, TEXT_LENGTH, words), np.int64)
+                np.asarray(tokenize(text, TRANSFORMER_WORLD.text_length, words), np.int64)
                 for text in (scene.caption, _referring(scene.caption, plan, who))
             )
         except ValueError:  # a caption so long that the words for the portrait do not fit
             continue
-        portraits = [draw(portrait_plan(plan.people[who]), random).image for _ in REFERENCE_SIDES]
+        portraits = [draw(portrait_plan(plan.people[who]), random, world).image for _ in REFERENCE_SIDES]
         return scene.image, tokens, told, scene.masks[who], np.stack(portraits)
 
 

@@ -12,6 +12,7 @@ from ....core.toyworld.identity_encoder import IdentityEncoder, face_crops
 from ...step_random import StepRandom
 from .augmentation import augment, jitter
 from .face_views import CAPTIONS, Gallery, Order, gallery
+from .starting_weights import start_from_weights
 from .train_network import Settings, train
 
 FACES = 160
@@ -29,13 +30,16 @@ def train_identity_encoder(settings: Settings) -> tuple[IdentityEncoder, list[fl
     of the training split are shown.
     """
     torch.manual_seed(settings.seed)
-    network = IdentityEncoder().to(settings.device)
-    views = gallery(Order(FACES, close_ups=2, full=4, seed=settings.seed + 2, other_clothes=True), settings.folder)
+    network = IdentityEncoder(settings.world)
+    start_from_weights(network, "identity_encoder", settings)
+    network.to(settings.device)
+    order = Order(FACES, 2, 4, settings.seed + 2, other_clothes=True, world=settings.world)
+    views = gallery(order, settings.folder)
     per_caption = settings.batch // (2 * CAPTIONS_PER_BATCH)
 
     def loss(random: StepRandom) -> Tensor:
         crops = _pairs(views, per_caption, random).to(settings.device)
-        with torch.autocast(settings.device, torch.bfloat16):
+        with settings.autocast():
             vectors = network(crops)
         return nt_xent(vectors)
 
@@ -52,7 +56,7 @@ def nt_xent(vectors: Tensor, temperature: float = TEMPERATURE) -> Tensor:
 
 
 def _pairs(views: Gallery, per_caption: int, random: StepRandom) -> Tensor:
-    """Two views each of faces that share captions: crops `(2 * captions * per_caption, 3, 32, 32)`, view by view."""
+    """Two views of faces that share captions: crops `(2 * captions * per_caption, 3, side, side)`, view by view."""
     captions, faces, kinds = views.picture_of.shape
     chosen: list[tuple[int, int, np.ndarray]] = []
     for caption in random.numpy.choice(captions, CAPTIONS_PER_BATCH, replace=False):
@@ -65,7 +69,7 @@ def _pairs(views: Gallery, per_caption: int, random: StepRandom) -> Tensor:
 def _crop(views: Gallery, caption: int, face: int, view: int, random: StepRandom | None = None) -> Tensor:
     box = torch.from_numpy(views.boxes[caption, face, view])[None]
     picture = torch.from_numpy(np.array(views.pictures[views.picture_of[caption, face, view]])).float() / 255
-    return face_crops(picture, box if random is None else jitter(box, random))
+    return face_crops(picture, box if random is None else jitter(box, random), views.pictures.shape[1] // 2)
 
 
 @torch.no_grad()
@@ -81,7 +85,7 @@ def measure_identity_encoder(network: IdentityEncoder, faces: int = 12, seed: in
         For pairs of close-ups, of full figures, and mixed ones: the area under the ROC curve, the equal error rate, and
         the mean cosine of the same and of different faces.
     """
-    views = gallery(Order(faces, close_ups=2, full=2, seed=seed, held_out=True))
+    views = gallery(Order(faces, 2, 2, seed, held_out=True, world=network.world))
     crops = [_crop(views, *place) for place in product(range(len(CAPTIONS)), range(faces), range(4))]
     device = next(network.parameters()).device
     vectors = network(torch.cat(crops).to(device)).cpu().reshape(len(CAPTIONS), faces * 4, -1)

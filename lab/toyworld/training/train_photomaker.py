@@ -1,201 +1,229 @@
 """The identity-preserving generator, in the form of PhotoMaker (Li et al. 2024): vision tower, fuse module and LoRA.
 
-Two stages. The tower first learns to tell people apart whose captions are the same (NT-Xent, Chen et al. 2020), so that
-its embeddings have a geometry for the SVD to filter. Then tower, fuse module and LoRA learn to draw the person of some
-portraits into a scene: the class word's text embedding is replaced by its fusion with the portraits' mean embedding.
+The tower comes from `train_tower`. Here tower, fuse module and LoRA learn to draw the person of some portraits into a
+scene: the class word's text embedding is replaced by its fusion with the portraits' mean embedding.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate, normalize
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from torch.nn.functional import interpolate, normalize
 
-from ....core.photomaker import FuseModule, look_at
-from ....core.toyworld.models import LATENT_RATIO, PICTURE_SIDE, TEXT_LENGTH, TEXT_WIDTH
+from ....core.photomaker import split_file
+from ....core.quoting import printable
+from ....core.shapes import Float
+from ....core.toyworld.identity_encoder import IdentityEncoder, face_crops
+from ....core.toyworld.models import load_weights, weights_file
 from ....core.toyworld.vae import ToyVAE
-from ....core.toyworld.vocabulary import CLASS_WORDS, HAIR_COLOURS, tokenize, vocabulary
+from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize, vocabulary
+from ....core.toyworld.worlds import World
 from ...step_random import StepRandom
-from ..people import Person, sample_person
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
 from .cached_tensors import read_cached, write_cached
+from .recipes import recipe_of
 from .rendered_scenes import to_pixels
 from .train_base import BaseModel, Diffusion
 from .train_network import Settings, train
-
-TOWER = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "patch_size": 8,
-    "image_size": PICTURE_SIDE,
-    "hidden_act": "quick_gelu",
-    "projection_dim": TEXT_WIDTH // 2,
-}
-RANK = 32
-TEMPERATURE = 0.1
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-PEOPLE = 12_000
-"""Identities that are drawn once for the second stage."""
-
-
-class IdEncoder(nn.Module):
-    """The vision tower with its two projections, and the fuse module; keys as in PhotoMaker v1's `id_encoder`."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        tower = CLIPVisionModel(CLIPVisionConfig(**TOWER))
-        self.vision_model = getattr(tower, "vision_model", tower)
-        half = TEXT_WIDTH // 2
-        self.visual_projection = nn.Linear(TOWER["hidden_size"], half, bias=False)
-        self.visual_projection_2 = nn.Linear(TOWER["hidden_size"], TEXT_WIDTH - half, bias=False)
-        self.fuse_module = FuseModule(TEXT_WIDTH)
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """Embeddings `(n, 128)` of pictures `(n, 3, 64, 64)` in [-1, 1]."""
-        seen = look_at(((pixels + 1) / 2).permute(0, 2, 3, 1), PICTURE_SIDE)
-        pooled = self.vision_model(seen).pooler_output
-        return torch.cat([self.visual_projection(pooled), self.visual_projection_2(pooled)], dim=-1)
-
-
-def augment_portraits(pixels: Tensor, random: StepRandom) -> Tensor:
-    """Portraits as a generator draws them: a little blurred and noisy, brighter or darker."""
-    n, _, high, wide = pixels.shape
-    share = torch.from_numpy(random.numpy.random((n, 1, 1, 1)).astype(np.float32)).to(pixels.device)
-    small = interpolate(pixels, scale_factor=0.5, mode="area")
-    blurred = interpolate(small, size=(high, wide), mode="bilinear", align_corners=False)
-    light = torch.from_numpy(random.numpy.uniform(0.9, 1.1, (n, 1, 1, 1)).astype(np.float32)).to(pixels.device)
-    noise = random.normal(*pixels.shape).to(pixels.device) * 0.05
-    return ((pixels + 0.8 * share * (blurred - pixels)) * light + noise).clamp(-1, 1)
-
-
-def portrait(person: Person, random: np.random.Generator) -> np.ndarray:
-    return draw(portrait_plan(person), random).image
-
-
-def train_tower(settings: Settings) -> tuple[IdEncoder, list[float]]:
-    """Stage one: two portraits of a person agree, portraits of people with the same caption do not."""
-    encoder = IdEncoder(settings.seed).to(settings.device)
-    encoder.fuse_module.requires_grad_(False)
-
-    def loss(random: StepRandom) -> Tensor:
-        people = similar_people(settings.batch, random.numpy)
-        drawn = np.stack([portrait(person, random.numpy) for person in (*people, *people)])
-        embeddings = normalize(encoder.embed(augment_portraits(to_pixels(drawn).to(settings.device), random)), dim=-1)
-        likeness = embeddings @ embeddings.T / TEMPERATURE
-        likeness = likeness.masked_fill(torch.eye(len(drawn), dtype=torch.bool, device=likeness.device), -1e4)
-        partner = torch.arange(len(drawn), device=likeness.device).roll(len(people))
-        return cross_entropy(likeness, partner)
-
-    return encoder, train("tower", encoder, loss, settings)
-
-
-def similar_people(count: int, random: np.random.Generator, held_out: bool = False) -> list[Person]:
-    """People of whom half share a caption with the first."""
-    words = {"word": str(random.choice(CLASS_WORDS)), "hair": str(random.choice(HAIR_COLOURS))}
-    same = [sample_person(random, held_out, **words) for _ in range(count // 2)]
-    return same + [sample_person(random, held_out) for _ in range(count - len(same))]
+from .train_tower import IdEncoder, augment_portraits, spread_loss
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What stage two learns from, a row per scene: latent, caption, whom to draw, where, and how they look."""
+    """A row per scene: latent, caption, whom to draw, where, and how they look.
+
+    Args:
+        latents: `(n, channels, h, w)`.
+        tokens: `(n, t)` int64.
+        positions: `(n,)` int64: where the class word of the person stands.
+        masks: `(n, 1, h, w)`: the share of each cell that the person covers.
+        heads: `(n, 4)` float32: the person's head in the scene, in pixels.
+        portraits: `(n, k, side, side, 3)` uint8.
+        portrait_heads: `(n, k, 4)` float32.
+    """
 
     latents: Tensor
     tokens: Tensor
     positions: Tensor
     masks: Tensor
+    heads: Tensor
     portraits: Tensor
+    portrait_heads: Tensor
 
 
-def draw_examples(vae: ToyVAE, settings: Settings, count: int = PEOPLE) -> Examples:
-    """Draw scenes, each with four portraits of one of its people, from fresh draws of the world; kept on disk."""
-    path = settings.folder / f"lessons_{count}_{settings.seed}.pt"
+def draw_examples(vae: ToyVAE, settings: Settings, count: int) -> Examples:
+    """Draw scenes, each with portraits of one of its people, from fresh draws of the world; kept on disk."""
+    path = settings.folder / f"examples_{count}_{settings.seed}.pt"
     if path.is_file():
         return Examples(**read_cached(path))
-    random = np.random.default_rng([settings.seed, 77])
-    rows = [_example(random) for _ in range(count)]
-    pictures, tokens, positions, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
+    random, world = np.random.default_rng([settings.seed, 77]), settings.world
+    columns = zip(*(_example(random, world) for _ in range(count)), strict=True)
+    pictures, tokens, positions, masks, heads, portraits, portrait_heads = (np.stack(column) for column in columns)
     with torch.no_grad():
-        latents = torch.cat([
-            vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device)).cpu()
-            for start in range(0, count, 64)
-        ])  # fmt: skip
-    small = interpolate(torch.from_numpy(masks).float().unsqueeze(1), scale_factor=1 / LATENT_RATIO, mode="area")
+        parts = np.array_split(pictures, max(1, count // 64))
+        latents = torch.cat([vae.encode(to_pixels(part).to(settings.device)).cpu() for part in parts])
+    masks = torch.from_numpy(masks).float().unsqueeze(1)
     examples = Examples(
-        latents, torch.from_numpy(tokens), torch.from_numpy(positions), small, torch.from_numpy(portraits)
+        latents=latents,
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions),
+        masks=interpolate(masks, scale_factor=1 / world.latent_ratio, mode="area"),
+        heads=torch.from_numpy(heads),
+        portraits=torch.from_numpy(portraits),
+        portrait_heads=torch.from_numpy(portrait_heads),
     )
     write_cached(path, examples.__dict__)
     return examples
 
 
-def _example(random: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _example(random: np.random.Generator, world: World) -> tuple[np.ndarray, ...]:
     plan: Plan = sample_plan(random, people=int(random.choice((1, 2, 3), p=(0.45, 0.45, 0.1))))
-    if random.random() < 0.1:
+    if random.random() < recipe_of(world).portraits:
         plan = portrait_plan(plan.people[0])
     who = int(random.integers(len(plan.people)))
     bare = tuple(flag and number != who for number, flag in enumerate(plan.names_clothes))
-    scene = draw(replace(plan, names_clothes=bare if random.random() < 0.7 else plan.names_clothes), random)
-    tokens = np.asarray(tokenize(scene.caption, TEXT_LENGTH), np.int64)
-    classes = [vocabulary().index(word) for word in CLASS_WORDS]
-    position = np.asarray(np.flatnonzero(np.isin(tokens, classes))[who])
-    faces = np.stack([portrait(plan.people[who], random) for _ in range(4)])
-    return scene.image, tokens, position, scene.masks[who], faces
+    scene = draw(replace(plan, names_clothes=bare if random.random() < 0.7 else plan.names_clothes), random, world)
+    tokens = np.asarray(tokenize(scene.caption, world.text_length), np.int64)
+    seen = [draw(portrait_plan(plan.people[who]), random, world) for _ in range(recipe_of(world).portraits_each)]
+    portraits, heads = np.stack([each.image for each in seen]), np.concatenate([each.face_boxes for each in seen])
+    position = np.asarray(class_positions(tokens)[who])
+    return scene.image, tokens, position, scene.masks[who], scene.face_boxes[who], portraits, heads
+
+
+def class_positions(tokens: np.ndarray) -> np.ndarray:
+    """Where the class words stand among the tokens `(t,)` of a caption, from left to right."""
+    return np.flatnonzero(np.isin(tokens, [vocabulary().index(word) for word in CLASS_WORDS]))
 
 
 class Adapter(nn.Module):
-    """What stage two trains: the encoder, and the LoRA inside the otherwise frozen base model."""
+    """What is trained: the encoder, and the LoRA inside the otherwise frozen base model."""
 
     def __init__(self, base: BaseModel, encoder: IdEncoder) -> None:
         super().__init__()
+        recipe = recipe_of(base.world)
         base.requires_grad_(False)
-        base.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=ATTENTION, init_lora_weights=True))
+        rank, layers = recipe.lora_rank, list(recipe.lora_layers)
+        base.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=True))
         self.base = base
         self.encoder = encoder.requires_grad_(True)
 
-    def context(self, tokens: Tensor, positions: Tensor, portraits: Tensor) -> Tensor:
-        """Text embeddings `(n, t, d)` with the class words fused; portraits `(n, k, 3, h, w)` are averaged over k."""
-        text = self.base.text(tokens)[0]
-        identity = self.encoder.embed(portraits.flatten(0, 1)).unflatten(0, portraits.shape[:2]).mean(dim=1)
+    def context(self, tokens: Tensor, positions: Tensor, identities: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Text embeddings `(n, t, d)` with the class words fused with identities `(n, d)`, where `kept` `(n,)` says."""
+        context = self.base.text(tokens)[0].float()
         rows = torch.arange(len(tokens), device=tokens.device)
-        fused = self.encoder.fuse_module.fuse_fn(text[rows, positions].float(), identity.float())
-        context = text.float().clone()
-        context[rows, positions] = fused
-        return context
+        words = context[rows, positions]
+        fused = self.encoder.fuse_module.fuse_fn(words, identities.float())
+        if kept is not None:
+            fused = torch.where(kept[:, None], fused, words)
+        return context.index_put((rows, positions), fused)
+
+    def identities(self, portraits: Float[Tensor, "n k 3 h w"]) -> Float[Tensor, "n d"]:
+        """The mean embedding of each person's portraits in [-1, 1]."""
+        return self.encoder.embed(portraits.flatten(0, 1)).unflatten(0, portraits.shape[:2]).mean(dim=1)
 
 
 def train_photomaker(
-    base: BaseModel, encoder: IdEncoder, examples: Examples, settings: Settings
+    base: BaseModel,
+    encoder: IdEncoder,
+    examples: Examples,
+    settings: Settings,
+    judge: "FaceJudge | None" = None,
 ) -> tuple[Adapter, list[float]]:
-    """Stage two. The error inside the person's mask counts most, as only that part is used in re-denoising."""
-    adapter = Adapter(base, encoder).to(settings.device)
-    diffusion = Diffusion(settings.device)
-    device = settings.device
+    """Train by the error of v, which counts most inside the person's mask, as only that is used in re-denoising.
+
+    The recipe may leave out some identities and captions, and add the losses of `FaceJudge` and `spread_loss`.
+    """
+    recipe, device = recipe_of(settings.world), settings.device
+    adapter = Adapter(base, encoder)
+    _start(adapter, settings)
+    adapter.to(device)
+    diffusion = Diffusion(device)
+    spread = recipe.spread * recipe.spread_kept
 
     def loss(random: StepRandom) -> Tensor:
-        chosen = random.numpy.choice(len(examples.latents), settings.batch, replace=False)
-        rows = torch.from_numpy(chosen)
-        count = int(random.numpy.integers(1, 5))
-        portraits = to_pixels(
-            examples.portraits[rows][:, :count].numpy().reshape(-1, PICTURE_SIDE, PICTURE_SIDE, 3)
-        ).to(device)
-        portraits = augment_portraits(portraits, random).unflatten(0, (len(rows), count))
+        rows = torch.from_numpy(random.numpy.choice(len(examples.latents), settings.batch, replace=False))
+        tokens, kept = left_out(examples.tokens[rows], random, settings)
         timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(device)
         clean = examples.latents[rows].to(device)
         noisy, target = diffusion.noisy_and_target(clean, random.normal(*clean.shape).to(device), timesteps)
-        with torch.autocast(device, torch.bfloat16):
-            context = adapter.context(examples.tokens[rows].to(device), examples.positions[rows].to(device), portraits)
-            found = adapter.base.predict(noisy, timesteps, context)
-        weight = 0.25 + 3 * examples.masks[rows].to(device)
-        return (weight * (found.float() - target) ** 2).mean()
+        portraits = _some_portraits(examples, rows, random, device)
+        with settings.autocast():
+            identities = adapter.identities(portraits)
+            context = adapter.context(tokens.to(device), examples.positions[rows].to(device), identities, kept)
+            found = adapter.base.predict(noisy, timesteps, context).float()
+        value = ((0.25 + 3 * examples.masks[rows].to(device)) * (found - target) ** 2).mean()
+        if judge is not None and recipe.likeness:
+            clean = diffusion.clean(noisy, found, timesteps)
+            counts = kept & (diffusion.sigmas[timesteps] < recipe.likeness_below)
+            value = value + recipe.likeness * judge.unlikeness(clean, rows, counts)
+        return value + spread * spread_loss(identities.float()) if spread else value
 
     return adapter, train("photomaker", adapter, loss, settings)
+
+
+def left_out(tokens: Tensor, random: StepRandom, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Captions of which some are left out, and which identities are kept: none of those, nor some others."""
+    recipe, chance = recipe_of(settings.world), torch.from_numpy(random.numpy.random((2, len(tokens))))
+    silent = chance[0] < recipe.text_dropout
+    nothing = torch.tensor(tokenize("", settings.world.text_length))
+    kept = ~silent & (chance[1] >= recipe.identity_dropout)
+    return torch.where(silent[:, None], nothing, tokens), kept.to(settings.device)
+
+
+def _some_portraits(examples: Examples, rows: Tensor, random: StepRandom, device: str) -> Tensor:
+    """One or more portraits of each person, augmented, `(n, k, 3, side, side)` in [-1, 1]."""
+    count = int(random.numpy.integers(1, 1 + examples.portraits.shape[1]))
+    chosen = examples.portraits[rows][:, :count].flatten(0, 1).numpy()
+    return augment_portraits(to_pixels(chosen).to(device), random).unflatten(0, (len(rows), count))
+
+
+class FaceJudge:
+    """Says how unlike the drawn faces are to the people they should show, by the toy world's recogniser.
+
+    Args:
+        vae: What decodes the latents.
+        recogniser: The network whose features count; both are frozen, and where the training is.
+        examples: Whose people they are.
+    """
+
+    def __init__(self, vae: ToyVAE, recogniser: IdentityEncoder, examples: Examples) -> None:
+        self.vae, self.heads = vae.requires_grad_(False).eval(), examples.heads
+        self.recogniser = recogniser.requires_grad_(False).eval()
+        self.people = self._features(examples)
+
+    @torch.no_grad()
+    def _features(self, examples: Examples) -> Float[Tensor, "n d"]:
+        """Unit vectors: the mean of what the recogniser says of each person's portraits."""
+        kinds, device = [], next(self.recogniser.parameters()).device
+        for number in range(examples.portraits.shape[1]):
+            boxes = examples.portrait_heads[:, number]
+            parts = zip(examples.portraits[:, number].split(64), boxes.split(64), strict=True)
+            kinds.append(torch.cat([self.recogniser.embed(part.float() / 255, box) for part, box in parts]))
+        return normalize(torch.stack(kinds).mean(dim=0), dim=-1).to(device)
+
+    def unlikeness(self, latents: Float[Tensor, "n c h w"], rows: Tensor, counts: Tensor) -> Float[Tensor, ""]:
+        """The sum of 1 - cosine over the latents that count `(n,)` bool, by the number of all."""
+        places = counts.cpu().nonzero()[:, 0]
+        if not len(places):
+            return latents.new_zeros(())
+        pictures = (self.vae.decode(latents[places]) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        boxes, side = self.heads[rows[places]].to(latents), self.recogniser.world.crop_side
+        crops = [face_crops(picture, box[None], side) for picture, box in zip(pictures, boxes, strict=True)]
+        features = self.recogniser(torch.cat(crops))
+        return (1 - (features * self.people[rows[places]]).sum(dim=-1)).sum() / len(latents)
+
+
+def _start(adapter: Adapter, settings: Settings) -> None:
+    """Begin with the weights of the settings' `start` folder, if there is one."""
+    if settings.start is None:
+        return
+    name = printable(str(weights_file("photomaker", settings.start)))
+    encoder, lora = split_file(load_weights("photomaker", settings.start), name)
+    adapter.encoder.load_state_dict(encoder)
+    set_peft_model_state_dict(adapter.base.unet, {key.removeprefix("unet."): value for key, value in lora.items()})
 
 
 def photomaker_file(adapter: Adapter) -> dict[str, Tensor]:

@@ -2,18 +2,18 @@
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ....core.toyworld.models import PICTURE_SIDE
+from ....core.toyworld.worlds import World
 from ...step_random import StepRandom
 from ..probe import ATTRIBUTES, PERSON, SCENE, Probe, answers_of_person, answers_of_scene, split
 from ..world import Scene, sample_scene
 from .augmentation import augment
+from .starting_weights import start_from_weights
 from .train_network import Settings, train
 
 SCENES = 10_000
@@ -27,8 +27,10 @@ _CHUNK = 250
 def train_probe(settings: Settings) -> tuple[Probe, list[float]]:
     """Train by the cross entropy of every answer that was asked for."""
     torch.manual_seed(settings.seed)
-    network = Probe().to(settings.device)
-    pictures, owners, answers = drawn_scenes(SCENES, settings.seed + 5, settings.folder)
+    network = Probe(settings.world)
+    start_from_weights(network, "probe", settings)
+    network.to(settings.device)
+    pictures, owners, answers = drawn_scenes(SCENES, settings.seed + 5, settings)
 
     def loss(random: StepRandom) -> Tensor:
         chosen = np.sort(random.numpy.choice(len(pictures), settings.batch, replace=False))
@@ -38,7 +40,7 @@ def train_probe(settings: Settings) -> tuple[Probe, list[float]]:
         right = torch.from_numpy(answers[chosen, who - 1]).to(settings.device)
         pixels = torch.from_numpy(np.array(pictures[chosen])).permute(0, 3, 1, 2).float() / 255
         pixels = augment(pixels, random).to(settings.device)
-        with torch.autocast(settings.device, torch.bfloat16):
+        with settings.autocast():
             logits = network(pixels, masks.to(settings.device))
         about_scene = torch.from_numpy(asks_scene).to(settings.device)
         return answer_loss(logits, right, about_scene)
@@ -61,26 +63,29 @@ def answer_loss(logits: Tensor, right: Tensor, about_scene: Tensor) -> Tensor:
     return total / len(logits)
 
 
-def drawn_scenes(count: int, seed: int, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn_scenes(count: int, seed: int, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rendered once and kept in the folder: pictures, owners (0 nobody, 1 the first person, ...) and answers.
 
     The answers are `(count, people, attributes)`, numbers of options; where there is no second person, the first's.
     """
+    folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"probed_{seed}_{count}_{part}.npy" for part in ("pictures", "owners", "answers")]
     if not all(path.is_file() for path in paths):
         with ProcessPoolExecutor() as pool:
-            parts = zip(*pool.map(partial(_chunk, count, seed), range(0, count, _CHUNK)), strict=True)
+            parts = zip(*pool.map(partial(_chunk, count, seed, settings.world), range(0, count, _CHUNK)), strict=True)
             for path, arrays in zip(paths, parts, strict=True):
                 np.save(path, np.concatenate(arrays))
     pictures, owners, answers = (np.load(path, mmap_mode="r") for path in paths)
     return pictures, owners, answers
 
 
-def _chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _chunk(count: int, seed: int, world: World, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     numbers = range(start, min(start + _CHUNK, count))
-    scenes = [sample_scene(seed * 10_000_019 + number, people=PEOPLE[number % len(PEOPLE)]) for number in numbers]
-    owners = np.zeros((len(scenes), PICTURE_SIDE, PICTURE_SIDE), np.uint8)
+    scenes = [
+        sample_scene(seed * 10_000_019 + number, people=PEOPLE[number % len(PEOPLE)], world=world) for number in numbers
+    ]
+    owners = np.zeros((len(scenes), world.picture_side, world.picture_side), np.uint8)
     for row, scene in enumerate(scenes):
         for person, mask in enumerate(scene.masks, start=1):
             owners[row][mask] = person
@@ -101,7 +106,7 @@ def measure_probe(network: Probe, scenes: int = 400, seed: int = 8_000_009) -> d
     network = network.eval().cpu()
     right: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     for number in range(scenes):
-        scene = sample_scene(seed + number, held_out=True, people=PEOPLE[number % len(PEOPLE)])
+        scene = sample_scene(seed + number, held_out=True, people=PEOPLE[number % len(PEOPLE)], world=network.world)
         image = torch.tensor(scene.image).float() / 255
         true, read = answers_of_scene(scene.plan), network.read_scene(image)
         for name in SCENE:

@@ -1,18 +1,21 @@
 """Training the toy VAE: from the principal components of patches to what convolutions can add."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss, pixel_unshuffle
 
-from ....core.toyworld.models import LATENT_CHANNELS, LATENT_RATIO
-from ....core.toyworld.vae import PATCH_WIDTH, ToyVAE
+from ....core.toyworld.vae import ToyVAE
 from ...step_random import StepRandom
 from ..world import sample_scene
-from .rendered_scenes import scenes, to_pixels
+from .recipes import recipe_of
+from .rendered_scenes import to_pixels
+from .starting_weights import start_from_weights
+from .train_detector import Drawn, drawn_scenes
 from .train_network import Settings, train
 
-PICTURES = 20_000
 LATENT_NOISE = 0.03
 """Deviation of the noise put on latents in training, so that the decoder forgives a generator's small errors."""
 EDGE_WEIGHT = 0.5
@@ -21,37 +24,75 @@ SAMPLE = 2_000
 
 
 def train_vae(settings: Settings) -> tuple[ToyVAE, list[float]]:
-    """Train on rendered scenes: absolute and squared error, and the absolute error of the edges."""
+    """Train on rendered scenes, and where the recipe says so on squares around heads: `drawing_loss`."""
     torch.manual_seed(settings.seed)
-    pictures, _ = scenes(PICTURES, settings.seed + 1, settings.folder)
-    vae = ToyVAE()
-    start_at_principal_components(vae, to_pixels(pictures[:SAMPLE]))
+    recipe = recipe_of(settings.world)
+    drawn = drawn_scenes(recipe.vae_pictures, settings.seed + 1, settings)
+    vae = ToyVAE(settings.world)
+    start_at_principal_components(vae, to_pixels(drawn.pictures[:SAMPLE]))
+    start_from_weights(vae, "vae", settings)
     vae.to(settings.device)
 
     def loss(random: StepRandom) -> Tensor:
-        chosen = pictures[np.sort(random.numpy.choice(len(pictures), settings.batch, replace=False))]
-        pixels = to_pixels(chosen).to(settings.device)
-        with torch.autocast(settings.device, torch.bfloat16):
-            latents = vae.encode(pixels).float()
-            noise = random.normal(*latents.shape).to(pixels.device)
-            drawn = vae.decode(latents + LATENT_NOISE * noise).float()
-        value = l1_loss(drawn, pixels) + mse_loss(drawn, pixels) + SPREAD_WEIGHT * latents.square().mean()
-        for axis in (-1, -2):
-            value = value + EDGE_WEIGHT * l1_loss(drawn.diff(dim=axis), pixels.diff(dim=axis))
-        return value
+        chosen = np.sort(random.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
+        parts = [to_pixels(drawn.pictures[chosen])]
+        if recipe.head_crops:
+            parts.append(head_squares(drawn, settings.batch * recipe.head_crops, random.numpy))
+        count = sum(part.shape[0] * part[0].numel() for part in parts)
+        values = [_part_loss(vae, part.to(settings.device), random, settings) * part.numel() / count for part in parts]
+        return torch.stack(values).sum()
 
     history = train("vae", vae, loss, settings)
-    normalise_latents(vae, to_pixels(pictures[:SAMPLE]).to(settings.device))
+    normalise_latents(vae, to_pixels(drawn.pictures[:SAMPLE]).to(settings.device))
     return vae.eval(), history
+
+
+def _part_loss(vae: ToyVAE, pixels: Tensor, random: StepRandom, settings: Settings) -> Tensor:
+    with settings.autocast():
+        latents = vae.encode(pixels).float()
+        noise = random.normal(*latents.shape).to(pixels.device)
+        drawn = vae.decode(latents + LATENT_NOISE * noise).float()
+    scales = recipe_of(settings.world).edge_scales
+    return drawing_loss(drawn, pixels, scales) + SPREAD_WEIGHT * latents.square().mean()
+
+
+def drawing_loss(drawn: Tensor, pixels: Tensor, scales: Sequence[int]) -> Tensor:
+    """Absolute and squared error of pictures `(n, 3, h, w)`, and the absolute error of their edges.
+
+    An edge is the difference of two pixels that lie so far apart as one of `scales` says; its weight is shared evenly.
+    """
+    value = l1_loss(drawn, pixels) + mse_loss(drawn, pixels)
+    for step in scales:
+        for axis in (-1, -2):
+            value = value + EDGE_WEIGHT / len(scales) * l1_loss(_edges(drawn, axis, step), _edges(pixels, axis, step))
+    return value
+
+
+def _edges(pictures: Tensor, axis: int, step: int) -> Tensor:
+    length = pictures.shape[axis] - step
+    return pictures.narrow(axis, step, length) - pictures.narrow(axis, 0, length)
+
+
+def head_squares(drawn: Drawn, count: int, random: np.random.Generator) -> Tensor:
+    """Squares `(count, 3, side / 2, side / 2)` in [-1, 1] around heads of people in scenes, not quite in the middle."""
+    scenes, people = np.nonzero(drawn.words)
+    side = drawn.pictures.shape[1]
+    half, parts = side // 2, []
+    for place in random.integers(len(scenes), size=count):
+        box = drawn.heads[scenes[place], people[place]]
+        middle = (box[:2] + box[2:]) / 2 + random.uniform(-half / 4, half / 4, 2)
+        x, y = np.clip(np.round(middle - half / 2), 0, side - half).astype(int)
+        parts.append(drawn.pictures[scenes[place], y : y + half, x : x + half])
+    return to_pixels(np.stack(parts))
 
 
 @torch.no_grad()
 def start_at_principal_components(vae: ToyVAE, pixels: Tensor) -> None:
     """Set the linear maps to the whitened principal components of the pictures' patches."""
-    patches = pixel_unshuffle(pixels, LATENT_RATIO).permute(0, 2, 3, 1).reshape(-1, PATCH_WIDTH)
-    mean = patches.mean(dim=0)
+    patches = pixel_unshuffle(pixels, vae.ratio).permute(0, 2, 3, 1).flatten(0, 2)
+    mean, kept = patches.mean(dim=0), vae.world.latent_channels
     strength, directions = torch.linalg.eigh(torch.cov(patches.T))
-    strength, directions = strength.flip(0)[:LATENT_CHANNELS], directions.flip(1)[:, :LATENT_CHANNELS]
+    strength, directions = strength.flip(0)[:kept], directions.flip(1)[:, :kept]
     inward = (directions / strength.sqrt()).T
     vae.encoder.linear.weight.copy_(inward[:, :, None, None])
     vae.encoder.linear.bias.copy_(-inward @ mean)  # pyright: ignore[reportOptionalMemberAccess]
@@ -80,7 +121,8 @@ def normalise_latents(vae: ToyVAE, pixels: Tensor) -> None:
 @torch.no_grad()
 def measure_vae(vae: ToyVAE, count: int = 500) -> dict[str, float]:
     """Mean peak signal-to-noise ratio, in dB, of pictures never trained on after encoding and decoding."""
-    drawn_anew = np.stack([sample_scene(9_000_000_000 + seed, held_out=True).image for seed in range(count)])
+    numbers = range(9_000_000_000, 9_000_000_000 + count)
+    drawn_anew = np.stack([sample_scene(number, held_out=True, world=vae.world).image for number in numbers])
     pixels = to_pixels(drawn_anew)
     drawn = torch.cat([vae.cpu().decode(vae.encode(part)).clamp(-1, 1) for part in pixels.split(50)])
     scores = 10 * torch.log10(4 / ((drawn - pixels) ** 2).mean((1, 2, 3)))

@@ -15,21 +15,19 @@ from torch.nn.functional import cross_entropy
 
 from ....core.toyworld.detector import DetectorNetwork, ToyDetector
 from ....core.toyworld.identity_encoder import face_crops
-from ....core.toyworld.models import LATENT_CHANNELS, LATENT_RATIO, PICTURE_SIDE, TEXT_LENGTH, noise_levels
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
 from ...step_random import StepRandom
 from ..world import sample_scene
 from .augmentation import augment, jitter
 from .cached_tensors import read_cached, write_cached
+from .drawn_latents import draw_latents
 from .train_base import BaseModel
 from .train_detector import Drawn, drawn_scenes, words_loss
 from .train_network import Settings, train
 
 PICTURES = 1_536
 BATCH = 64
-STEPS = 15
-GUIDANCE = 4.0
 HELD_BACK = 0.15
 """Share of the generated pictures that only measure."""
 _FIRST_SCENE = 6_000_000_007
@@ -57,12 +55,12 @@ def teach_words(
     before = share_right(network, faces, held_back)
     network.requires_grad_(False)
     network.face.requires_grad_(True)
-    drawn = drawn_scenes(2_000, settings.seed + 11, settings.folder)
+    drawn = drawn_scenes(2_000, settings.seed + 11, settings)
 
     def loss(random: StepRandom) -> Tensor:
         chosen = torch.from_numpy(random.numpy.integers(held_back, len(faces.words), settings.batch))
         boxes = jitter(faces.boxes[chosen], random)
-        logits = network.words(_crops(faces.pictures[chosen], boxes))
+        logits = network.words(_crops(network, faces.pictures[chosen], boxes))
         return cross_entropy(logits, faces.words[chosen]) + _drawn_loss(network, drawn, settings, random)
 
     history = train("words", network, loss, settings)
@@ -78,25 +76,26 @@ def _drawn_loss(network: DetectorNetwork, drawn: Drawn, settings: Settings, rand
     chosen = np.sort(random.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
     pixels = augment(torch.from_numpy(drawn.pictures[chosen]).permute(0, 3, 1, 2).float() / 255, random)
     words, heads = torch.from_numpy(drawn.words[chosen]), torch.from_numpy(drawn.heads[chosen])
-    return words_loss(network, pixels, heads, words, random)
+    return words_loss(network, pixels, heads, words, random, settings)
 
 
 @torch.no_grad()
 def share_right(network: DetectorNetwork, faces: Faces, count: int) -> float:
     """How often the likeliest word is the caption's, among the first `count` faces."""
     network.eval()
-    read = network.words(_crops(faces.pictures[:count], faces.boxes[:count])).argmax(dim=1)
+    read = network.words(_crops(network, faces.pictures[:count], faces.boxes[:count])).argmax(dim=1)
     return float((read == faces.words[:count]).float().mean())
 
 
-def _crops(pictures: Tensor, boxes: Tensor) -> Tensor:
-    pairs = zip(pictures, boxes, strict=True)
-    return torch.cat([face_crops(picture.permute(1, 2, 0), box[None]) for picture, box in pairs])
+def _crops(network: DetectorNetwork, pictures: Tensor, boxes: Tensor) -> Tensor:
+    pairs, side = zip(pictures, boxes, strict=True), network.world.crop_side
+    return torch.cat([face_crops(picture.permute(1, 2, 0), box[None], side) for picture, box in pairs])
 
 
 def generated_faces(network: DetectorNetwork, base: BaseModel, vae: ToyVAE, settings: Settings) -> Faces:
     """Heads in the base model's pictures with as many people as their captions, which name them from left to right."""
-    scenes = [sample_scene(_FIRST_SCENE + number, people=1 + number % 2) for number in range(PICTURES)]
+    numbers = range(PICTURES)
+    scenes = [sample_scene(_FIRST_SCENE + each, people=1 + each % 2, world=settings.world) for each in numbers]
     pictures = generate(base.eval(), vae, [scene.caption for scene in scenes], settings)
     detector = ToyDetector(network.eval())
     rows: list[tuple[Tensor, Tensor, int]] = []
@@ -111,30 +110,15 @@ def generated_faces(network: DetectorNetwork, base: BaseModel, vae: ToyVAE, sett
 
 @torch.no_grad()
 def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settings) -> Tensor:
-    """Pictures `(n, 3, 64, 64)` in [0, 1] by Euler's method with guidance; kept on disk."""
+    """Pictures `(n, 3, side, side)` in [0, 1] for captions; kept on disk."""
     path = Path(settings.folder) / f"generated_{len(captions)}_{settings.seed}.pt"
     if path.is_file():
         return read_cached(path)
-    sigmas = noise_levels()
-    timesteps = [999 - step * 1000 // STEPS for step in range(STEPS)]
-    nothing = base.text(torch.tensor([tokenize("", TEXT_LENGTH)]))[0]
     random, parts = torch.Generator().manual_seed(settings.seed), []
-    side = PICTURE_SIDE // LATENT_RATIO
     for start in range(0, len(captions), BATCH):
-        tokens = torch.tensor([tokenize(caption, TEXT_LENGTH) for caption in captions[start : start + BATCH]])
-        context = torch.cat([nothing.expand(len(tokens), -1, -1), base.text(tokens)[0]])
-        latent = torch.randn(len(tokens), LATENT_CHANNELS, side, side, generator=random)
-        latent = latent * (1 + sigmas[-1] ** 2).sqrt()
-        for step, timestep in enumerate(timesteps):
-            sigma = sigmas[timestep]
-            following = sigmas[timesteps[step + 1]] if step + 1 < STEPS else torch.tensor(0.0)
-            signal = 1 / (1 + sigma**2).sqrt()
-            noisy = torch.cat([latent * signal] * 2)
-            v = base.predict(noisy, torch.full((len(noisy),), timestep), context)
-            without, with_text = (signal * noisy - sigma * signal * v).chunk(2)
-            clean = without + GUIDANCE * (with_text - without)
-            latent = clean + (latent - clean) * following / sigma
-        parts.append((vae.decode(latent) / 2 + 0.5).clamp(0, 1))
+        part = captions[start : start + BATCH]
+        tokens = torch.tensor([tokenize(caption, base.world.text_length) for caption in part])
+        parts.append((vae.decode(draw_latents(base, base.text(tokens)[0], random)) / 2 + 0.5).clamp(0, 1))
     result = torch.cat(parts)
     write_cached(path, result)
     return result

@@ -16,15 +16,17 @@ from story_identity.core.toyworld.detector import (
     read_maps,
 )
 from story_identity.core.toyworld.vocabulary import CLASS_WORDS
+from story_identity.core.toyworld.worlds import TOY_WORLD_2, WORLDS
 from story_identity.lab.toyworld.training.train_detector import (
     KINDS,
-    PEAK_SPREAD_PX,
+    PEAK_SPREAD,
     compare,
     drawn_scenes,
     measure_detector,
     panoptic_loss,
     scene_of,
 )
+from story_identity.lab.toyworld.training.train_network import Settings
 from story_identity.lab.toyworld.world import Scene, sample_scene
 from torch import Tensor
 
@@ -37,13 +39,15 @@ def picture_of(scene: Scene) -> Tensor:
 
 def true_maps(scene: Scene) -> Maps:
     """What a perfect network would say of a scene."""
-    somebody, heads = torch.full((1, 64, 64), -9.0), torch.zeros(1, 64, 64)
-    offsets, sizes = torch.zeros(1, 2, 64, 64), torch.zeros(1, 2, 64, 64)
-    places = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="xy")) + 0.5
+    side = scene.image.shape[0]
+    somebody, heads = torch.full((1, side, side), -9.0), torch.zeros(1, side, side)
+    offsets, sizes = torch.zeros(1, 2, side, side), torch.zeros(1, 2, side, side)
+    places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy")) + 0.5
+    spread = PEAK_SPREAD * side / 64
     for mask, box in zip(scene.masks, scene.face_boxes, strict=True):
         seen, low, high = torch.tensor(mask), torch.tensor(box[:2]), torch.tensor(box[2:])
         away = ((low + high) / 2)[:, None, None] - places
-        near = torch.exp(-away.square().sum(dim=0) / (2 * PEAK_SPREAD_PX**2))
+        near = torch.exp(-away.square().sum(dim=0) / (2 * spread**2))
         heads[0] = heads[0].maximum(near)
         somebody[0, seen] = 9
         around = seen | (near > 0.5)
@@ -178,18 +182,19 @@ def test_overlaps_by_hand():
     assert mask_overlap(masks[0], masks[1]) == pytest.approx(4 / 16)
 
 
-def test_the_truth_has_the_lowest_loss(tmp_path):
-    drawn = drawn_scenes(5, seed=0, folder=tmp_path)
-    again = drawn_scenes(5, seed=0, folder=tmp_path)
+@pytest.mark.parametrize("world", WORLDS.values(), ids=lambda world: world.name)
+def test_the_truth_has_the_lowest_loss(world, tmp_path):
+    settings = Settings(steps=1, batch=1, rate=1.0, folder=tmp_path, world=world)
+    drawn, again = (drawn_scenes(5, 0, settings) for _ in range(2))
     assert torch.equal(torch.tensor(drawn.pictures), torch.tensor(again.pictures))
     owners, there = torch.tensor(drawn.owners).long(), torch.tensor(drawn.words) > 0
     heads = torch.tensor(drawn.heads)
-    parts = [true_maps(scene_of(kind, number)) for number, kind in enumerate(KINDS)]
+    parts = [true_maps(scene_of(kind, number, world)) for number, kind in enumerate(KINDS)]
     names = ("somebody", "heads", "offsets", "sizes")
     truth = Maps(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
     lowest = float(panoptic_loss(truth, owners, there, heads))
     for name in names:
-        worse = replace(truth, **{name: getattr(truth, name).roll(3, dims=-1)})
+        worse = replace(truth, **{name: getattr(truth, name).roll(3 * world.scale, dims=-1)})
         assert float(panoptic_loss(worse, owners, there, heads)) > lowest + 0.01, name
     flat = replace(truth, heads=torch.full_like(truth.heads, -50.0))
     assert float(panoptic_loss(flat, owners, there, heads)) > lowest + 0.01
@@ -200,6 +205,24 @@ def test_an_empty_place_costs_nothing_in_votes():
     nobody = torch.zeros(2, 64, 64, dtype=torch.long)
     loss = panoptic_loss(maps, nobody, torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 3, 4))
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=lambda world: world.name)
+def test_people_of_either_world_are_read_from_true_maps(world):
+    scene = sample_scene(3, people=3, world=world)
+    masks, heads = read_maps(true_maps(scene))
+    for mask, head, true_mask, true_head in zip(masks, heads, scene.masks, scene.face_boxes, strict=True):
+        assert mask_overlap(mask, torch.tensor(true_mask)) > 0.98
+        assert float(box_overlap(head[None], torch.tensor(true_head)[None])) > 0.98
+
+
+@torch.no_grad()
+def test_the_second_worlds_networks_take_its_sizes():
+    detector = ToyDetector(DetectorNetwork(TOY_WORLD_2).eval())
+    maps = detector.module(torch.rand(1, 3, 128, 128))
+    assert [each.shape[-2:] for each in vars(maps).values()] == [(128, 128)] * 4
+    assert detector.module.words(torch.rand(2, 3, 64, 64)).shape == (2, len(CLASS_WORDS))
+    assert isinstance(detector.people(torch.rand(90, 60, 3)), list)  # any size; it is scaled
 
 
 def test_missing_weights_are_named(tmp_path):

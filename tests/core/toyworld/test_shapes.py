@@ -15,6 +15,7 @@ from story_identity.core.toyworld.detector import load_detector
 from story_identity.core.toyworld.identity_encoder import load_identity_encoder
 from story_identity.core.toyworld.shapes import unet_shapes
 from story_identity.core.toyworld.vae import load_vae
+from story_identity.core.toyworld.worlds import TOY_WORLD_2
 from story_identity.headless.components import layer_shapes
 from story_identity.headless.toyworld_pipeline import load_toyworld
 from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
@@ -35,7 +36,7 @@ LOADERS = {
 
 def load_photomaker_parts(folder):
     with torch.device("meta"):
-        layers = layer_shapes(UNet2DConditionModel(**models.UNET))
+        layers = layer_shapes(UNet2DConditionModel(**models.STANDING.unet))
     _, lora = split_file(models.load_weights("photomaker", folder), "photomaker.safetensors")
     check_lora(lora, layers, "photomaker.safetensors")
 
@@ -44,6 +45,7 @@ def load_photomaker_parts(folder):
     "changes",
     [
         {},
+        TOY_WORLD_2.unet,
         {"layers_per_block": 2},
         {
             "block_out_channels": (32, 64, 64),
@@ -53,7 +55,7 @@ def load_photomaker_parts(folder):
     ],
 )
 def test_the_unets_tensors_are_diffusers(changes):
-    config = {**models.UNET, **changes}
+    config = {**models.STANDING.unet, **changes}
     with torch.device("meta"):
         expected = unet_to_ldm(UNet2DConditionModel(**config).state_dict())
     assert unet_shapes(config) == {key: tuple(value.shape) for key, value in expected.items()}

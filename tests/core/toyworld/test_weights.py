@@ -36,8 +36,8 @@ def test_weights_are_finite_and_stored_in_half_precision(path):
 def test_the_synchronizers_change_the_unet(name):
     pipe = load_toyworld()
     random = torch.Generator().manual_seed(1)
-    latents = torch.randn(1, models.LATENT_CHANNELS, 16, 16, generator=random)
-    question = latents, 600, torch.randn(1, models.TEXT_LENGTH, models.TEXT_WIDTH, generator=random)
+    latents = torch.randn(1, models.STANDING.latent_channels, 16, 16, generator=random)
+    question = latents, 600, torch.randn(1, models.STANDING.text_length, models.STANDING.text_width, generator=random)
     before = pipe.unet(*question).sample
     merge_lora(pipe, weight_file(name), 1.0)
     after = pipe.unet(*question).sample

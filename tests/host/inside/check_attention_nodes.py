@@ -8,7 +8,7 @@ from frames import on_two_gpus
 from setting import refused
 from story_identity.core.identity import Identity
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import ENCODER_ID, TEXT_WIDTH
+from story_identity.core.toyworld.models import STANDING
 from story_identity.nodes.amsa import AMSANode, LayoutFromAttentionNode, PreviewAttentionMasksNode
 from story_identity.nodes.identity import IdentityConditioningNode
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode
@@ -108,7 +108,9 @@ def check_a_layout_from_attention_serves_the_second_pass():
     assert all(0.01 < mask.float().mean() < 0.6 for mask in layout.masks)
     cast = ()
     for name in ("Mira", "Tom"):
-        who = Identity(name, "", ENCODER_ID, torch.randn(TEXT_WIDTH, generator=torch.Generator().manual_seed(9)))
+        who = Identity(
+            name, "", STANDING.name, torch.randn(STANDING.text_width, generator=torch.Generator().manual_seed(9))
+        )
         (positive,) = IdentityConditioningNode.execute(loaded[CLIP], loaded[PHOTOMAKER], who, frame).result
         _, negative = EncodeFrameNode.execute(loaded[CLIP], frame).result
         (cast,) = CastNode.execute(who, positive, negative, cast).result

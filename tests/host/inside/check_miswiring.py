@@ -10,7 +10,7 @@ from setting import counted, refused
 from story_identity.core.identity import Identity
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import ENCODER_ID, TEXT_WIDTH
+from story_identity.core.toyworld.models import STANDING
 from story_identity.nodes.amsa import AMSANode
 from story_identity.nodes.host.folders import register_folders
 from story_identity.nodes.host.graph_names import (
@@ -72,7 +72,9 @@ def template(model):
 
 
 def cast():
-    identity = Identity("Mira", MIRA["description"], ENCODER_ID, torch.ones(TEXT_WIDTH) / TEXT_WIDTH**0.5)
+    identity = Identity(
+        "Mira", MIRA["description"], STANDING.name, torch.ones(STANDING.text_width) / STANDING.text_width**0.5
+    )
     (fused,) = IdentityConditioningNode.execute(
         world()["clip"], world()["photomaker"], identity, STORY.frames[0]
     ).result
@@ -146,7 +148,7 @@ def check_names_that_other_nodes_bear():
     register_folders()
     folder = Path(folder_paths.get_folder_paths("identities")[0])
     folder.mkdir(parents=True, exist_ok=True)
-    Identity("Mria", "", ENCODER_ID, torch.ones(4)).save(folder / "hers.safetensors")
+    Identity("Mria", "", STANDING.name, torch.ones(4)).save(folder / "hers.safetensors")
     saved = graph("")
     saved["3"]["inputs"]["identity_file"] = "hers.safetensors"
     refused(lambda: check_typed_names(STORY, saved), "Her (node 3)", "the name in identity_file", '"Mria"')

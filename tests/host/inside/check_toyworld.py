@@ -19,7 +19,7 @@ from story_identity.core.layout import Layout
 from story_identity.core.photomaker import look_at
 from story_identity.core.redenoise import ProgressiveMasks, to_latent_grid
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import ENCODER_ID, TEXT_LENGTH, TEXT_WIDTH, WEIGHTS, load_weights
+from story_identity.core.toyworld.models import STANDING, WEIGHTS, load_weights
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw as draw_scene
 from story_identity.lab.toyworld.world import portrait_plan, sample_scene
@@ -77,7 +77,7 @@ def story(*frames):
     return Story.parse({"characters": people, "frames": list(frames)})
 
 
-def identity(name="Mira", encoder=ENCODER_ID, width=TEXT_WIDTH, seed=9):
+def identity(name="Mira", encoder=STANDING.name, width=STANDING.text_width, seed=9):
     return Identity(name, "", encoder, torch.randn(width, generator=torch.Generator().manual_seed(seed)))
 
 
@@ -181,8 +181,8 @@ def check_stock_loras_go_on_it():
         down, up = torch.randn(2, width_in, generator=random), torch.randn(width_out, 2, generator=random)
         return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
 
-    unet = pair("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", TEXT_WIDTH, 128)
-    text = pair("lora_te_text_model_encoder_layers_0_self_attn_q_proj", TEXT_WIDTH, TEXT_WIDTH)
+    unet = pair("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", STANDING.text_width, 128)
+    text = pair("lora_te_text_model_encoder_layers_0_self_attn_q_proj", STANDING.text_width, STANDING.text_width)
     folder = Path(folder_paths.get_folder_paths("loras")[0])
     folder.mkdir(parents=True, exist_ok=True)
     save_file({**unet, **text}, folder / "toy.safetensors")
@@ -198,14 +198,14 @@ def check_stock_loras_go_on_it():
 def check_prompts_of_every_kind_are_read():
     clip = world()[CLIP]
     for text in ("", "a woman", "A  WOMAN"):
-        assert encode(text)[0][0].shape == (1, TEXT_LENGTH, TEXT_WIDTH)
+        assert encode(text)[0][0].shape == (1, STANDING.text_length, STANDING.text_width)
     assert torch.equal(encode("a woman")[0][0], encode("A  WOMAN")[0][0])
     long = encode(", ".join(["a woman with red hair"] * 12))[0][0]
-    assert long.shape[1] > TEXT_LENGTH
-    assert long.shape[1] % TEXT_LENGTH == 0
+    assert long.shape[1] > STANDING.text_length
+    assert long.shape[1] % STANDING.text_length == 0
     ids = [token for token, _ in clip.tokenize("a zorblax, a woman")["l"][0]]
     assert ids[2] == UNKNOWN
-    assert ids[6:] == [1] * (TEXT_LENGTH - 6)
+    assert ids[6:] == [1] * (STANDING.text_length - 6)
     assert torch.equal(encode("a zorblax")[0][0], encode("a knight")[0][0])
     heavy, plain, empty = (encode(text)[0][0] for text in ("a (woman:1.5)", "a woman", ""))
     assert_close(heavy[:, 2], empty[:, 2] + 1.5 * (plain[:, 2] - empty[:, 2]))
@@ -240,7 +240,7 @@ def check_identities_and_encoders_of_another_world_are_refused():
     def condition(whose, clip=None):
         return IdentityConditioningNode.execute(clip or loaded[CLIP], loaded[PHOTOMAKER], whose, frame)
 
-    refused(lambda: condition(identity(encoder="photomaker-v1", width=2048)), '"photomaker-v1"', f'"{ENCODER_ID}"')
+    refused(lambda: condition(identity(encoder="photomaker-v1", width=2048)), '"photomaker-v1"', f'"{STANDING.name}"')
     refused(lambda: condition(identity(), setting.stand_in_sdxl()[1]), "frame 1", "128 wide", "2048")
     sdxl, sd15 = setting.stand_in_sdxl()[0], setting.tiny_sd15()
     _, lora = toyworld.split_file(load_weights("photomaker"), "")
@@ -328,7 +328,7 @@ def check_a_story_runs_from_words_to_pictures():
     found, kept, *_ = IdentityDiscoveryNode.execute(
         portraits, loaded[PHOTOMAKER], name, description, 2, 0.6, 2, "error"
     ).result
-    assert (found.encoder, found.embedding.shape, len(kept)) == (ENCODER_ID, (TEXT_WIDTH,), 2)
+    assert (found.encoder, found.embedding.shape, len(kept)) == (STANDING.name, (STANDING.text_width,), 2)
     frame = told.frames[0]
     latent, cache = template(frame)
     (picture,) = nodes.VAEDecode().decode(loaded[VAE], latent)

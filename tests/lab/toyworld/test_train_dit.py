@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from story_identity.core.toyworld.flux_layout import to_published
-from story_identity.core.toyworld.models import TEXT_LENGTH
 from story_identity.core.toyworld.transformer import (
     LATENT_SCALE,
+    TRANSFORMER_WORLD,
     TransformerSizes,
     to_model_scale,
     transformer_vocabulary,
@@ -62,7 +62,7 @@ def lessons(settings):
 def test_lessons_hold_what_they_say_and_are_kept(settings, lessons):
     count, side = len(lessons.latents), lessons.latents.shape[-1]
     assert lessons.latents.shape == (24, 16, side, side)
-    assert lessons.tokens.shape == lessons.told.shape == (count, TEXT_LENGTH)
+    assert lessons.tokens.shape == lessons.told.shape == (count, TRANSFORMER_WORLD.text_length)
     assert lessons.masks.shape == (count, 1, side, side)
     assert (lessons.masks.flatten(1).sum(dim=1) > 2).all()
     assert {key: each.shape for key, each in lessons.portraits.items()} == {
@@ -92,7 +92,10 @@ def test_the_portraits_person_is_the_one_who_is_told():
     told = [trainer._referring(caption, plan, who) for who in (0, 1)]
     assert told[0].startswith("a woman with red hair, the woman in image 1, and")
     assert told[1].endswith("black hair, the woman in image 1, waving on a beach")
-    assert all(len(tokenize(text, TEXT_LENGTH, transformer_vocabulary())) == TEXT_LENGTH for text in told)
+    assert all(
+        len(tokenize(text, TRANSFORMER_WORLD.text_length, transformer_vocabulary())) == TRANSFORMER_WORLD.text_length
+        for text in told
+    )
 
 
 def test_times_are_logit_normal_about_where_noise_and_latents_are_as_strong():

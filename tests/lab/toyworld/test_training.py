@@ -14,28 +14,45 @@ import torch
 from diffusers import UNet2DConditionModel
 from story_identity.core.locking import locked
 from story_identity.core.photomaker import split_file, vision_config
-from story_identity.core.toyworld.models import TEXT_LENGTH, TEXT_WIDTH, UNET, load_weights, noise_levels
-from story_identity.core.toyworld.vae import ToyVAE
+from story_identity.core.toyworld.identity_encoder import IdentityEncoder
+from story_identity.core.toyworld.models import STANDING, noise_levels
+from story_identity.core.toyworld.vae import ToyVAE, load_vae
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
+from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, world_of
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.training import train_network
+from story_identity.lab.toyworld.training.recipes import RECIPES
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys
 from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
+from story_identity.lab.toyworld.training.train_detector import drawn_scenes
 from story_identity.lab.toyworld.training.train_network import Settings, train
 from story_identity.lab.toyworld.training.train_photomaker import (
     Adapter,
     Examples,
-    IdEncoder,
+    FaceJudge,
     draw_examples,
+    left_out,
     photomaker_file,
-    similar_people,
     train_photomaker,
 )
-from story_identity.lab.toyworld.training.train_vae import normalise_latents, start_at_principal_components
+from story_identity.lab.toyworld.training.train_tower import (
+    IdEncoder,
+    measure_tower,
+    similar_people,
+    spread_loss,
+    train_tower,
+)
+from story_identity.lab.toyworld.training.train_vae import (
+    drawing_loss,
+    head_squares,
+    normalise_latents,
+    start_at_principal_components,
+)
 from story_identity.lab.training import time_limit
 from torch import nn
 
 from tests.closeness import assert_close
+from tests.stand_ins.toyworld import make_random_toyworld
 
 
 def line(settings, stop_at=None):
@@ -143,7 +160,7 @@ class Runs:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_no_code_runs_from_what_training_keeps(settings, tmp_path, zipped):
     vae, mark = ToyVAE(), tmp_path / "ran"
-    kept = [tmp_path / name for name in ("line/checkpoints/step_0000010", "lessons_8_0.pt", "latents_8_0.pt")]
+    kept = [tmp_path / name for name in ("line/checkpoints/step_0000010", "examples_8_0.pt", "latents_8_0.pt")]
     kept[0].mkdir(parents=True)  # a folder, as version 0.1.0 wrote them, of pickles
     for path in kept:
         file = path / "custom_checkpoint_0.pkl" if path.is_dir() else path
@@ -239,7 +256,7 @@ def test_what_v_is():
 
 
 def test_captions_with_dropped_words_stay_captions():
-    row = torch.tensor([tokenize("a woman with red hair waves on a beach", TEXT_LENGTH)]).repeat(2000, 1)
+    row = torch.tensor([tokenize("a woman with red hair waves on a beach", STANDING.text_length)]).repeat(2000, 1)
     changed = drop_words(row, StepRandom.of(0, 0, 0))
     unknown = vocabulary().index(UNKNOWN)
     empty = (changed[:, 1:] == 1).all(dim=1)
@@ -259,31 +276,61 @@ def test_half_of_a_batch_shares_a_caption():
 SHORT = replace(STAGES["vae"], steps=40, batch=16, minutes=0)
 
 
-@pytest.mark.slow
-def test_a_stage_writes_weights_that_load_and_its_card(tmp_path, monkeypatch):
-    monkeypatch.setitem(STAGES, "vae", SHORT)
-    monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.PICTURES", 64)
+def few_pictures(monkeypatch, world, **changes):
+    """Let a world's recipe do with little."""
+    recipe = replace(RECIPES[world.name], vae_pictures=64, stages={}, **changes)
+    monkeypatch.setitem(RECIPES, world.name, recipe)
     monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.SAMPLE", 64)
-    run_stage("vae", device="cpu", seed=3, minutes=0.0, work=tmp_path / "work", out=tmp_path / "out")
-    vae = ToyVAE()
-    vae.load_state_dict(load_weights("vae", tmp_path / "out"))
-    card = json.loads((tmp_path / "out" / "card.json").read_text(encoding="utf-8"))["vae"]
-    assert "--seed 3" in card["command"]
+    return recipe
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [TOY_WORLD_1, TOY_WORLD_2], ids=lambda world: world.name)
+def test_a_stage_writes_weights_that_load_and_its_card(tmp_path, monkeypatch, world):
+    monkeypatch.setitem(STAGES, "vae", SHORT)
+    few_pictures(monkeypatch, world)
+    out = tmp_path / "out"
+    run_stage("vae", device="cpu", seed=3, minutes=0.0, work=tmp_path / "work", out=out, world=world)
+    assert world_of(out) == world
+    assert load_vae(out).world == world
+    card = json.loads((out / "card.json").read_text(encoding="utf-8"))["vae"]
+    assert f"--seed 3 --minutes 0 --device cpu --world {world.name}" in card["command"]
     assert card["measured"]["psnr_db"] > 15  # the principal components alone give more
+    monkeypatch.setitem(STAGES, "vae", replace(SHORT, steps=1))
+    continued = {"device": "cpu", "seed": 4, "minutes": 0.0, "work": tmp_path / "more", "world": world}
+    run_stage("vae", **continued, out=tmp_path / "more", start=out)  # one step more, from what is finished
+    better = json.loads((tmp_path / "more" / "card.json").read_text(encoding="utf-8"))["vae"]
+    assert better["measured"]["psnr_db"] > card["measured"]["psnr_db"] - 0.5
 
 
-def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, monkeypatch):
-    settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path)
-    base = BaseModel(0)
+def test_weights_of_another_world_are_no_start_and_no_place(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_random_toyworld(first, world=TOY_WORLD_1)
+    make_random_toyworld(second, world=TOY_WORLD_2)
+    chosen = {"device": "cpu", "seed": 0, "minutes": 0.0, "work": tmp_path / "work"}
+    with pytest.raises(ValueError, match="first holds weights of toy-world-1, not of toy-world-2: choose another"):
+        run_stage("vae", **chosen, out=first, world=TOY_WORLD_2)
+    with pytest.raises(ValueError, match="second are of toy-world-2, which has other sizes than toy-world-1"):
+        run_stage("vae", **chosen, out=first, world=TOY_WORLD_1, start=second)
+    with pytest.raises(ValueError, match='--continue-from is ".*nowhere", which is no folder'):
+        run_stage("vae", **chosen, out=first, world=TOY_WORLD_1, start=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("world", "sizes"), [(TOY_WORLD_1, (64, 8, 2)), (TOY_WORLD_2, (128, 16, 3))])
+def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world, sizes):
+    settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path, world=world)
+    base = BaseModel(0, world)
     before = {key: value.clone() for key, value in base.state_dict().items()}
-    examples = draw_examples(ToyVAE(), settings, count=8)
-    assert (tmp_path / "lessons_8_0.pt").is_file()
-    adapter, _ = train_photomaker(base, IdEncoder(0), examples, settings)
+    vae = ToyVAE(world)
+    examples = draw_examples(vae, settings, count=8)
+    assert (tmp_path / "examples_8_0.pt").is_file()
+    judge = FaceJudge(vae, IdentityEncoder(world), examples)
+    adapter, _ = train_photomaker(base, IdEncoder(0, world), examples, settings, judge)
     file = photomaker_file(adapter)
     encoder, lora = split_file(file, "toy")
-    sizes = vision_config(encoder)
-    assert sizes["projection_dim"] + len(encoder["visual_projection_2.weight"]) == TEXT_WIDTH
-    assert (sizes["image_size"], sizes["patch_size"], sizes["num_attention_heads"]) == (64, 8, 2)
+    found = vision_config(encoder)
+    assert found["projection_dim"] + len(encoder["visual_projection_2.weight"]) == world.text_width
+    assert (found["image_size"], found["patch_size"], found["num_attention_heads"]) == sizes
     assert any(value.abs().max() > 0 for key, value in lora.items() if "lora_B" in key)
     after = {
         key.replace(".base_layer", ""): value for key, value in adapter.base.state_dict().items() if "lora" not in key
@@ -302,15 +349,91 @@ def test_examples_point_at_the_person_in_the_mask(tmp_path):
 
 
 def test_the_adapter_changes_one_word_only():
-    base, encoder = BaseModel(0), IdEncoder(0)
-    adapter = Adapter(base, encoder).eval()
-    tokens = torch.tensor([tokenize("a man and a woman in the snow", TEXT_LENGTH)])
+    adapter = Adapter(BaseModel(0), IdEncoder(0)).eval()
+    tokens = torch.tensor([tokenize("a man and a woman in the snow", STANDING.text_length)])
     portraits = torch.rand(1, 2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
-        context = adapter.context(tokens, torch.tensor([5]), portraits)
+        identity = adapter.identities(portraits)
+        context = adapter.context(tokens, torch.tensor([5]), identity)
         plain = adapter.base.text(tokens)[0]
+        without = adapter.context(tokens, torch.tensor([5]), identity, torch.tensor([False]))
     changed = (context != plain).any(dim=-1)[0].nonzero().flatten().tolist()
     assert changed == [5]
+    assert torch.equal(without, plain)
+
+
+def test_captions_and_identities_are_left_out_at_the_recipes_shares(monkeypatch):
+    few_pictures(monkeypatch, TOY_WORLD_1, text_dropout=0.2, identity_dropout=0.25)
+    settings = Settings(steps=1, batch=4, rate=1e-3, world=TOY_WORLD_1)
+    row = torch.tensor([tokenize("a woman with red hair", TOY_WORLD_1.text_length)]).repeat(2000, 1)
+    tokens, kept = left_out(row, StepRandom.of(0, 0, 0), settings)
+    silent = (tokens != row).any(dim=1)
+    assert 0.17 < silent.float().mean() < 0.23
+    assert 0.57 < kept.float().mean() < 0.63  # 0.8 x 0.75
+    assert not (kept & silent).any()
+
+
+def test_a_face_that_is_its_person_is_not_unlike(tmp_path):
+    """Only latents that count are judged and moved; a face whose own features are asked for has nothing to lose."""
+    world = TOY_WORLD_2
+    settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path, world=world)
+    vae = ToyVAE(world)
+    examples = draw_examples(vae, settings, count=4)
+    torch.manual_seed(0)
+    judge = FaceJudge(vae, IdentityEncoder(world), examples)
+    latents = torch.randn(4, world.latent_channels, 16, 16, requires_grad=True)
+    rows, counts = torch.arange(4), torch.tensor([True, False, True, False])
+    value = judge.unlikeness(latents, rows, counts)
+    value.backward()
+    assert 0 < value < 4  # two of four, each at most 2
+    moved = latents.grad.abs().amax(dim=(1, 2, 3)) > 0
+    assert moved.tolist() == counts.tolist()
+    assert judge.unlikeness(latents, rows, torch.zeros(4, dtype=torch.bool)) == 0
+    with torch.no_grad():
+        seen = (vae.decode(latents[:1]) / 2 + 0.5).permute(0, 2, 3, 1)
+        judge.people[0] = judge.recogniser.embed(seen.clamp(0, 1), examples.heads[:1])[0]
+        assert judge.unlikeness(latents[:1], rows[:1], counts[:1]) < 1e-5
+
+
+def test_an_even_spread_costs_nothing_and_few_directions_much():
+    """Rows plus and minus along each axis are uncorrelated and equally strong."""
+    even = torch.cat([torch.eye(8), -torch.eye(8)]).repeat(200, 1)
+    assert spread_loss(even) < 1e-3
+    narrow = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) @ torch.randn(2, 8)
+    assert spread_loss(narrow) > 1
+    assert_close(spread_loss(7 * narrow), spread_loss(narrow))
+
+
+@pytest.mark.slow
+def test_a_short_training_spreads_the_towers_embeddings(tmp_path, monkeypatch):
+    settings = Settings(steps=30, batch=16, rate=1e-3, folder=tmp_path / "with", world=TOY_WORLD_1)
+    directions = {}
+    for weight in (0.0, 1.0):
+        few_pictures(monkeypatch, TOY_WORLD_1, spread=weight)
+        encoder, _ = train_tower(replace(settings, folder=tmp_path / str(weight)))
+        directions[weight] = measure_tower(encoder, TOY_WORLD_1, people=60)["directions"]
+    assert directions[1.0] > 1.5 * directions[0.0]
+
+
+def test_head_squares_hold_heads(tmp_path):
+    settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path, world=TOY_WORLD_2)
+    drawn = drawn_scenes(10, 5, settings)
+    marked = np.zeros_like(drawn.pictures)
+    for row, person in zip(*np.nonzero(drawn.words), strict=True):
+        x, y = ((drawn.heads[row, person, :2] + drawn.heads[row, person, 2:]) / 2).clip(0, 127).astype(int)
+        marked[row, y, x] = 255
+    squares = head_squares(replace(drawn, pictures=marked), 40, np.random.default_rng(0))
+    assert squares.shape == (40, 3, 64, 64)
+    assert (squares == 1).flatten(1).any(dim=1).all()
+
+
+def test_edges_are_compared_at_every_distance():
+    flat, stripes = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    stripes[..., ::2] = 1  # neighbours differ, every second pixel is alike
+    plain = 0.5 + 0.5
+    assert_close(drawing_loss(flat, stripes, (1,)), torch.tensor(plain + 0.5))
+    assert_close(drawing_loss(flat, stripes, (2,)), torch.tensor(plain))
+    assert_close(drawing_loss(flat, stripes, (1, 2)), torch.tensor(plain + 0.25))
 
 
 def test_a_saved_base_model_loads_again(tmp_path):
@@ -323,7 +446,7 @@ def test_a_saved_base_model_loads_again(tmp_path):
     loaded = load_base(tmp_path, seed=9)
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in base.state_dict().items())
     assert isinstance(loaded.unet, UNet2DConditionModel)
-    assert loaded.unet.config.block_out_channels == UNET["block_out_channels"]
+    assert loaded.unet.config.block_out_channels == STANDING.unet["block_out_channels"]
 
 
 def test_normalising_the_latents_changes_no_picture():

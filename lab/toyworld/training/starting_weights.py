@@ -1,0 +1,36 @@
+"""Continuing from weights that are finished, where there is no checkpoint to continue from."""
+
+from torch import nn
+
+from ....core.quoting import printable, quote
+from ....core.state_dict import load_exactly
+from ....core.toyworld.models import load_weights
+from ....core.toyworld.worlds import world_of
+from ..weight_files import weight_file
+from .train_network import Settings
+
+
+def start_from_weights(network: nn.Module, name: str, settings: Settings) -> None:
+    """Put the weights called `name` in the settings' `start` folder into a network; without such a folder, nothing.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it cannot be read, or has other tensors than the network.
+    """
+    if settings.start is not None:
+        path = weight_file(name, settings.start)
+        load_exactly(network, load_weights(name, path.parent), printable(str(path)), f"the toy world's {name}")
+
+
+def check_start(settings: Settings) -> None:
+    """Raise a ValueError if the folder to continue from is of another world, or is none."""
+    if settings.start is None:
+        return
+    if not settings.start.is_dir():
+        raise ValueError(f"--continue-from is {quote(str(settings.start))}, which is no folder.")
+    found = world_of(settings.start)
+    if found != settings.world:
+        raise ValueError(
+            f"The weights in {printable(str(settings.start))} are of {found.name}, which has other sizes than "
+            f"{settings.world.name}: continue from a folder of that world, or train it anew without --continue-from."
+        )
