@@ -46,7 +46,7 @@ SDXL = World(
     },
 )
 GUIDED = {"cfg": 4.0, "scheduler": "simple"}
-SIDES = {"width": STANDING.picture_side, "height": STANDING.picture_side}
+SIDES: dict[str, Any] = {"width": STANDING.picture_side, "height": STANDING.picture_side}
 TOY = World(
     model="toy.model",
     portraits="toy.model",

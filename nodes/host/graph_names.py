@@ -131,18 +131,18 @@ def with_fault(graph: Mapping[str, Any]) -> dict[str, Any]:
 def _written_story(graph: Mapping[str, Any], inputs: Mapping[str, Any]) -> Story | None:
     """The story of a Story node, if all of it is written in its widgets, in Characters, or in a file."""
     file, people = inputs.get("story_file"), inputs.get("character_list")
-    fields = [inputs.get(name) for name in _FIELDS]
-    if not isinstance(file, str) or not all(isinstance(field, str) for field in fields):
+    fields = {name: inputs[name] for name in _FIELDS if isinstance(inputs.get(name), str)}
+    if not isinstance(file, str) or len(fields) < len(_FIELDS):
         return None
     if file != TYPED_IN:
         return Story.load(story_path(file))
     if people is None:
-        return Story.from_lines(*fields)
+        return Story.from_lines(**fields)
     source = graph.get(people[0], {}) if isinstance(people, list) and people else {}
     lines = source.get("inputs", {}).get("characters")
     if source.get("class_type") != _CHARACTERS or not isinstance(lines, str):
         return None
-    return Story.from_lines(*fields, typed_characters(lines, with_pictures=True))
+    return Story.from_lines(**fields, character_list=typed_characters(lines, with_pictures=True))
 
 
 def _characters_apart(graph: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
