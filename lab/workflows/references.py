@@ -53,6 +53,7 @@ assigned at random, so that the face is taken over and the pose is not. plus-fac
 - The **Story**, and `name` in **Draw all together, with her face**: who the pictures show.
 - `weight` in the same node: 0.6 if the prompts are not followed.
 - A second character: the workflow for two. Where both are in one frame, the injector needs a `layout`.
+- AMSA Model Patch and Empty Latent Image are in that node: the symbol at the right of its title opens it.
 {MORE_SD15}"""
     pictures = pictures_of("Nora")
     ties = "model=checkpoint.MODEL clip=checkpoint.CLIP vae=checkpoint.VAE story=story.story"
@@ -127,7 +128,8 @@ with each face in its own character's mask.
 again: `name` is Nora's, `name_1` Otto's.
 - `seed` and `seed_1` there: the same in both, as everything else of the two KSamplers, or the masks do not fit.
 - Someone is not found: lower `box_threshold`, or set `on_missing` to "skip".
-- Poses become alike: lower `strength`, or `end_percent` of AMSA Model Patch in the subgraph.
+- Poses become alike: lower `strength`, or `end_percent` of AMSA Model Patch, which is in that node, as Empty Latent \
+Image is: the symbol at the right of its title opens it.
 {SIZES_SD15}"""
     text = {
         "characters": (
