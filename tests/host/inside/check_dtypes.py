@@ -5,11 +5,12 @@ from contextlib import contextmanager
 
 import setting
 import torch
-from check_two_passes import LEFT, RIGHT, layout, member, redenoise, template
+from check_two_passes import LEFT, RIGHT, SIDE, layout, member, redenoise, template
 from families import FAMILIES
 from frames import amsa, masks_noted, sample, story
 from story_identity.core.layout import Layout
 from story_identity.core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
+from story_identity.nodes.host.latents import downscale_ratio
 from story_identity.nodes.host.toyworld import load_model
 from two_passes import box
 from two_passes import member as member_of
@@ -19,7 +20,7 @@ from two_passes import template as template_of
 from tests.closeness import assert_close, largest_difference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-CLOSE = {torch.float32: 0.0, torch.bfloat16: 0.1, torch.float16: 0.02}
+CLOSE = {torch.float32: 0.0, torch.bfloat16: 0.3, torch.float16: 0.05}
 """How far predictions of random weights may be from those in float32."""
 START, KERNEL = 2, 200
 
@@ -65,7 +66,8 @@ def check_the_background_stays_bit_for_bit_and_the_cache_is_in_its_own_dtype():
             model = in_dtype(build(), dtype)
             cast = (member(model), member(model, "Ben", 12))
             with dtypes_seen(model) as seen:
-                latent, cache = template(model)
+                cells = SIDE // downscale_ratio(model)
+                latent, cache = template(model, latent_image=setting.empty_latent(cells, cells))
                 done = redenoise(model, cache, where, cast, START, KERNEL)
             assert seen == {dtype}, (build, seen)
             exact = latent if exact is None else exact
