@@ -29,6 +29,7 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
     "RAY_AUTH_MODE": "token",  # only who can read ~/.ray/auth_token gives tasks
     "RAY_worker_niceness": "0",  # workers have the priority of the command itself
+    "RAY_agent_register_timeout_ms": "600000",
     "RAY_worker_register_timeout_seconds": "600",  # on a machine that is busy the start of one takes its time
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its processes listen on 127.0.0.1 only, on Linux too
 }
