@@ -273,7 +273,7 @@ def test_half_of_a_batch_shares_a_caption():
     assert len({person.identity for person in people}) == 10
 
 
-SHORT = replace(STAGES["vae"], steps=40, batch=16, minutes=0)
+SHORT = replace(STAGES["vae"], steps=20, batch=4, minutes=0)
 
 
 def few_pictures(monkeypatch, world, **changes):
