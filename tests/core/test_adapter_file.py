@@ -280,6 +280,7 @@ def unet(family: str) -> UNet2DConditionModel:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "layers"), [("SD1.5", SD15), ("SDXL", SDXL)])
 def test_the_lora_goes_where_diffusers_puts_it(family, layers):
     """FaceID's LoRA of every attention layer, compared with the one that diffusers puts on its network."""

@@ -292,6 +292,7 @@ def test_a_text_costs_what_is_in_it_and_not_what_is_in_the_story(monkeypatch):
     assert len(looked_for) <= 3 * len(people) + 12 * len(frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["Ada " * 20_000, "Ada's " * 10_000, "Ada" * 30_000, "a woman, " * 10_000])
 def test_a_prompt_of_one_word_over_and_over(text: str):
     frame = frame_of(text, called("Ada"))
@@ -299,6 +300,7 @@ def test_a_prompt_of_one_word_over_and_over(text: str):
     assert names(frame) == ([] if text.startswith("AdaAda") else ["Ada"])
 
 
+@pytest.mark.slow
 def test_a_thousand_characters_in_a_thousand_frames():
     people = [called(f"Person {i}", "woman", f"a tall woman with hat number {i}") for i in range(1000)]
     frames = [f"Person {i} meets Person {(7 * i + 1) % 1000} at the sea" for i in range(1000)]

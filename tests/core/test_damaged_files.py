@@ -266,6 +266,7 @@ def refusal(load, path):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch warns of odd tensors before it refuses them
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_loads_or_is_refused_by_name(kind, tmp_path):

@@ -114,6 +114,7 @@ def test_a_balloon_stands_where_it_hides_least():
     assert panel.text.top > panel.picture.top + panel.picture.height // 2
 
 
+@pytest.mark.slow
 def test_a_text_that_fits_nowhere_gives_no_page():
     long = Text("word " * 4000, FONT.getlength, 24)
     for captions in (UNDER, BALLOONS):
@@ -149,6 +150,7 @@ def test_drawn_pages_have_the_pictures_where_the_layout_says():
     assert (levels[0] < 60).all(axis=-1).any()  # ink
 
 
+@pytest.mark.slow
 def test_texts_that_do_not_fit_are_written_smaller_and_then_refused():
     pictures = [torch.zeros(64, 64, 3)]
     _, about = draw_pages(pictures, ["Mira waits " * 30], 1, PageStyle(400, 500), 22, [])

@@ -60,6 +60,7 @@ def files_of(out):
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_set_is_drawn_as_published_and_stands_next_to_the_published_rows(finished):
     out, said = finished
     results = json.loads((out / "results.json").read_text())
@@ -89,6 +90,7 @@ def test_finished_stories_are_left_alone_and_lost_ones_done_again(finished, publ
     assert again == {"scores/multi-2/b.json", "results.json"}
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_files(finished, published, tmp_path):
     out = tmp_path / "out"
     words = [sys.executable, "-m", "story_identity.headless", "benchmark", CONSISTORY_HUMAN, str(published)]
@@ -201,6 +203,7 @@ def test_the_published_rows_have_a_number_in_every_column():
         assert all(len(row) == len(COLUMNS[benchmark]) for row in rows.values())
 
 
+@pytest.mark.slow
 def test_q_align_is_loaded_once_and_missing_before_anything_is_drawn(published, tmp_path, monkeypatch):
     made = []
 

@@ -114,6 +114,7 @@ def test_a_run_from_the_command_line_is_the_run(story_file, finished, toyworld_f
         assert Image.open(tmp_path / "out" / name).tobytes() == Image.open(finished / name).tobytes()
 
 
+@pytest.mark.slow
 def test_discover_saves_what_a_run_finds(story_file, finished, toyworld_folder, tmp_path):
     out = tmp_path / "tom.safetensors"
     done = call("discover", story_file, "--character", "Tom", "--out", out, *options_of(settings(toyworld_folder)))
@@ -138,6 +139,7 @@ def test_who_is_in_no_frame_is_told(toyworld_folder, tmp_path):
         assert f'"{character["name"]}" is in no frame' in done.output
 
 
+@pytest.mark.slow
 def test_redenoising_with_the_same_settings_gives_the_same_and_with_others_not(finished, tmp_path):
     assert call("redenoise", finished, "--out", tmp_path / "same").exit_code == 0
     later = call("redenoise", finished, "--out", tmp_path / "later", "--start", "3")
@@ -149,6 +151,7 @@ def test_redenoising_with_the_same_settings_gives_the_same_and_with_others_not(f
     assert call("redenoise", tmp_path, "--out", tmp_path / "x").exit_code == 2
 
 
+@pytest.mark.slow
 def test_painted_masks_count_when_redenoising(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     mask = tmp_path / "run" / "masks" / "frame_0001.png"
@@ -167,6 +170,7 @@ def test_redenoising_into_the_run_itself_deletes_nothing(finished, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_a_painted_mask_is_kept_and_what_uses_it_is_said(story_file, finished, toyworld_folder, tmp_path):
     chosen = settings(toyworld_folder, detector="none")
     words = ["run", story_file, "--out", tmp_path / "out", *options_of(chosen), "--masks", finished / "masks"]

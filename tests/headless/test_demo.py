@@ -133,6 +133,7 @@ def pixels(path):
         return np.asarray(picture.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_the_page_is_well_formed_and_whole(page):
     assert page.open == []
     addresses = [value for tag, name, value in page.attributes if name in ("src", "href", "srcset", "action")]
@@ -233,6 +234,7 @@ def test_a_page_or_sheet_that_no_demo_wrote_is_not_written_over(settings, story,
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
+@pytest.mark.slow
 def test_what_a_demo_lost_comes_back_and_pictures_of_others_are_not_shown(made, settings, story, tmp_path):
     out = tmp_path / "demo"
     shutil.copytree(made[0], out)
@@ -253,6 +255,7 @@ def test_a_sheet_of_earlier_versions_which_has_no_mark_is_known_by_its_page(made
     assert (out / "sheet.png").read_bytes() == (made[0] / "sheet.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_who_is_not_found_is_said_to_be_left_as_drawn(settings, story, tmp_path):
     changed = {each: getattr(settings, each) for each in settings.__dataclass_fields__} | {"on_missing": "skip"}
     blind = HalfAndHalf(words=("woman",))

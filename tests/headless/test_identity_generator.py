@@ -168,6 +168,7 @@ def refusal(weights, tmp_path, pipe):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_every_tensor_that_is_misnamed_or_missing_is_refused_by_name(toyworld_folder, pipe):
     whole = load_file(toyworld_folder / "photomaker.safetensors")
     layers = layer_shapes(pipe.unet)

@@ -158,6 +158,7 @@ def test_other_damaged_files_of_a_folder_are_named(copy, file, content, message)
         load_checkpoint(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", PARTS)
 def test_a_single_file_that_is_not_whole_is_refused(request, tmp_path, family):
     pipe, folder = request.getfixturevalue(family), request.getfixturevalue(f"{family}_folder")
@@ -241,6 +242,7 @@ def kohya(lora):
     return renamed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["peft", "kohya"])
 @pytest.mark.parametrize("half", [0, 1])
 def test_a_lora_that_lacks_a_matrix_or_has_it_elsewhere_is_refused(tmp_path, sd15_folder, sd15, form, half):

@@ -32,6 +32,7 @@ def make(out, folder, report=lambda *step: None, **changes):
     return run_story(story(FRAMES), chosen, out, detector=PlaceDetector(), report=report).root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [15, 40, 65, 90, 99])
 def test_a_picture_that_ends_early_is_not_whole(finished, tmp_path, share):
     content = (finished / "frame_0001.png").read_bytes()
@@ -98,6 +99,7 @@ def test_what_a_finished_run_lost_comes_back_with_the_same_bytes_and_nothing_els
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ['Portraits of "Tom"', "frame 2, re-denoising"])
 @pytest.mark.parametrize("name", [".", "masks", "template", "layout", "portraits", "identities", "manifest.json"])
 def test_what_is_deleted_midway_is_made_again_before_the_run_ends(finished, toyworld_folder, tmp_path, name, moment):
@@ -113,6 +115,7 @@ def test_what_is_deleted_midway_is_made_again_before_the_run_ends(finished, toyw
     assert contents(out) == contents(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["template/frame_0001.png", "frame_0001.png", "identities/Mira.safetensors"])
 def test_files_that_go_missing_faster_than_they_are_made_are_an_error(copy, toyworld_folder, monkeypatch, name):
     def delete(*step):

@@ -106,6 +106,7 @@ def test_an_identity_goes_into_two_tokens(photomaker):
     assert_close(fused.embeddings[0, 2:4], expected)
 
 
+@pytest.mark.slow
 def test_a_run_finds_identities_and_draws_them(toyworld_folder, file, face_models, tmp_path):
     told = story(["Mira and Tom waving in a forest"])
     chosen = settings(toyworld_folder, photomaker=str(file), face_models=face_models)

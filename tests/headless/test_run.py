@@ -108,6 +108,7 @@ def story_frame(index):
     return STORY["frames"][index]
 
 
+@pytest.mark.slow
 def test_a_story_may_grow(finished, toyworld_folder, tmp_path):
     frames = [story_frame(index) for index in range(4)]
     out = make(tmp_path / "growing", toyworld_folder, frames=frames[:2])

@@ -98,6 +98,7 @@ def test_faces_change_the_frames_of_their_people_only_where_they_are(faces, toyw
     assert not (unmasked / "masks").exists()
 
 
+@pytest.mark.slow
 def test_a_weight_of_0_and_templates_are_the_frames_without_faces(faces, shared, toyworld_folder, pictures, tmp_path):
     weightless = make(tmp_path / "weightless", with_faces(toyworld_folder, pictures, weight=0))
     assert pixels(weightless) == pixels(weightless, place="template") == pixels(shared)
@@ -122,6 +123,7 @@ def test_anchor_frames_are_drawn_as_if_they_were_the_story_and_later_ones_see_th
     assert pixels(make(tmp_path_factory.mktemp("all"), together(toyworld_folder, anchors=5))) == pixels(shared)
 
 
+@pytest.mark.slow
 def test_sharing_and_faces_act_between_their_percents(toyworld_folder, pictures, shared, plain, tmp_path):
     late = {"start_percent": 0.99, "inject_start_percent": 0.99}
     assert pixels(make(tmp_path / "late", with_faces(toyworld_folder, pictures, detector="none", **late))) == pixels(
@@ -133,6 +135,7 @@ def test_sharing_and_faces_act_between_their_percents(toyworld_folder, pictures,
     assert some[0] not in (whole[0], pixels(shared)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [["frame_0001.png"], ["frame_0005.png"], ["masks/frame_0003.png", "frame_0004.png"]])
 def test_what_is_lost_is_made_again_to_the_same_bytes(faces, toyworld_folder, pictures, tmp_path, lost):
     shutil.copytree(faces, tmp_path / "run")
@@ -150,6 +153,7 @@ def test_a_finished_run_draws_nothing(faces, toyworld_folder, pictures):
     assert not steps
 
 
+@pytest.mark.slow
 def test_only_groups_with_lost_frames_and_the_anchors_are_drawn(toyworld_folder, tmp_path):
     chosen, steps = together(toyworld_folder, anchors=2), []
     before = contents(make(tmp_path, chosen))

@@ -48,6 +48,7 @@ def test_a_single_file_without_photomaker(request, tmp_path, family):
     assert str(tmp_path) not in text + (out / "report.json").read_text()
 
 
+@pytest.mark.slow
 def test_photomaker_a_detector_and_the_benchmark(tmp_path):
     write(tmp_path / "set" / "a.json", {**ONE, "prompts": ["a woman with red hair on a beach"] * 2})
     quick = "--steps 2 --start 1 --portraits 2 --portrait-steps 2 --rank 1 --rounds 0 --on-missing skip".split()

@@ -128,6 +128,7 @@ def run_host_tests(tmp_path, path, *names):
     return subprocess.run([*command, *tests], cwd=comfyui.REPOSITORY, env=own, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @unix
 def test_all_tests_are_skipped_with_one_line(tmp_path):
     found = stand_in(tmp_path, 'case "$*" in *nodes*) echo "ModuleNotFoundError: no torch" >&2; exit 1;; esac')
@@ -142,6 +143,7 @@ def test_all_tests_are_skipped_with_one_line(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_wrong_path_ends_the_run_with_one_line(tmp_path):
     done = run_host_tests(tmp_path, tmp_path / "none", "test_inside.py")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR

@@ -93,6 +93,7 @@ def embeddings(recogniser, people):
     return {name: [embedding(recogniser, each) for each in own] for name, own in people.items()}
 
 
+@pytest.mark.slow
 def test_everybody_is_found(embeddings):
     assert all(each is not None for own in embeddings.values() for each in own)
     assert len(embeddings) == 11

@@ -113,6 +113,7 @@ def test_verification_by_hand():
     assert verification(np.full(3, 0.5), np.full(4, 0.5))[0] == 0.5
 
 
+@pytest.mark.slow
 def test_a_gallery_shows_its_faces():
     order = Order(faces=2, close_ups=1, full=2, seed=4)
     views, again = gallery(order), gallery(order)
@@ -138,6 +139,7 @@ def test_faces_of_a_caption_differ_and_other_clothes_stay_in_the_split(held_out:
     assert len(faces) == 30
 
 
+@pytest.mark.slow
 def test_shipped_weights_tell_unseen_people_apart(encoder: IdentityEncoder):
     """Among people of the same class word and hair colour."""
     measured = measure_identity_encoder(encoder, faces=4)

@@ -107,6 +107,7 @@ def test_the_order_of_the_other_takes_does_not_matter():
         assert kept == [takes[n] for takes, n in zip(turned, choose(turned)[choice], strict=True)]
 
 
+@pytest.mark.slow
 def test_a_small_story_all_the_way(instruments, monkeypatch):
     drawn = draw_takes(instruments, make_story(STORY), 2)
     monkeypatch.setattr(best_of_takes, "draw_takes", lambda *arguments: drawn)

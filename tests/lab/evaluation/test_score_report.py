@@ -52,6 +52,7 @@ def test_a_strip_gives_back_its_pictures(tmp_path):
         read_strip(tmp_path / "s.png", ("a", "b"))
 
 
+@pytest.mark.slow
 def test_a_story_drawn_and_scored(instruments):
     row, pictures = measure_story(instruments, KeptFolders(), STORY)
     assert json.loads(json.dumps(row)) == row

@@ -133,6 +133,7 @@ def test_models_settings_and_missing_files_are_reasons_to_make_groups_again(own_
     assert not set(before) & set(states(db))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "what", "after"),
     [(tarfile.TarFile, "addfile", 5), (building, "write_shard", 2), (building, "write_json", 1)],
@@ -201,6 +202,7 @@ def test_large_folders_are_divided_evenly_and_small_ones_dropped(storydb, pictur
     assert {drop["reason"] for drop in manifest["drops"]} == {"group too small"}
 
 
+@pytest.mark.slow
 def test_captions_from_metadata_and_from_a_captioner(own_pictures, tmp_path, small_settings, measures):
     captions = {path.stem: path.read_text() for path in (own_pictures / "ada").glob("*.txt")}
     expected = build_storydb(own_pictures, tmp_path / "a", small_settings, measures)["groups"]

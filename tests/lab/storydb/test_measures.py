@@ -51,6 +51,7 @@ def test_clip_is_not_downloaded(tmp_path):
         load_clip(tmp_path / "openai" / "clip-vit-large-patch14")
 
 
+@pytest.mark.slow
 def test_the_toy_worlds_agreement_knows_right_captions_from_wrong_ones(measures):
     random = np.random.default_rng(31)
     scenes = [draw(new_plan(new_person(random, held_out=True), random), random) for _ in range(12)]

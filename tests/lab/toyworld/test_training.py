@@ -316,6 +316,7 @@ def test_weights_of_another_world_are_no_start_and_no_place(tmp_path):
         run_stage("vae", **chosen, out=first, world=TOY_WORLD_1, start=tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "sizes"), [(TOY_WORLD_1, (64, 8, 2)), (TOY_WORLD_2, (128, 16, 3))])
 def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world, sizes):
     settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path, world=world)

@@ -56,6 +56,7 @@ def test_without_mask_loss_it_is_the_plain_loss_bit_for_bit(two_grids):
     assert whole["mask"] > 0
 
 
+@pytest.mark.slow
 def test_groups_are_plain_or_share_and_no_maps_are_made_where_none_does(two_grids, monkeypatch):
     found = {}
     for plain in (0.0, 0.5, 1.0):
