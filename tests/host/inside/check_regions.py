@@ -178,7 +178,7 @@ def check_sdxl_is_told_where_the_picture_was_cropped():
             sizes = region.sizes(8, given)
             order = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
             numbers = torch.cat([model.model.embedder(torch.Tensor([sizes[each]])) for each in order]).flatten()
-            assert sizes["crop_w"] == given.get("crop_w", 0) + (2 if given else 1) * 8 * region.left > 0
+            assert sizes["crop_w"] == given.get("crop_w", 0) + (4 if given else 1) * 8 * region.left > 0
             assert labels
             assert all(torch.equal(row[1280:], numbers) for label in labels for row in label)
 
