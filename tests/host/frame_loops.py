@@ -58,6 +58,8 @@ class LoopHost(Host):
         end = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < end, self.log()[-3000:]
+            assert self._process is not None
+            assert self._process.poll() is None, self.log()[-3000:]
             time.sleep(0.02)
 
     @property
