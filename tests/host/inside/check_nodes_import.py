@@ -31,4 +31,4 @@ def check_the_nodes_import_neither_optional_packages_nor_anything_from_the_netwo
     new = {name.partition(".")[0] for name in set(sys.modules) - before}
     assert not new & OPTIONAL, new & OPTIONAL
     foreign = new - {"story_identity"} - sys.stdlib_module_names
-    assert foreign <= {"PIL", "scipy", "numpy"}, foreign
+    assert foreign <= {"PIL", "comfy_api", "numpy", "scipy"}, foreign  # what the host has anyway
