@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-all test-host test-plain-cpu format lint bench clean
+.PHONY: demo test test-all test-long test-host test-plain-cpu format lint bench clean
 
 $(VENV)/installed: requirements-dev.txt requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,17 +20,21 @@ demo: $(VENV)/installed
 
 # Tests of one file stay in one process, in their order: a server of the host is started once per process.
 test: $(VENV)/photographs
-	$(PY) -m pytest -n auto --dist loadfile -m "not slow"
+	$(PY) -m pytest -n auto --dist loadfile -m "not slow and not long"
 
 test-all: $(VENV)/photographs
-	$(PY) -m pytest -n auto --dist loadfile
+	$(PY) -m pytest -n auto --dist loadfile -m "not long"
+
+# Workers that are killed, servers with many options, long stories: one after the other, for half an hour and more.
+test-long: $(VENV)/installed
+	$(PY) -m pytest -m long
 
 # Results that hold only with one processor's vector instructions show here.
 test-plain-cpu: $(VENV)/installed
 	ATEN_CPU_CAPABILITY=default $(PY) -m pytest -n auto --dist loadfile tests/core tests/headless
 
 test-host: $(VENV)/installed
-	$(PY) -m pytest tests/host
+	$(PY) -m pytest tests/host -m "not long"
 
 format: $(VENV)/installed
 	$(PY) -m ruff check --fix .

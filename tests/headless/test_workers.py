@@ -18,7 +18,7 @@ from .inline_crew import QuickWorker
 from .stories import STORY, PlaceDetector, contents, options_of, settings, story
 from .test_processes import ENVIRONMENT, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 class SlowWorker(QuickWorker):

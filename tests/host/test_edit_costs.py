@@ -19,7 +19,7 @@ from .frame_loops import LoopHost, Prompt, node
 from .server import SHRINK
 from .test_workflows_run import API, SMALL, nodes_of, pixels
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 MIRA, PIP, BEN = (
     "Mira | woman | a woman with red hair",

@@ -18,7 +18,7 @@ from .test_storynizor_run import workflow as small_workflow
 from .test_workflows_run import nodes_of, pixels, saved
 from .write_api_twins import TWINS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 FLAGS = ("--fp16-unet", "--bf16-unet", "--lowvram", "--novram", "--disable-smart-memory", "--async-offload")
 DTYPES = {"--fp16-unet": "torch.float16", "--bf16-unet": "torch.bfloat16"}

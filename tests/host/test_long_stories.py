@@ -16,7 +16,7 @@ from .frame_loops import LoopHost, Prompt, node
 from .test_story_cast import MIRA, PIP, inputs_of, told
 from .test_workflows_run import nodes_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 FRAMES = int(os.environ.get("LONG_STORY", "60"))
 KILLED, SETTLED = FRAMES // 2, FRAMES // 6

@@ -74,7 +74,7 @@ def check_the_templates_own_prompt_and_model_give_the_template_back():
             _, latent, cache, _ = scene(family, sampler_name=name)
             same = member(family, seed=1)  # the template's prompt
             done, _, cost = evaluated(family.make(1), cache, layout(everything(family)), (same,), guidance=TEMPLATES)
-            assert_close(done, latent, 1e-5)
+            assert_close(done, latent, 1e-4)
             assert cost == STEPS - START
 
     every_family(law, SOME)
