@@ -19,7 +19,7 @@ from story_identity.lab.evaluation.stories import make_story
 
 pytestmark = pytest.mark.slow
 
-STEPS, START = 4, 1
+STEPS, START = 3, 1
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
@@ -58,7 +58,7 @@ def test_ratios_are_to_the_first_row_of_the_group():
         SHARED: Measured(80, 1.0, 2**21, False),
         OFF: Measured(7, 1.0, 1),
     }
-    lines = as_table(rows, "float32", "cpu").splitlines()
+    lines = as_table(rows, "float32, cpu").splitlines()
     assert lines[2] == f"| {LABELS[OWN]} | 100 | 1.00 | 2.00 | 1.00 | 1.0 | 1.00 | the same bits |"
     assert lines[3] == f"| {LABELS[SHARED]} | 80 | 0.80 | 1.00 | 0.50 | 2.0 | 2.00 | **changed** |"
     assert lines[4].startswith(f"| {LABELS[OFF]} | 7 | 1.00 | 1.00 | 1.00 |")
