@@ -1,7 +1,6 @@
 """Re-denoising end to end with two layouts of the same templates: the detector's, and the attention's own."""
 
 from collections.abc import Mapping, Sequence
-from math import isinf
 from typing import Any
 
 from torch import Tensor
@@ -30,7 +29,7 @@ from .identitystory import (
     look_at_all,
     measure_agreement,
 )
-from .scores import ghost_share, psnr
+from .scores import HIGHEST_PSNR, ghost_share, psnr
 from .stories import ToyStory
 from .variants import TEMPLATE, FrameVariants, make_portraits, silent
 
@@ -129,7 +128,7 @@ def _measure_edges(instruments: Instruments, frames: Sequence[FrameVariants], so
             continue  # nobody was found, nothing was drawn again
         inside = in_pixels(final_cells(instruments.studio.settings, frame.layout, frame.latents[TEMPLATE].shape[-2:]))
         found = psnr(frame.pictures[source], frame.pictures[TEMPLATE], ~inside)
-        background.append(None if found is None or isinf(found) else found)
+        background.append(None if found == HIGHEST_PSNR else found)
         covered.append(float(inside.float().mean()))
         old, new = (anybody(instruments.detector, frame.pictures[name]) for name in (TEMPLATE, source))
         ghosts.append(ghost_share(frame.pictures[source], frame.pictures[TEMPLATE], new, old))

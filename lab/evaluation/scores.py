@@ -10,16 +10,21 @@ from ...core.shapes import Bool, Float
 
 UNCHANGED = 0.1
 """A pixel none of whose channels (in [0, 1]) moved farther than this looks as it did."""
+HIGHEST_PSNR = 100.0
+"""In dB: an error of 1e-5 of the largest value, far less than a step of 8 bits."""
 
 
 def psnr(
     picture: Float[Tensor, "h w 3"], reference: Float[Tensor, "h w 3"], where: Bool[Tensor, "h w"]
 ) -> float | None:
-    """Peak signal-to-noise ratio, in dB, of the pixels of a mask; infinite where they agree, None for an empty mask."""
+    """Peak signal-to-noise ratio, in dB, of the pixels of a mask; None for an empty mask.
+
+    Equal pixels get `HIGHEST_PSNR` and not infinity, so that means over frames and stories stay numbers.
+    """
     if not where.any():
         return None
     error = (picture.double() - reference.double())[where].square().mean()
-    return float(-10 * error.log10())
+    return min(HIGHEST_PSNR, float(-10 * error.log10()))
 
 
 def same_share(values: Sequence[str | None]) -> float | None:
