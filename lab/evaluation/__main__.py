@@ -70,7 +70,7 @@ FEWER = Evaluation(
     of_fewer.make_tables,
     FEWER_FIGURE,
     reported=TEMPLATES,
-    made_with={"ways": of_fewer.WAYS},
+    made_with={"drawing_modes": of_fewer.WAYS},
 )
 
 STORYNIZOR_FIGURE = Figure(

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import typer
-from story_identity.lab.evaluation.__main__ import TOYWORLD, storynizor, toyworld
+from story_identity.lab.evaluation.__main__ import FEWER, PROMPTS, STORYNIZOR, TOYWORLD, storynizor, toyworld
 from story_identity.lab.evaluation.figure import write_strip
 from story_identity.lab.evaluation.folder import claim_folder, numbers_of, pictures_of
 from story_identity.lab.evaluation.markdown import markers
@@ -42,6 +42,12 @@ def test_a_folder_belongs_to_one_set_of_weights_and_settings(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({**made_with, "cfg": 1.5, "checkpoint": {"content": "other"}}))
     with pytest.raises(ValueError, match='another "cfg", "checkpoint"; give another folder'):
         claim_folder(tmp_path, {})
+
+
+@pytest.mark.parametrize("evaluation", [TOYWORLD, PROMPTS, FEWER, STORYNIZOR], ids=lambda each: each.name)
+def test_an_evaluation_goes_on_in_its_own_folder(tmp_path, evaluation):
+    claim_folder(tmp_path, evaluation.made_with)
+    claim_folder(tmp_path, evaluation.made_with)
 
 
 def test_a_folder_with_the_former_name_of_the_drawing_modes_goes_on(tmp_path):
