@@ -23,6 +23,7 @@ class StoryIdentityExtension(ComfyExtension):
         from . import (
             amsa,
             characters,
+            example_picture,
             find_identity,
             frames,
             identity,
@@ -88,6 +89,7 @@ class StoryIdentityExtension(ComfyExtension):
             scores.LoadCaptionEncoderNode,
             scores.ScoreStoryNode,
             toyworld.ToyWorldLoaderNode,
+            example_picture.ExamplePictureNode,
         ]
 
 

@@ -65,7 +65,8 @@ def whole_story(name: str, about: str, text: dict[str, str], loaders: list[Node]
 def written(people: str, texts: dict[str, str], posed: bool) -> list[Node]:
     """The nodes that hold the text; `posed`: a Story with its characters, and the picture of the pose."""
     if posed:
-        pose = node("pose", "LoadImage", image="pose.png", size=(400, 360), title="Pose")
+        options: Json = {"title": "Pose: replace by Load Image with your own picture", "size": (400, 360)}
+        pose = node("pose", "ExamplePicture", picture="pose with one arm up", **options)
         return [node("story", "Story", size=(400, 620), characters=people, **texts), pose]
     return [
         node("people", "Characters", size=(400, 160), characters=people),

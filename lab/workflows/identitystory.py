@@ -52,7 +52,7 @@ def in_two_passes(
     origins = (world.model, world.generator, world.clip, world.vae, world.photomaker)
     ties = [f"{entry}={origin}" for entry, origin in zip(ENTERING.split(), origins, strict=True)]
     ties += [f"detector={world.detector}"] if "detector" in drawn.takes else []
-    ties += ["pose=pose.IMAGE"] if posed else []
+    ties += ["pose=pose.image"] if posed else []
     find = found(portraits_of(world), "story.story" if posed else "people.characters", **finding)
     return Way(find, drawn, " ".join(ties), sheet=world.values["StorySheet"], posed=posed)
 
@@ -127,7 +127,8 @@ The same ControlNet on the template's prompts and on the identity's, so that the
 first. It is in **Draw the frame**: open it to take another one, or several.
 
 ## What to change first
-- **Pose**: a picture of an OpenPose skeleton, black behind it, at the size of the frames.
+- **Pose**: a drawn example. Put Load Image in its place, with a picture of an OpenPose skeleton, black behind it, at \
+the size of the frames.
 - The **Story**, of one character. The pose holds for all frames of a run; for a pose of its own set **Each Frame** \
 `frames` to "1", "2" ... and change the picture.
 {QUICK}"""

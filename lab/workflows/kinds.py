@@ -10,8 +10,6 @@ from .schemas import PREFIX, Json, read_schemas
 
 WIDGETS = {"BOOLEAN", "COMBO", "FLOAT", "INT", "STRING"}
 SCHEMAS = read_schemas()
-UPLOAD = {"name": "upload", "type": "IMAGEUPLOAD", "default": "image"}
-"""The button under the choice of a picture; only the editor knows of it."""
 BLANK = {"STRING": {"default": ""}}
 """What the editor begins with where the node names no default."""
 
@@ -47,9 +45,8 @@ def kind(name: str) -> Kind:
         )
     inputs = nodes[found]["inputs"]
     widgets = [BLANK.get(each["type"], {}) | each for each in inputs if _is_widget(each)]
-    uploads = [UPLOAD for each in widgets if each.get("image_upload")]
     sockets = tuple(each for each in inputs if not _is_widget(each))
-    return Kind(found, found.startswith(PREFIX), sockets, (*widgets, *uploads), tuple(nodes[found]["outputs"]))
+    return Kind(found, found.startswith(PREFIX), sockets, tuple(widgets), tuple(nodes[found]["outputs"]))
 
 
 def _is_widget(spec: Json) -> bool:

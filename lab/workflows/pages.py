@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .kinds import NOTE, UPLOAD
+from .kinds import NOTE
 from .schemas import PREFIX, Json
 
 MACHINES = "choice"
@@ -77,10 +77,10 @@ def _workflow(name: str, workflow: Json) -> tuple[str, ...]:
 
 
 def _widgets(node: Json) -> list[str]:
-    """The widgets that a node shows and nothing is connected to, without buttons."""
+    """The widgets that a node shows and nothing is connected to."""
     own = [each["name"] for each in node["inputs"] if "widget" in each and each["link"] is None]
     shown = [widget for _, widget in node["properties"].get("proxyWidgets", [])]
-    return [name for name in (*own, *shown) if name != UPLOAD["name"]]
+    return [*own, *shown]
 
 
 def filled_page(path: Path, tables: dict[str, str]) -> str:

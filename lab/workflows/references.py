@@ -7,16 +7,21 @@ from .schemas import Json
 from .storynizor import BATCH, MORE_SD15, NORA, SD15, SIZES_SD15, frames, glow, sheet
 from .together import amsa, draw, first, injector, sample
 
+EXAMPLES = {"Nora": "woman", "Otto": "man"}
+"""Who looks like them, of the pictures that come with the pack."""
+
 
 def pictures_of(name: str) -> list[Node]:
     """Three pictures of one person."""
-    files = [f"{name.lower()}_{n}" for n in (1, 2, 3)]
-    return [node(file, "LoadImage", image=f"{file}.png", size=(240, 320)) for file in files]
+    options: Json = {"title": "Replace by Load Image", "size": (240, 320)}
+    return [
+        node(f"{name.lower()}_{n}", "ExamplePicture", picture=f"{EXAMPLES[name]} {n}", **options) for n in (1, 2, 3)
+    ]
 
 
 def entering(pictures: list[Node]) -> str:
     """The pictures under the names by which they enter a subgraph."""
-    return " ".join(f"{each.key}={each.key}.IMAGE" for each in pictures)
+    return " ".join(f"{each.key}={each.key}.image" for each in pictures)
 
 
 def read_faces(pictures: list[Node], name: str, key: str = "faces", others: str = "") -> list[Node]:
@@ -49,7 +54,8 @@ As the workflow without references, and each frame also sees one of Nora's pictu
 assigned at random, so that the face is taken over and the pose is not. plus-face needs no face recogniser.
 
 ## What to change first
-- **Load Image**: three or more close-ups of one person, about square, with different poses, light and clothes.
+- **Her face**: drawn examples. Put Load Image in the place of each, with three or more close-ups of one person, about \
+square, with different poses, light and clothes.
 - The **Story**, and `name` in **Draw all together, with her face**: who the pictures show.
 - `weight` in the same node: 0.6 if the prompts are not followed.
 - A second character: the workflow for two. Where both are in one frame, the injector needs a `layout`.
@@ -123,7 +129,8 @@ As the workflow with one face, drawn twice from the same noise: first without fa
 with each face in its own character's mask.
 
 ## What to change first
-- **Load Image**: three or more close-ups of each person, about square, with different poses, light and clothes.
+- **Her face**, **His face**: drawn examples. Put Load Image in the place of each, with three or more close-ups of \
+each person, about square, with different poses, light and clothes.
 - The **Story**: one line per character, descriptions as unlike as you can make them. In **Draw twice** the names \
 again: `name` is Nora's, `name_1` Otto's.
 - `seed` and `seed_1` there: the same in both, as everything else of the two KSamplers, or the masks do not fit.

@@ -22,7 +22,7 @@ PREFIX = "StoryIdentity"
 STOCK = (
     *("BatchImagesNode", "CLIPLoader", "CLIPVisionLoader", "CheckpointLoaderSimple"),
     *("ControlNetApplyAdvanced", "ControlNetLoader", "DualCLIPLoader", "EmptyFlux2LatentImage", "EmptyLatentImage"),
-    *("EmptySD3LatentImage", "FluxGuidance", "FreeU", "KSampler", "LoadImage", "LoraLoaderModelOnly"),
+    *("EmptySD3LatentImage", "FluxGuidance", "FreeU", "KSampler", "LoraLoaderModelOnly"),
     *(
         "ModelSamplingAuraFlow",
         "PreviewImage",
@@ -41,7 +41,6 @@ VARYING = {
         "face_models",
         "grounding_dino_name",
         "identity_file",
-        "image",
         "lora_name",
         "photomaker_name",
         "sam_name",
@@ -112,7 +111,7 @@ def _kind(kind: Any, given: Json) -> Json:
 
 def _settings(name: str, kind: Any, given: Json, ours: bool) -> Json:
     kept = {key: given[key] for key in ("default", "min", "max", "step") if key in given}
-    kept |= {key: True for key in ("multiline", "advanced", "image_upload", "control_after_generate") if given.get(key)}
+    kept |= {key: True for key in ("multiline", "advanced", "control_after_generate") if given.get(key)}
     if given.get("forceInput"):
         kept["socket"] = True
     options = kind if isinstance(kind, list) else given.get("options")

@@ -1,6 +1,5 @@
 """The workflows in which frames see each other, in a real ComfyUI with stand-in weights, from the prompt to PNGs."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from .test_workflows_run import workflow as one_by_one
 
 SIDE = {"width": 64, "height": 64}  # four frames at once
 FRAMES, SHEET, MASKS = "StoryIdentity/frame", "StoryIdentity/sheet", "masks"
+EXAMPLE = "StoryIdentityExamplePicture"
+OWN_PICTURE = {"class_type": "LoadImage", "inputs": {"image": "two_people.png"}}
 
 
 def workflow(name: str) -> dict[str, Any]:
@@ -85,11 +86,10 @@ def test_of_two_faces_each_acts_where_its_character_is(host):
     graph = without_amsa(name)
     before = frames(host, graph)
     assert len(set(before)) == 4
-    shutil.copyfile(host.input_dir / "two_people.png", host.input_dir / "somebody.png")
-    of_otto = [key for key in nodes_of(graph, "LoadImage") if graph[key]["inputs"]["image"].startswith("otto")]
+    of_otto = [key for key in nodes_of(graph, EXAMPLE) if graph[key]["inputs"]["picture"].startswith("man")]
     assert len(of_otto) == 3
     for key in of_otto:
-        graph[key]["inputs"]["image"] = "somebody.png"
+        graph[key] = OWN_PICTURE
     changed = [one != other for one, other in zip(frames(host, graph), before, strict=True)]
     assert not changed[1]  # Nora alone
     assert any(changed)  # the stand-in segmenter finds nobody now and then
@@ -98,7 +98,6 @@ def test_of_two_faces_each_acts_where_its_character_is(host):
 def test_another_picture_changes_the_frames_that_see_it(host):
     graph = without_amsa("storynizor_sd15_reference")
     before = frames(host, graph)
-    shutil.copyfile(host.input_dir / "two_people.png", host.input_dir / "somebody.png")
-    graph[nodes_of(graph, "LoadImage")[1]]["inputs"]["image"] = "somebody.png"
+    graph[nodes_of(graph, EXAMPLE)[1]] = OWN_PICTURE
     changed = [one != other for one, other in zip(frames(host, graph), before, strict=True)]
     assert 1 <= sum(changed) <= 2  # three pictures for four frames

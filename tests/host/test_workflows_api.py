@@ -32,7 +32,7 @@ def test_every_node_has_the_sockets_of_the_host(host, workflow):
         if node["type"] == "MarkdownNote":
             continue
         spec, where = info[node["type"]], f"node {node['id']} ({node['type']})"
-        inputs = {each["name"]: each["type"] for each in node["inputs"] if each["type"] != "IMAGEUPLOAD"}
+        inputs = {each["name"]: each["type"] for each in node["inputs"]}
         assert inputs == sockets(spec, inputs), where
         outputs = [(each["name"], each["type"], each.get("shape") == 6) for each in node["outputs"]]
         kinds = [ANY if kind == MATCHES else kind for kind in spec["output"]]

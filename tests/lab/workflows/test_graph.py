@@ -27,7 +27,7 @@ def test_values_are_presets_over_defaults_and_given_ones_over_both():
         ("KSampler", {"cfg": 7}, "cfg takes FLOAT, not 7"),
         ("AMSA", {"layers": "some"}, "layers is one of all, without the largest, smallest two, not 'some'"),
         ("AMSA", {"same_character": 1}, "same_character takes BOOLEAN, not 1"),
-        ("LoadImage", {}, "sampler: LoadImage needs a value for image"),
+        ("ExamplePicture", {}, "sampler: ExamplePicture needs a value for picture"),
         ("KSamplerAdvanced", {}, "node_schemas.json has no node KSamplerAdvanced"),
     ],
 )
@@ -37,7 +37,8 @@ def test_a_value_that_does_not_fit_is_an_error(kind, values, said):
 
 
 def test_an_input_that_grows_shows_one_more_socket_than_is_tied():
-    pictures = {f"images.image{n}=picture{n}.IMAGE": node(f"picture{n}", "LoadImage", image="a.png") for n in (0, 1)}
+    drawn = node("drawn", "VAEDecode")
+    pictures = {f"images.image{n}=picture{n}.IMAGE": drawn._replace(key=f"picture{n}") for n in (0, 1)}
     shown = inputs_of("BatchImagesNode", pictures)
     assert [(each["name"], each["label"], each.get("shape")) for each in shown] == [
         ("images.image0", "image0", None),

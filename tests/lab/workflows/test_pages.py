@@ -40,8 +40,8 @@ def test_the_table_of_nodes_has_optional_inputs_in_parentheses():
 
 
 def test_of_a_workflow_what_is_seen_is_counted():
-    """Two widgets of the node's own, one of them tied, and one of the subgraph's; neither the note nor the button."""
-    widgets = [{"name": name, "widget": {}, "link": link} for name, link in (("a", None), ("b", 1), ("upload", None))]
+    """Two widgets of the node's own, one of them tied, and one of the subgraph's; not the note."""
+    widgets = [{"name": name, "widget": {}, "link": link} for name, link in (("a", None), ("b", 1))]
     nodes = [
         {"type": "KSampler", "inputs": widgets, "properties": {}},
         {"type": "x", "inputs": [{"name": "m", "link": 2}], "properties": {"proxyWidgets": [["3", "steps"]]}},
