@@ -330,9 +330,12 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def sign_in(folder: Path) -> Iterator[tuple[Path, str]]:
-    """A file by which workers find out whether they see a folder, and what is in it."""
-    content = uuid.uuid4().hex
-    path = folder / f".workers-{content}"
+    """A file by which workers find out whether they see a folder, and what is in it.
+
+    It has one name, so that the next command takes away what a killed one left. Of two commands in one folder the
+    workers of the first may then not know it, and send their files back.
+    """
+    content, path = uuid.uuid4().hex, folder / ".workers"
     with atomic_write(path) as temporary:
         temporary.write_text(content)
     try:

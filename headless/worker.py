@@ -120,7 +120,11 @@ class Worker:
                 self._studio = self._open_studio()
         except (ValueError, OSError) as error:
             return Failed(f"{printable(host)}: {in_words(error)}")
-        return Opened(host, os.getpid(), sign.is_file() and sign.read_text() == content)
+        try:
+            shares_folder = sign.read_text() == content
+        except OSError:
+            shares_folder = False
+        return Opened(host, os.getpid(), shares_folder)
 
     def do(self, task: Task, root: Path, files: Files | None) -> Done | Failed:
         """Do a task; what the user can mend comes back as `Failed`, all else is raised.

@@ -6,8 +6,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from story_identity.core.story import Story
@@ -65,19 +65,17 @@ def cluster():
 
 
 def while_made(made, act):
-    """Call `act` with the crew in another thread as soon as two workers are ready, while a set of stories is made."""
+    """Make a set of stories in another thread and, when two workers are ready, call `act` with the crew.
 
-    def wait():
-        while made.crew is None or len(made.crew.opened) < 2:
+    `act` has the main thread, in which alone Ray adds a node.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        failures = pool.submit(made.make)
+        while not failures.done() and (made.crew is None or len(made.crew.opened) < 2):
             time.sleep(0.05)
+        assert not failures.done(), failures.result()
         act(made.crew)
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    failures = made.make()
-    thread.join(timeout=60)
-    assert not thread.is_alive()
-    return failures
+        return failures.result(timeout=600)
 
 
 def test_two_workers_give_the_bytes_of_one_process(cluster, stories, whole, toyworld_folder, tmp_path):
@@ -143,14 +141,18 @@ def wait_until(true, seconds):
     return true()
 
 
-def stop_at(command, environment, portraits, count, number):
-    """Start the command, and send a signal when there are so many portraits; returns its exit status and errors."""
+def stop_after(command, environment, out, count, number):
+    """Start the command, and send a signal when it has made so many pictures; returns its errors and exit status."""
+
+    def pictures():
+        return len(list(out.rglob("*.png")))
 
     def hear():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts deaf to Ctrl-C
 
+    before = pictures()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
-    assert wait_until(lambda: len(list(portraits.glob("*/*.png"))) >= count or process.poll() is not None, 600)
+    assert wait_until(lambda: pictures() >= before + count or process.poll() is not None, 600)
     process.send_signal(number)
     return process.communicate(timeout=300)[1], process.returncode
 
@@ -169,8 +171,8 @@ def test_killed_or_stopped_the_command_leaves_no_process_and_goes_on(whole, toyw
     environment = {**ENVIRONMENT, "STORY_IDENTITY_TEST": str(tmp_path)}
     words = ["run", tmp_path / "story.json", "--out", out, *options_of(chosen), "--workers", 2]
     command = [sys.executable, "-m", "story_identity.headless", *map(str, words)]
-    for number, status, count in ((signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 6)):
-        errors, returned = stop_at(command, environment, out / "portraits", count, number)
+    for number, status, count in ((signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 2)):
+        errors, returned = stop_after(command, environment, out, count, number)
         assert (returned, "Traceback" in errors) == (status, False), errors
         assert wait_until(lambda: not of_session(mark), 150), of_session(mark)
     assert not list(out.rglob("*.tmp"))
