@@ -23,7 +23,7 @@ test: $(VENV)/photographs
 	$(PY) -m pytest -n auto --dist loadgroup -m "not slow and not long"
 
 test-all: $(VENV)/photographs
-	$(PY) -m pytest -n auto --dist loadgroup -m "not long"
+	$(PY) -m pytest -n auto --dist loadgroup -m "not long" --durations 25
 
 # Workers that are killed, servers with many options, long stories: one after the other, for half an hour and more.
 test-long: $(VENV)/installed
