@@ -1,7 +1,7 @@
 """Pictures that show results: a layout drawn over its frame, a story on one sheet."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,7 @@ def draw_maps(
 
 
 def contact_sheet(
-    images: Sequence[Float[Tensor, "h w 3"]],
+    images: Iterable[Float[Tensor, "_ _ 3"]],
     captions: Sequence[str],
     columns: int,
     cell_width: int,
@@ -88,18 +88,18 @@ def contact_sheet(
     """All pictures on one sheet, row by row, each scaled to one width, with its caption under it.
 
     Args:
-        images: Any sizes; at least one.
+        images: Any sizes; at least one. Each is taken, scaled down to 8 bits and let go before the next.
         captions: One per picture; an empty one takes no room.
         columns: 1 or more.
         cell_width: Width of a picture on the sheet, in pixels, 16 or more.
         notes: Per picture, what stands under its caption, each on a line of its own.
     """
-    if not images:
+    if not captions:
         raise ValueError("The sheet has no pictures.")
     if columns < 1 or cell_width < 16:
         raise ValueError(f"A sheet needs at least 1 column and cells of 16 pixels, not {columns} and {cell_width}.")
     font = ImageFont.load_default(size=max(10, cell_width // 22))
-    own = notes or [()] * len(images)
+    own = notes or [()] * len(captions)
     cells = [_cell(*each, cell_width, font) for each in zip(images, captions, own, strict=True)]
     columns = min(columns, len(cells))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
@@ -156,4 +156,6 @@ def to_uint8(image: Float[Tensor, "h w c"]) -> np.ndarray:
 
 def to_float(picture: Image.Image) -> Float[Tensor, "h w 3"]:
     """A picture of Pillow's in [0, 1]."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
+    pixels = np.array(picture, dtype=np.float32)
+    pixels /= 255  # in place: a sheet may have many millions of pixels
+    return torch.from_numpy(pixels)

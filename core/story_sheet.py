@@ -59,7 +59,7 @@ def story_sheet(
     Raises:
         ValueError: If a layout is of another size than its picture.
     """
-    pictures = [_column(frame, cell_width) for frame in frames]
+    pictures = (_column(frame, cell_width) for frame in frames)
     notes = [[_note(*face) for face in frame.faces] for frame in frames]
     sheet = contact_sheet(pictures, [frame.caption for frame in frames], columns, cell_width, notes)
     shown = {name: list(own)[:MOST_PORTRAITS] for name, own in (portraits or {}).items() if len(own)}

@@ -124,13 +124,22 @@ class StorySheetNode(io.ComfyNode):
         ]
         sheet = story_sheet(shown, columns[0], cell_width[0], portraits).unsqueeze(0)
         cls._save((first(filename_prefix) or "").strip(), sheet)
-        return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
+        return io.NodeOutput(sheet, ui=ui.PreviewImage(to_show(sheet), cls=cls))
 
     @classmethod
     def _save(cls, prefix: str, sheet: torch.Tensor) -> None:
         if prefix:
             folder, name, _ = place_of(_NODE, prefix, sheet.shape[2], sheet.shape[1])
             save_png(_NODE, folder / f"{name}.png", sheet[0], cls.hidden.prompt, cls.hidden.extra_pnginfo)
+
+
+def to_show(sheet: torch.Tensor, most_pixels: int = 4096 * 4096) -> torch.Tensor:
+    """The sheet (1 h w 3), smaller if it has more pixels than a browser should have to show on a node."""
+    share = (most_pixels / (sheet.shape[1] * sheet.shape[2])) ** 0.5
+    if share >= 1:
+        return sheet
+    size = [max(1, int(side * share)) for side in sheet.shape[1:3]]
+    return torch.nn.functional.interpolate(sheet.movedim(-1, 1), size=size, mode="area").movedim(1, -1)
 
 
 def _pictures(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -57,8 +57,9 @@ def save_png(node: str, path: Path, picture: torch.Tensor, prompt: Any, more: di
     Raises:
         ValueError: If the file is there and no node of this pack wrote it.
     """
-    pixels = np.clip(255.0 * picture.cpu().numpy(), 0, 255).astype(np.uint8)  # as Save Image rounds
-    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    levels = 255.0 * picture.cpu().numpy()
+    pixels = np.clip(levels, 0, 255, out=levels).astype(np.uint8)  # as Save Image rounds
+    digest = _digest(pixels)
     known = _digest_of(path)
     if known == digest:
         return
@@ -128,6 +129,12 @@ def _is_our_pdf(path: Path) -> bool:
             return getattr(pdf.info, "Producer", None) == _MARK
     except Exception:  # the reader raises nearly everything there is on what is no PDF
         return False
+
+
+def _digest(pixels: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{pixels.shape}".encode())
+    digest.update(np.ascontiguousarray(pixels))
+    return digest.hexdigest()
 
 
 def _digest_of(path: Path) -> str | None:

@@ -57,7 +57,8 @@ class Watched:
     def _watch(self) -> None:
         while not self._over.wait(0.2) and self._process.is_running():
             try:
-                self.megabytes[self.saved()] = self._process.memory_info().rss / 1e6
+                number, size = self.saved(), self._process.memory_info().rss / 1e6
+                self.megabytes[number] = max(size, self.megabytes.get(number, 0))
             except psutil.NoSuchProcess:  # it was killed
                 return
 
@@ -70,9 +71,9 @@ class Watched:
         self._thread.join()
 
     def growth(self, since: int) -> float:
-        """The most memory after a frame, to the memory at that frame."""
-        later = {number: size for number, size in self.megabytes.items() if number >= since}
-        print({number: round(size) for number, size in later.items() if number % 25 == 0 or number == min(later)})
+        """The most memory after a frame, to the memory at that frame, until the sheet of all frames is made."""
+        print({number: round(size) for number, size in self.megabytes.items() if number % 25 == 0})
+        later = {number: size for number, size in self.megabytes.items() if since <= number < FRAMES}
         return max(later.values()) / later[min(later)]
 
 

@@ -13,7 +13,9 @@ from story_identity.core.sheet import contact_sheet
 from story_identity.core.story import Story
 from story_identity.nodes.host.folders import ANY_FONT, register_folders
 from story_identity.nodes.page import NOTHING, StoryPageNode
-from story_identity.nodes.sheet import StorySheetNode
+from story_identity.nodes.sheet import StorySheetNode, to_show
+
+from tests.closeness import assert_close
 
 register_folders()
 
@@ -114,6 +116,14 @@ def check_a_sheet_without_more_is_the_contact_sheet():
             assert StorySheetNode.fingerprint_inputs(filename_prefix=["tale/sheet"]).startswith("sheet.png:1:")
         finally:
             folder_paths.set_output_directory(before)
+
+
+def check_a_large_sheet_is_shown_smaller_and_another_as_it_is():
+    whole = torch.rand(1, 60, 200, 3)
+    assert to_show(whole) is whole
+    shown = to_show(whole, most_pixels=3000)
+    assert shown.shape == (1, 30, 100, 3)
+    assert_close(shown[0, 0, 0], whole[0, :2, :2].mean(dim=(0, 1)), 1e-6)
 
 
 def check_a_sheet_shows_templates_masks_portraits_and_likeness():
