@@ -39,6 +39,9 @@ FIRST = """## What to change first
 - **Characters**: one line each, `name | class word | description`. One, two or five: the nodes stay the same.
 - **Story**: one prompt per line. A frame may show all of them, some, or nobody.
 - Press Run again: only the lines you changed are drawn. Identities are kept in `models/identities`."""
+TOLD = """Everything is saved, in ComfyUI's folder `output/StoryIdentity`. A red node refuses what is written in it: \
+*View details*, then the *i* there, says why. Names are spelt as in Characters, capitals included; once it has run, \
+the Story shows who is in which frame, and ⚠ where a name looks misspelt."""
 QUICK = "- **Quick try**: `count` 16 and `steps` 25 in Find Identity. The values set here are the paper's."
 MISSING = """- Someone is not found: lower `box_threshold` in **Draw the frame**, or set `on_missing` to "skip". What \
 runs once per frame is in that node: open it."""
@@ -73,11 +76,9 @@ def two_characters() -> Json:
 def on_sdxl(name: str, title: str, text: dict[str, str]) -> Json:
     about = f"""# {title}
 IdentityStory with SDXL: faces are found from text alone, then put into every frame; the rest of each picture stays \
-as the base model drew it. The sheet shows each frame before and after, and who is where. Everything is saved, in ComfyUI's folder \
-`output/StoryIdentity`.
+as the base model drew it. The sheet shows each frame before and after, and who is where.
 
-A red node refuses what is written in it: *View details*, then the *i* there. Names are spelt as in Characters, capitals included; \
-once it has run, the Story shows who is in which frame, and ⚠ where a name looks misspelt.
+{TOLD}
 
 {FIRST}
 {QUICK}
@@ -188,7 +189,7 @@ def models() -> list[Node]:
 
 def toy_world() -> Json:
     name = "toyworld_quickstart.json"
-    about = """# A story, in the toy world
+    about = f"""# A story, in the toy world
 Small networks that come with the pack and draw 64-pixel people: nothing to download, no GPU, done in a few \
 minutes. The nodes are those of the SDXL workflows.
 
@@ -201,11 +202,9 @@ minutes. The nodes are those of the SDXL workflows.
 in `frames` and 3 in `takes`.
 - `start` in **Draw the frame**: lower, the identity is stronger. Open this node to see all that runs once per frame.
 
-The sheet shows each frame before and after, and who is where. Everything is saved, in ComfyUI's folder \
-`output/StoryIdentity`.
+The sheet shows each frame before and after, and who is where.
 
-A red node refuses what is written in it: *View details*, then the *i* there. Names are spelt as in Characters, capitals included; \
-once it has run, the Story shows who is in which frame, and ⚠ where a name looks misspelt.
+{TOLD}
 
 The networks know these words: man, woman, boy, girl, robot; black, brown, blond, red, white hair (a robot has a \
 lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, balloon, kite; \
