@@ -45,6 +45,7 @@ class CharactersNode(io.ComfyNode):
                     "characters",
                     multiline=True,
                     default=EXAMPLE_CHARACTERS,
+                    placeholder="characters: name | class word | description",
                     tooltip='One character per line: "name | class word | description". A fourth part may name '
                     "pictures of them in ComfyUI's input folder, comma between.",
                 )

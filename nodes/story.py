@@ -48,6 +48,8 @@ class StoryNode(io.ComfyNode):
                     "characters",
                     multiline=True,
                     default=EXAMPLE_CHARACTERS,
+                    placeholder="characters: name | class word | description\n"
+                    "Leave this empty where a Characters node is connected.",
                     tooltip='One character per line: "name | class word | description". The class word (woman, boy, '
                     "robot ...) must be a word of the description.",
                 ),
@@ -55,6 +57,7 @@ class StoryNode(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default=EXAMPLE_PROMPTS,
+                    placeholder="prompts: one frame per line, with the names of who is in it",
                     tooltip="One frame per line. A name becomes the character's description the first time and "
                     '"the <class word>" after that. A line may begin with its own seed: "seed 5 | Mira waits".',
                 ),

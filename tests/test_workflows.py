@@ -201,6 +201,17 @@ def test_a_window_of_1600_by_1000_shows_it_whole_with_at_most_12_nodes(path):
         assert 100 <= scale * (y + top) < scale * (y + top + height) <= 1000 - 10
 
 
+@workflows
+def test_opened_as_a_template_it_still_shows_its_texts(path):
+    """The editor then fits it into three quarters of the window; texts of 14 pixels are left out below 8."""
+    workflow = load(path)
+    corners = [(x, y - TITLE, x + w, y + h) for (x, y), (w, h) in ((n["pos"], n["size"]) for n in workflow["nodes"])]
+    corners += [(x, y, x + w, y + h) for x, y, w, h in (group["bounding"] for group in workflow["groups"])]
+    left, top, right, bottom = (list(each) for each in zip(*corners, strict=True))
+    scale = 0.75 * min(1600 / (max(right) - min(left)), 1000 / (max(bottom) - min(top)))
+    assert 14 * scale > 8
+
+
 @pytest.mark.parametrize("name", ["toyworld_quickstart", "identitystory_sdxl"])
 def test_app_mode_shows_what_a_user_writes_the_frames_and_the_sheet(name):
     workflow = load(ROOT / "workflows" / f"{name}.json")

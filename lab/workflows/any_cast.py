@@ -49,7 +49,7 @@ def whole_story(name: str, about: str, text: dict[str, str], loaders: list[Node]
     people, texts = text["characters"], {key: value for key, value in text.items() if key != "characters"}
     made = graph(
         name,
-        [note(name, about, high, wide=400), Group("Models", GREY, [loaders])],
+        [note(name, about, high, wide=384), Group("Models", GREY, [loaders])],
         [
             [
                 Group("1 · The story", BLUE, [written(people, texts, posed=way.posed)]),
@@ -69,8 +69,8 @@ def written(people: str, texts: dict[str, str], posed: bool) -> list[Node]:
         pose = node("pose", "ExamplePicture", picture="pose with one arm up", **options)
         return [node("story", "Story", size=(400, 620), characters=people, **texts), pose]
     return [
-        node("people", "Characters", size=(400, 160), characters=people),
-        node("story", "Story", "character_list=people.characters", size=(400, 480), characters="", **texts),
+        node("people", "Characters", size=(400, 220), characters=people),
+        node("story", "Story", "character_list=people.characters", size=(400, 780), characters="", **texts),
     ]
 
 
@@ -96,8 +96,8 @@ def together(values: Json) -> list[Node]:
     collected = "value_1=saved.images value_2=drawn.template value_3=drawn.layout"
     shown = "images=collected.value_1 frames=collected.frames templates=collected.value_2 layouts=collected.value_3"
     return [
-        node("collected", "CollectFrames", collected, size=(500, 0)),
-        node("sheet", "StorySheet", shown, size=(500, 0), filename_prefix=SHEET, **values),
+        node("collected", "CollectFrames", collected, size=(440, 0)),
+        node("sheet", "StorySheet", shown, size=(440, 0), filename_prefix=SHEET, **values),
     ]
 
 

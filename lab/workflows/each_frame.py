@@ -34,7 +34,7 @@ at night."""
     }
     sampled = "model=toy.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
     guided = {"steps": 25, "cfg": 4.0, "scheduler": "simple"}
-    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(420, 0))]])
+    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(360, 0))]])
     drawing = [
         [
             node("each", "EachFrame", "story=story.story", size=(320, 0), seed=1),
@@ -54,7 +54,7 @@ at night."""
     ]
     return graph(
         name,
-        [note(name, about, 520), loader],
+        [note(name, about, 520, wide=384), loader],
         [
             [
                 Group("1 · The story", BLUE, [[node("story", "Story", size=(420, 620), **text)]]),

@@ -11,7 +11,7 @@ from .presets import PRESETS
 from .schemas import Json
 from .wiring import SLOT, TITLE, definition, numbered, output_of, outputs_of, sockets, taken, unique, wire
 
-GAP, BETWEEN, PADDING, HEADER = 20, 50, 20, 40
+GAP, BETWEEN, PADDING, HEADER = 20, 24, 12, 40
 PICTURES = {
     *("PreviewImage", "SaveImage", "StoryIdentitySaveFrame", "StoryIdentityStorySheet"),
     *("StoryIdentityPreviewAttentionMasks", "StoryIdentityFindIdentity"),

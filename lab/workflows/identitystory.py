@@ -39,6 +39,9 @@ FIRST = """## What to change first
 - **Characters**: one line each, `name | class word | description`. One, two or five: the nodes stay the same.
 - **Story**: one prompt per line. A frame may show all of them, some, or nobody.
 - Press Run again: only the lines you changed are drawn. Identities are kept in `models/identities`."""
+TOLD = """Everything is saved, in ComfyUI's folder `output/StoryIdentity`. A red node refuses what is written in it: \
+*View details*, then the *i* there, says why. Names are spelt as in Characters, capitals included; once it has run, \
+the Story shows who is in which frame, and ⚠ where a name looks misspelt."""
 QUICK = "- **Quick try**: `count` 16 and `steps` 25 in Find Identity. The values set here are the paper's."
 MISSING = """- Someone is not found: lower `box_threshold` in **Draw the frame**, or set `on_missing` to "skip". What \
 runs once per frame is in that node: open it."""
@@ -63,7 +66,7 @@ def portraits_of(world: World) -> str:
 
 
 def one_character() -> Json:
-    return on_sdxl("identitystory_sdxl.json", "One character, one story", INES)
+    return on_sdxl("identitystory_sdxl.json", "A story with your characters", INES)
 
 
 def two_characters() -> Json:
@@ -74,6 +77,8 @@ def on_sdxl(name: str, title: str, text: dict[str, str]) -> Json:
     about = f"""# {title}
 IdentityStory with SDXL: faces are found from text alone, then put into every frame; the rest of each picture stays \
 as the base model drew it. The sheet shows each frame before and after, and who is where.
+
+{TOLD}
 
 {FIRST}
 {QUICK}
@@ -158,14 +163,14 @@ other workflows can load.
 - **Quick try**: `count` 16 and `steps` 25.
 - Your own pictures: a fourth part of the line names them, and no portraits are drawn."""
     people = "Mira | woman | a young woman with short red hair, green eyes and freckles"
-    written = [node("people", "Characters", size=(400, 160), characters=people)]
-    shown = node("shown", "PreviewImage", "images=found.portraits", title="Portraits", size=(480, 0))
+    written = [node("people", "Characters", size=(400, 220), characters=people)]
+    shown = node("shown", "PreviewImage", "images=found.portraits", title="Portraits", size=(440, 0))
     return graph(
         name,
         [],
         [
             [
-                note(name, about, 480),
+                note(name, about, 480, wide=384),
                 Group("Models", GREY, [models()]),
                 Group("1 · Who they are", BLUE, [written]),
                 Group("2 · Find the identity", GREEN, [[found(portraits_of(SDXL))], [shown]]),
@@ -184,18 +189,22 @@ def models() -> list[Node]:
 
 def toy_world() -> Json:
     name = "toyworld_quickstart.json"
-    about = """# A story, in the toy world
-Small networks that come with the pack and draw 64-pixel people: nothing to download, no GPU, done in a minute or \
-two. The nodes are those of the SDXL workflows.
+    about = f"""# A story, in the toy world
+Small networks that come with the pack and draw 64-pixel people: nothing to download, no GPU, done in a few \
+minutes. The nodes are those of the SDXL workflows.
 
 ## What to try first
 - Press Run. Then change one line of the **Story** and press Run again: only that frame is drawn.
 - Add a line to **Characters**: only that identity is found. The nodes stay the same for any number of people.
 - Restart ComfyUI and press Run: identities come from `models/identities`, frames from the disk.
 - `seed` in **Find Identity**: other faces. In **Each Frame**: other pictures.
+- `seed 5 | ` before a line of the **Story**: another picture of that frame alone. Several to choose from: its number \
+in `frames` and 3 in `takes`.
 - `start` in **Draw the frame**: lower, the identity is stronger. Open this node to see all that runs once per frame.
 
 The sheet shows each frame before and after, and who is where.
+
+{TOLD}
 
 The networks know these words: man, woman, boy, girl, robot; black, brown, blond, red, white hair (a robot has a \
 lamp); standing, waving, sitting, jumping; beach, forest, city, kitchen, garden, snow; dog, cat, ball, balloon, kite; \
@@ -215,7 +224,7 @@ at night."""
     }
     finding = {**TOY.values["CharacterPortraits"], **TOY.values["IdentityDiscovery"]}
     loaders = [node("toy", "ToyWorldLoader", size=(360, 0))]
-    return whole_story(name, about, text, loaders, in_two_passes(name, TOY, loads=False, **finding), high=580)
+    return whole_story(name, about, text, loaders, in_two_passes(name, TOY, loads=False, **finding), high=700)
 
 
 IDENTITYSTORY = {

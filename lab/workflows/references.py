@@ -13,7 +13,7 @@ EXAMPLES = {"Nora": "woman", "Otto": "man"}
 
 def pictures_of(name: str) -> list[Node]:
     """Three pictures of one person."""
-    options: Json = {"title": "Replace by Load Image", "size": (240, 320)}
+    options: Json = {"title": "Replace by Load Image", "size": (236, 320)}
     return [
         node(f"{name.lower()}_{n}", "ExamplePicture", picture=f"{EXAMPLES[name]} {n}", **options) for n in (1, 2, 3)
     ]
@@ -44,7 +44,7 @@ def loaders(*more: Node) -> list[Node]:
 
 
 def told(text: dict[str, str]) -> Group:
-    return Group("1 · The story", BLUE, [[node("story", "Story", size=(380, 520), **text)]])
+    return Group("1 · The story", BLUE, [[node("story", "Story", size=(340, 520), **text)]])
 
 
 def one_face() -> Json:
@@ -75,7 +75,8 @@ square, with different poses, light and clothes.
         captions=True,
     )
     seen = glow("checkpoint.MODEL", "drawn.positive", "drawn.samples", "drawn.images", 500)
-    shown = [frames("drawn.images", 500), sheet(BATCH, "drawn.images", "drawn.frames", 500), seen]
+    drawn = [folded_node("drawn", body, ties, size=(340, 0)), frames("drawn.images", 340)]
+    shown = [sheet(BATCH, "drawn.images", "drawn.frames", 500), seen]
     return graph(
         name,
         [note(name, about, 620, wide=400), Group("Models", GREY, [loaders()])],
@@ -83,7 +84,7 @@ square, with different poses, light and clothes.
             [
                 told(NORA),
                 Group("2 · Her face", GREY, [pictures]),
-                Group("3 · Draw", VIOLET, [[folded_node("drawn", body, ties, size=(340, 0))]]),
+                Group("3 · Draw", VIOLET, [drawn]),
                 Group("4 · The frames, and what they share", ROSE, [shown]),
             ]
         ],
@@ -156,10 +157,10 @@ Image is: the symbol at the right of its title opens it.
     ties = " ".join([*(f"{each}=models.{each}" for each in given), "story=story.story", entering([*nora, *otto])])
     drawn = folded_node("drawn", draw_twice(name, nora, otto), ties, size=(340, 0))
     before = "templates=drawn.templates layouts=drawn.layouts"
-    shown = [frames("drawn.images", 400), sheet(BATCH, "drawn.images", "drawn.frames", more=before)]
+    shown = [frames("drawn.images", 340), sheet(BATCH, "drawn.images", "drawn.frames", 340, before)]
     return graph(
         name,
-        [note(name, about, 620, wide=380), Group("Models", GREY, [[models(name)]])],
+        [note(name, about, 620, wide=364), Group("Models", GREY, [[models(name)]])],
         [
             [
                 told(text),

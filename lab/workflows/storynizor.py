@@ -55,7 +55,7 @@ LENA_AND_BRUNO = {
 }
 
 
-def checkpoint(world: World, wide: int = 420, **file: str) -> Group:
+def checkpoint(world: World, wide: int = 376, **file: str) -> Group:
     return Group("Model", GREY, [[node(world.model.split(".")[0], "CheckpointLoaderSimple", size=(wide, 0), **file)]])
 
 
@@ -66,9 +66,9 @@ def batch(world: World, **texts: str) -> Group:
         BLUE,
         [
             [
-                node("story", "Story", size=(420, 430), **texts),
-                node("encoded", "EncodeStory", f"clip={world.clip} story=story.story", size=(420, 0)),
-                world.node("empty", "EmptyLatentImage", "batch_size=encoded.frames", size=(420, 0)),
+                node("story", "Story", size=(390, 430), **texts),
+                node("encoded", "EncodeStory", f"clip={world.clip} story=story.story", size=(390, 0)),
+                world.node("empty", "EmptyLatentImage", "batch_size=encoded.frames", size=(390, 0)),
             ]
         ],
     )
@@ -102,19 +102,19 @@ def one_row(name: str, about: str, world: World, loader: Group, text: dict[str, 
     )
 
 
-def frames(images: str, width: int = 420) -> Node:
+def frames(images: str, width: int = 384) -> Node:
     """Where the finished frames are saved."""
     saved = {"filename_prefix": "StoryIdentity/frame", "size": (width, 0)}
     return node("finished", "SaveImage", f"images={images}", title="Finished frames", **saved)
 
 
-def sheet(world: World, images: str, captions: str, width: int = 420, more: str = "") -> Node:
+def sheet(world: World, images: str, captions: str, width: int = 384, more: str = "") -> Node:
     """The sheet of the frames, saved; `more` is what else it shows."""
     links = f"images={images} frames={captions} {more}"
     return world.node("sheet", "StorySheet", links, size=(width, 0), filename_prefix="StoryIdentity/sheet")
 
 
-def glow(model: str, positive: str, samples: str, images: str, width: int = 420) -> Node:
+def glow(model: str, positive: str, samples: str, images: str, width: int = 384) -> Node:
     """Where the model looks for whom."""
     links = f"model={model} positive={positive} samples={samples} images={images}"
     return node("glow", "PreviewAttentionMasks", links, size=(width, 0))
@@ -174,8 +174,8 @@ or more; each frame then sees another."""
         ),
         "negative": "",
     }
-    story = node("story", "Story", size=(400, 430), **text)
-    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(400, 0))]])
+    story = node("story", "Story", size=(380, 424), **text)
+    loader = Group("The toy world", GREY, [[node("toy", "ToyWorldLoader", size=(376, 0))]])
     return graph(
         name,
         [note(name, about, 620, wide=400), loader],
@@ -192,7 +192,7 @@ or more; each frame then sees another."""
 def portrait() -> Node:
     """A portrait of the character, whose face is put in."""
     drawn = "model=toy.model clip=toy.clip vae=toy.vae story=story.story"
-    return TOY.node("portrait", "CharacterPortraits", drawn, title="A portrait", size=(400, 0), count=1, seed=16)
+    return TOY.node("portrait", "CharacterPortraits", drawn, title="A portrait", size=(380, 0), count=1, seed=16)
 
 
 def three_ways(place: str) -> list[Node]:
@@ -219,26 +219,26 @@ def three_ways(place: str) -> list[Node]:
     )
     face = "adapter=toy.adapter clip_vision=toy.clip_vision portraits=portrait.portraits"
     return [
-        folded_node("alone", alone, ties, size=(360, 0)),
-        folded_node("together", shared, ties, size=(360, 0)),
-        folded_node("faced", faced, f"{ties} {face}", size=(360, 0)),
+        folded_node("alone", alone, ties, size=(340, 0)),
+        folded_node("together", shared, ties, size=(340, 0)),
+        folded_node("faced", faced, f"{ties} {face}", size=(340, 0)),
     ]
 
 
 def compared() -> Group:
     """The three ways below each other, the portrait, and where the model looks."""
     batched = " ".join(f"images.image{n}={way}.images" for n, way in enumerate(("alone", "together", "faced")))
-    rows = {"title": "Rows: by itself, together, with one face", "size": (600, 0), "captions": False}
-    larger = {"title": "The portrait, larger", "size": (340, 300), "columns": 1, "captions": False}
+    rows = {"title": "Rows: by itself, together, with one face", "size": (480, 0), "captions": False}
+    larger = {"title": "The portrait, larger", "size": (320, 300), "columns": 1, "captions": False}
     columns = [
         [
-            node("ways", "BatchImagesNode", batched, size=(340, 106)),
-            frames("faced.images", 340),
+            node("ways", "BatchImagesNode", batched, size=(320, 106)),
+            frames("faced.images", 320),
             BATCH_TOY.node("larger", "StorySheet", "images=portrait.portraits", **larger),
         ],
         [
             BATCH_TOY.node("sheet", "StorySheet", "images=ways.IMAGE", **rows),
-            glow("toy.model", "faced.positive", "faced.samples", "faced.images", 600),
+            glow("toy.model", "faced.positive", "faced.samples", "faced.images", 480),
         ],
     ]
     return Group("3 · Compare", AMBER, columns)

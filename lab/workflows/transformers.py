@@ -144,7 +144,7 @@ def models(drawing: Drawing, editing: Editing | None, place: str) -> Node:
     ]
     gives = " ".join(f"{name}={origin}" for name, origin in given.items())
     body = fold("Load all models", about, [nodes], "", gives, " ".join(files), place)
-    return folded_node("models", body, "", size=(400, 0))
+    return folded_node("models", body, "", size=(360, 0))
 
 
 def draw_the_frame(drawing: Drawing, editing: Editing, steps: int, place: str) -> Folded:
@@ -200,7 +200,7 @@ def cast_of(editing: Editing) -> tuple[list[Node], str]:
 
 
 def sheet(pictures: str, **more: Any) -> Node:
-    return node("sheet", "StorySheet", f"images={pictures}", size=(480, 0), columns=3, **more)
+    return node("sheet", "StorySheet", f"images={pictures}", size=(400, 0), columns=3, **more)
 
 
 def identity_story(name: str, about: str, drawing: Drawing, editing: Editing, steps: int, **portraits: Any) -> Json:
@@ -254,16 +254,16 @@ def storynizor(name: str, about: str, drawing: Drawing, story: Json, side: int) 
     """All frames of a story in one sampling, in which they see each other's characters."""
     tied = "model=amsa.model positive=encoded.positive negative=encoded.negative latent_image=empty.LATENT"
     told = [
-        node("story", "Story", size=(420, 430), **story),
-        node("encoded", "EncodeStory", "clip=models.clip story=story.story", size=WIDE),
-        node("empty", drawing.empty, "batch_size=encoded.frames", size=WIDE, width=side, height=side),
+        node("story", "Story", size=(380, 430), **story),
+        node("encoded", "EncodeStory", "clip=models.clip story=story.story", size=(380, 0)),
+        node("empty", drawing.empty, "batch_size=encoded.frames", size=(380, 0), width=side, height=side),
     ]
     drawn = [
         amsa("models.model"),
         node("sampler", "KSampler", tied, size=(340, 0), **drawing.sampling),
         node("decoded", "VAEDecode", "samples=sampler.LATENT vae=models.vae", size=(340, 0)),
     ]
-    kept = {"title": "Finished frames", "filename_prefix": "StoryIdentity/frame", "size": (420, 0)}
+    kept = {"title": "Finished frames", "filename_prefix": "StoryIdentity/frame", "size": (400, 0)}
     shown = [node("finished", "SaveImage", "images=decoded.IMAGE", **kept), sheet("decoded.IMAGE", captions=False)]
     return graph(
         name,

@@ -86,6 +86,28 @@ def test_the_search_for_nodes_finds_a_subgraph_and_nodes_of_the_pack(page, words
     assert {"Story", "Characters", "Find Identity"} & set(found)
 
 
+def test_the_quickstart_is_the_first_of_the_templates(page):
+    listed = page.run("return (await app.api.getWorkflowTemplates())['ComfyUI-StoryIdentity']")
+    assert listed[0] == "toyworld_quickstart"
+    assert listed[1:] == sorted(path.stem for path in WORKFLOWS if path.stem != listed[0])
+
+
+def test_a_report_is_shown_again_when_a_run_has_ended(page):
+    """Front ends from 1.58 on drop all texts then."""
+    shown = page.run("""
+        app.graph.clear()
+        const texts = node => (node.widgets ?? []).map(each => each.value).filter(each => each === "1 of 2")
+        const story = LiteGraph.createNode("StoryIdentityStory")
+        app.graph.add(story)
+        story.onExecuted({text: ["1 of 2"]})
+        const before = texts(story)
+        app.api.dispatchCustomEvent("execution_success", {})
+        await new Promise(done => setTimeout(done, 500))
+        return [before, texts(story)]
+    """)
+    assert shown == [[], ["1 of 2"]]
+
+
 def told_apart(names: list[str]) -> list[str]:
     """As the editor names widgets of several nodes that have one name: `cfg`, `cfg_1`."""
     return [f"{name}_{before}" if (before := names[:at].count(name)) else name for at, name in enumerate(names)]
