@@ -104,17 +104,16 @@ def contact_sheet(
     columns = min(columns, len(cells))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    sheet = Image.new(
-        "RGB",
-        (columns * (cell_width + _MARGIN) + _MARGIN, sum(heights) + _MARGIN * (len(rows) + 1)),
-        "white",
-    )
+    width = columns * (cell_width + _MARGIN) + _MARGIN
+    sheet = torch.ones(sum(heights) + _MARGIN * (len(rows) + 1), width, 3)
     top = _MARGIN
     for row, height in zip(rows, heights, strict=True):
+        strip = Image.new("RGB", (width, height), "white")
         for column, cell in enumerate(row):
-            sheet.paste(cell, (_MARGIN + column * (cell_width + _MARGIN), top))
+            strip.paste(cell, (_MARGIN + column * (cell_width + _MARGIN), 0))
+        sheet[top : top + height] = to_float(strip)
         top += height + _MARGIN
-    return to_float(sheet)
+    return sheet
 
 
 def _cell(
@@ -156,6 +155,4 @@ def to_uint8(image: Float[Tensor, "h w c"]) -> np.ndarray:
 
 def to_float(picture: Image.Image) -> Float[Tensor, "h w 3"]:
     """A picture of Pillow's in [0, 1]."""
-    pixels = np.array(picture, dtype=np.float32)
-    pixels /= 255  # in place: a sheet may have many millions of pixels
-    return torch.from_numpy(pixels)
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)

@@ -20,6 +20,8 @@ from PIL.PngImagePlugin import PngInfo
 from ...core.atomic_files import atomic_write
 from ...core.quoting import printable, quote
 
+_ROWS = 256
+"""How many rows of a picture are converted at a time: a sheet may have many thousands."""
 _MARK = "StoryIdentity"
 """The text chunk of a PNG that this pack wrote: a digest of its pixels."""
 
@@ -57,8 +59,10 @@ def save_png(node: str, path: Path, picture: torch.Tensor, prompt: Any, more: di
     Raises:
         ValueError: If the file is there and no node of this pack wrote it.
     """
-    levels = 255.0 * picture.cpu().numpy()
-    pixels = np.clip(levels, 0, 255, out=levels).astype(np.uint8)  # as Save Image rounds
+    pixels = np.empty(picture.shape, np.uint8)
+    for first in range(0, len(pixels), _ROWS):
+        rows = slice(first, first + _ROWS)
+        pixels[rows] = np.clip(255.0 * picture[rows].cpu().numpy(), 0, 255)  # rounded down, as Save Image does
     digest = _digest(pixels)
     known = _digest_of(path)
     if known == digest:
