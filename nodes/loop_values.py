@@ -131,6 +131,7 @@ class FrameListNode(io.ComfyNode):
             category="StoryIdentity/story",
             inputs=[],
             outputs=[io.AnyType.Output()],
+            hidden=[io.Hidden.dynprompt],
             is_input_list=True,
             accept_all_inputs=True,
             is_dev_only=True,
@@ -138,6 +139,10 @@ class FrameListNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: list[Any]) -> io.NodeOutput:
+        """Join the values, and say that the loop is at its end, whichever of the frames ran in it."""
+        context = get_executing_context()
+        assert context is not None
+        _show_progress(cls.hidden.dynprompt.get_node(context.node_id)[ABOUT])
         return io.NodeOutput([value for name in sorted(values) for value in values[name]])
 
 

@@ -41,6 +41,8 @@ inputs whose content is known, with names and without. `result_keys` reads the l
 class About(NamedTuple):
     """What a Frame Value has to know: where it may be kept, and, if it is what a turn comes to, how far the loop is.
 
+    A Frame List has the one of the last turn, since with it the loop is at its end.
+
     Args:
         keep: Whether it may be kept at all.
         on_disk: Whether it may be kept on the disk too.
@@ -105,12 +107,15 @@ def expand(graph: Graph, loop: Loop, turns: Sequence[Turn], keep: str, files: st
     results: dict[str, list[Any]] = {name: [] for name in loop.ends}
     times: dict[tuple[str, int], int] = {}
     names, word = NameFree(graph, loop), graph.loop_kind(loop).turn
+
+    def about(position: int) -> About:
+        progress = loop.collect, position, len(turns), _said(word, position, turns)
+        return About(keep != KEEP_NOTHING, keep == KEEP_BOTH, False, *progress)
+
     for position, turn in enumerate(turns, start=1):
         which = turn.text, turn.take
         times[which] = times.get(which, 0) + 1
-        progress = loop.collect, position, len(turns), _said(word, position, turns)
-        about = About(keep != KEEP_NOTHING, keep == KEEP_BOTH, False, *progress)
-        copies = _Copies(graph, loop, turn, times[which], about, files, names)
+        copies = _Copies(graph, loop, turn, times[which], about(position), files, names)
         made.update(copies.nodes())
         for name, link in loop.ends.items():
             results[name].append(copies.value(link))
@@ -118,7 +123,8 @@ def expand(graph: Graph, loop: Loop, turns: Sequence[Turn], keep: str, files: st
     for name, node_id in lists.items():
         numbered = [(f"{position:06}", value) for position, value in enumerate(results[name])]
         # ComfyUI turns to the input first that comes last, and the first frame is to be the first.
-        made[node_id] = {"class_type": LIST, "inputs": dict(reversed(numbered)), "override_display_id": loop.collect}
+        listed = {"class_type": LIST, "inputs": dict(reversed(numbered)), "override_display_id": loop.collect}
+        made[node_id] = {**listed, ABOUT: about(len(turns))}
     return Expansion(made, lists)
 
 

@@ -73,6 +73,28 @@ class Page:
             if message.get("method") == "Runtime.exceptionThrown" or event.get("type") == "error":
                 self.complaints.append(json.dumps(event)[:1000])
 
+    def click(self, x: float, y: float, times: int = 1) -> None:
+        """Move the mouse to a place, in pixels from the left upper corner of the page, and click there."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        for count in range(1, times + 1):
+            for event in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=event, x=x, y=y, button="left", clickCount=count)
+
+    def type(self, text: str) -> None:
+        """Put text where the cursor is, in place of what is marked."""
+        self.call("Input.insertText", text=text)
+
+    def press_enter(self) -> None:
+        enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text="\r", **enter)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **enter)
+
+    def drop(self, path: Path, x: float, y: float) -> None:
+        """Drag a file from outside to a place in the page, and let it go."""
+        carried = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for event in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=event, x=x, y=y, data=carried)
+
     def _port(self) -> int:
         told, end = self.folder / "DevToolsActivePort", time.monotonic() + START_S
         while time.monotonic() < end:

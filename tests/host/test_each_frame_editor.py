@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .chromium import CHROMIUM, START_S, Page
+from .chromium import CHROMIUM, Page
 from .comfyui import REPOSITORY, ComfyUI
+from .editor import open_editor
 from .frame_loops import LoopHost
-from .test_front_end import READY
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found, so ComfyUI's own editor was not tried")
 
@@ -59,14 +59,7 @@ def host(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def page(host: LoopHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    host.read("/settings", {"Comfy.TutorialCompleted": True})
-    with Page(tmp_path_factory.mktemp("chromium")) as opened:
-        opened.call("Page.navigate", url=f"http://127.0.0.1:{host._port}")
-        end = time.monotonic() + START_S
-        while not opened.run(READY):
-            assert time.monotonic() < end, "the editor did not load"
-            time.sleep(0.5)
-        time.sleep(3)
+    with open_editor(host, tmp_path_factory.mktemp("chromium")) as opened:
         yield opened
 
 

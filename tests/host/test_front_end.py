@@ -1,24 +1,23 @@
 """ComfyUI's own editor, in a browser, loads every shipped workflow and hands the server what the stored twin says."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from .chromium import CHROMIUM, START_S, Page
+from .chromium import CHROMIUM, Page
+from .editor import SAID, open_editor
 from .server import Host
 from .write_api_twins import TWINS, WORKFLOWS
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found, so ComfyUI's own editor was not tried")
 
-READY = "return Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types['StoryIdentityStory'])"
 LOAD = """
     await app.loadGraphData(GRAPH, true, true, "shipped")
     await new Promise(done => setTimeout(done, 1000))
     const boxes = Object.fromEntries(app.graph.nodes.map(node => [node.id, Array.from(node.size).map(Math.round)]))
-    const said = [...document.querySelectorAll("[role=dialog], .p-toast-message")].map(each => each.innerText)
+    const said = [...document.querySelectorAll(SAID)].map(each => each.innerText)
     const subgraphs = app.graph.nodes.filter(node => node.subgraph)
     const promoted = Object.fromEntries(subgraphs.map(node => [node.id, node.widgets.map(each => each.name)]))
     return {graph: app.graph.serialize(), prompt: (await app.graphToPrompt()).output, boxes, said, promoted}
@@ -49,14 +48,7 @@ FOUND = {
 
 @pytest.fixture(scope="module")
 def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    host.read("/settings", {"Comfy.TutorialCompleted": True})  # else it greets with its templates
-    with Page(tmp_path_factory.mktemp("chromium")) as opened:
-        opened.call("Page.navigate", url=f"http://127.0.0.1:{host._port}")
-        end = time.monotonic() + START_S
-        while not opened.run(READY):
-            assert time.monotonic() < end, "the editor did not load"
-            time.sleep(0.5)
-        time.sleep(3)  # it loads a workflow of its own first
+    with open_editor(host, tmp_path_factory.mktemp("chromium")) as opened:
         yield opened
 
 
@@ -64,7 +56,7 @@ def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]
 def test_the_editor_loads_it_whole(page, path):
     stored = json.loads(path.read_text(encoding="utf-8"))
     page.complaints.clear()
-    loaded = page.run(LOAD.replace("GRAPH", json.dumps(stored)))
+    loaded = page.run(LOAD.replace("SAID", json.dumps(SAID)).replace("GRAPH", json.dumps(stored)))
     assert loaded["said"] == []
     assert page.complaints == []
     assert sorted(loaded["graph"]["links"]) == sorted(stored["links"])

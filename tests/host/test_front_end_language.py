@@ -1,18 +1,17 @@
 """ComfyUI's own editor, in a browser and in Japanese, shows the nodes in Japanese."""
 
 import json
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from .chromium import CHROMIUM, START_S, Page
+from .chromium import CHROMIUM, Page
 from .comfyui import REPOSITORY
+from .editor import open_editor
 from .server import Host
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found, so ComfyUI's own editor was not tried")
 
-READY = "return Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types['StoryIdentityStory'])"
 LOOK = """
     const node = LiteGraph.createNode("NODE")
     app.graph.add(node)
@@ -30,15 +29,8 @@ LOOK = """
 
 @pytest.fixture(scope="module")
 def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    host.read("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Locale": "ja"})
     try:
-        with Page(tmp_path_factory.mktemp("chromium")) as opened:
-            opened.call("Page.navigate", url=f"http://127.0.0.1:{host._port}")
-            end = time.monotonic() + START_S
-            while not opened.run(READY):
-                assert time.monotonic() < end, "the editor did not load"
-                time.sleep(0.5)
-            time.sleep(3)
+        with open_editor(host, tmp_path_factory.mktemp("chromium"), {"Comfy.Locale": "ja"}) as opened:
             yield opened
     finally:
         host.read("/settings", {"Comfy.Locale": "en"})

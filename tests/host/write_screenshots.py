@@ -22,20 +22,15 @@ from PIL import Image
 from tests.stand_ins.folder import write_all
 from tests.stand_ins.pictures import write_pictures
 
-from .chromium import START_S, Page
+from .chromium import Page
 from .comfyui import NOT_FOUND, REPOSITORY, find_comfyui
+from .editor import open_editor, open_workflow, wait
 from .server import PACK, SHRINK, TRANSFORMERS, Host
 from .write_api_twins import WORKFLOWS
 
-WINDOW = (1600, 1000)
 RUN_S = 600.0
 WIDEST = 1600
 QUALITY = 85
-READY = "return Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types['StoryIdentityStory'])"
-OPEN = """
-    await app.loadGraphData(GRAPH, true, true, NAME)
-    await new Promise(done => setTimeout(done, 1500))
-"""
 
 
 @contextmanager
@@ -49,33 +44,14 @@ def editor(options: list[str]) -> Iterator[tuple[Host, Page]]:
         host = Host(comfyui, Path(folder) / "comfyui", packs, {"OMP_NUM_THREADS": "1"}, options)
         write_all(host.models_dir)
         write_pictures(host.input_dir)
-        with host, Page(Path(folder) / "chromium") as page:
-            host.read("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
-            across, down = WINDOW
-            size = {"width": across, "height": down, "deviceScaleFactor": 1, "mobile": False}
-            page.call("Emulation.setDeviceMetricsOverride", **size)
-            page.call("Page.navigate", url=f"http://127.0.0.1:{host._port}")
-            wait(lambda: page.run(READY), START_S)
-            time.sleep(3)  # it loads a workflow of its own first
+        minimap = {"Comfy.Minimap.Visible": False}
+        with host, open_editor(host, Path(folder) / "chromium", minimap) as page:
             yield host, page
-
-
-def wait(happened: Any, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        if time.monotonic() > end:
-            raise RuntimeError(f"not done after {seconds:.0f} s")
-        time.sleep(0.5)
 
 
 def screenshot(page: Page) -> Image.Image:
     taken = page.call("Page.captureScreenshot", format="png")["data"]
     return Image.open(io.BytesIO(base64.b64decode(taken))).convert("RGB")
-
-
-def open_workflow(page: Page, path: Path) -> None:
-    workflow = path.read_text(encoding="utf-8")
-    page.run(OPEN.replace("GRAPH", workflow).replace("NAME", json.dumps(path.stem)))
 
 
 def run(host: Host, page: Page) -> dict[str, Any]:
