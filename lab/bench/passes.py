@@ -23,7 +23,7 @@ from ...core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
 from ...core.story import Frame
 from ...headless.studio import Studio, open_studio
 from ..evaluation.drawing_modes import DRAWING_MODES, OFF, ON, draw_story
-from ..evaluation.fewer_evaluations import BATCH, TOLERANCE, WAYS
+from ..evaluation.fewer_evaluations import BATCH, REGION, TOLERANCE, WAYS
 from ..evaluation.identitystory import evaluation_settings
 from ..evaluation.markdown import table
 from ..evaluation.stories import ToyStory, make_story
@@ -37,6 +37,7 @@ LABELS = {
     OWN: "two passes, as in the paper",
     SHARED: "… one unconditional for all characters of a frame",
     TEMPLATES: "… the template's unconditional",
+    REGION: "… a region around each mask",
     "8 steps": "… 8 steps",
     "4 steps": "… 4 steps",
     "1 character": "… one character in place of two",
@@ -88,7 +89,7 @@ def ways_of(device: str, dtype: str, with_portraits: bool) -> dict[str, Way]:
     toy = next(story for story in map(make_story, range(100)) if len(story.people) == 2)
     identities = known_identities(studio, toy)
     ways = {}
-    for name in (OWN, SHARED, TEMPLATES, *(() if few else ("8 steps", "4 steps"))):
+    for name in (OWN, SHARED, TEMPLATES, REGION, *(() if few else ("8 steps", "4 steps"))):
         ways[name] = two_passes(with_settings(studio, WAYS[name]), toy.story.frames[0], identities)
     ways["1 character"] = two_passes(studio, toy.story.frames[0], identities, 1)
     if with_portraits:

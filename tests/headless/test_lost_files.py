@@ -12,6 +12,8 @@ from story_identity.headless.run_files import is_whole
 
 from .stories import STORY, PlaceDetector, contents, settings, story
 
+pytestmark = pytest.mark.slow
+
 FRAMES = STORY["frames"][:2]
 
 

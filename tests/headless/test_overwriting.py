@@ -11,6 +11,8 @@ from story_identity.headless.run_files import png_bytes
 
 from .stories import STORY, PlaceDetector, contents, settings, story
 
+pytestmark = pytest.mark.slow
+
 FRAMES = STORY["frames"][:2]
 
 
