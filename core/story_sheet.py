@@ -116,6 +116,7 @@ def _note(name: str, likeness: float | None, is_worst: bool) -> Note:
 
 def _stacked(upper: Picture, lower: Picture) -> Picture:
     """Two sheets one above the other, on white."""
-    width = max(upper.shape[1], lower.shape[1])
-    parts = [torch.nn.functional.pad(each, (0, 0, 0, width - each.shape[1]), value=1.0) for each in (upper, lower)]
-    return torch.cat(parts)
+    both = torch.ones(len(upper) + len(lower), max(upper.shape[1], lower.shape[1]), 3)
+    both[: len(upper), : upper.shape[1]] = upper
+    both[len(upper) :, : lower.shape[1]] = lower
+    return both

@@ -15,6 +15,8 @@ from .host.saving import place_of, save_png, states_of
 from .types import IdentitySocket, LayoutSocket, StoryFrameSocket
 
 _NODE = "Story Sheet"
+LONGEST_SHOWN = 16384
+"""Pixels of a side of the picture on the node: what browsers draw."""
 
 
 class StorySheetNode(io.ComfyNode):
@@ -134,8 +136,9 @@ class StorySheetNode(io.ComfyNode):
 
 
 def to_show(sheet: torch.Tensor, most_pixels: int = 4096 * 4096) -> torch.Tensor:
-    """The sheet (1 h w 3), smaller if it has more pixels than a browser should have to show on a node."""
-    share = (most_pixels / (sheet.shape[1] * sheet.shape[2])) ** 0.5
+    """The sheet (1 h w 3), smaller if it has more pixels, or a longer side, than a browser can show on a node."""
+    area, longest = sheet.shape[1] * sheet.shape[2], max(sheet.shape[1:3])
+    share = min((most_pixels / area) ** 0.5, LONGEST_SHOWN / longest)
     if share >= 1:
         return sheet
     size = [max(1, int(side * share)) for side in sheet.shape[1:3]]

@@ -13,12 +13,12 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Group what `--dist loadgroup` leaves in one process and in its order: the tests of a file.
 
     Of `test_inside`, which has a process of ComfyUI's Python for each file it checks, the checks of such a file.
     """
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("xdist") else []:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         checked = parameters.get("file", "") if item.path.name == "test_inside.py" else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.relative_to(item.config.rootpath)}{checked}"))
+        item.add_marker(pytest.mark.xdist_group(f"{item.path}{checked}"))

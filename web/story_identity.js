@@ -18,6 +18,10 @@ app.registerExtension({
   },
 })
 
+api.addEventListener("execution_error", ({ detail }) => {
+  for (const node of reports.keys()) if (String(node.id) === String(detail?.node_id)) reports.delete(node)
+})
+
 // Newer editors drop the texts of all nodes when a run ends, so they are shown once more.
 for (const end of ["execution_success", "execution_error", "execution_interrupted"])
   api.addEventListener(end, () => setTimeout(showReports))
@@ -26,15 +30,15 @@ function showReports() {
   for (const [node, text] of reports)
     if (app.canvas.graph?.getNodeById(node.id) === node)
       api.dispatchCustomEvent("progress_text", { nodeId: String(node.id), text })
-    else if (!node.graph) reports.delete(node)
+    else if (node.graph?.getNodeById(node.id) !== node) reports.delete(node)
 }
 
 // ComfyUI lists templates in the order of the folder on the disk, which is any.
 const templates = api.getWorkflowTemplates
-api.getWorkflowTemplates = async function () {
+if (templates) api.getWorkflowTemplates = async function () {
   const packs = await templates.apply(this, arguments)
-  for (const names of Object.values(packs))
-    if (names.includes(QUICKSTART))
+  for (const names of Object.values(packs ?? {}))
+    if (Array.isArray(names) && names.includes(QUICKSTART))
       names.sort((one, other) => (other === QUICKSTART) - (one === QUICKSTART) || one.localeCompare(other))
   return packs
 }

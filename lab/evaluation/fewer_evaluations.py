@@ -225,7 +225,12 @@ def _edge_table(rows: Rows) -> str:
         psnrs, seams = at("edges", way, "psnr"), at("edges", way, "seam")
         change = "" if way == OWN else difference(rows, seams, at("edges", OWN, "seam"), digits=2)
         lines.append((_LABELS[way], f"{largest:g}", cell(rows, psnrs, digits=1), cell(rows, seams, digits=2), change))
-    titles = ("latent, largest difference", "picture, PSNR in dB", "seam, levels of 255", "seam minus the paper's")
+    titles = (
+        "latent, largest difference",
+        "picture, PSNR in dB (100 where equal)",
+        "seam, levels of 255",
+        "seam minus the paper's",
+    )
     return table(("**Outside the final masks, and along them**", *titles), lines)
 
 

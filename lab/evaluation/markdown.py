@@ -71,7 +71,7 @@ def about(rows: Rows) -> str:
     return (
         f"{len(rows)} stories of {FRAMES} frames, {len(rows) - pairs} with one person and {pairs} with two; "
         f"{evaluations:,} UNet evaluations. Means over stories, with 95 % bootstrap intervals; differences are taken "
-        "story by story."
+        "story by story, where both have a value."
     )
 
 

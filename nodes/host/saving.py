@@ -137,7 +137,7 @@ def _is_our_pdf(path: Path) -> bool:
 
 def _digest(pixels: np.ndarray) -> str:
     digest = hashlib.sha256(f"{pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
+    digest.update(pixels.data)
     return digest.hexdigest()
 
 

@@ -25,6 +25,12 @@ def test_captions_take_room_and_ink():
     assert (written[40:] < 0.5).any()
 
 
+def test_pictures_may_be_made_one_after_the_other():
+    images = [torch.full((20, 30, 3), level / 4) for level in range(4)]
+    made = contact_sheet((image for image in images), ["a", "b", "c", ""], 2, 40)
+    assert torch.equal(made, contact_sheet(images, ["a", "b", "c", ""], 2, 40))
+
+
 def test_sheets_of_nothing_are_refused():
     with pytest.raises(ValueError, match="no pictures"):
         contact_sheet([], [], 4, 100)

@@ -20,9 +20,9 @@ def stored(name: str) -> np.ndarray:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean difference of pixels, as a share of the largest level."""
+    """The mean difference of pixels, as a share of the mean level: the pose is mostly black."""
     assert one.shape == other.shape
-    return float(np.abs(one - other).mean())
+    return float(np.abs(one - other).mean() / other.mean())
 
 
 def test_every_picture_and_no_other_is_drawn():
@@ -32,10 +32,10 @@ def test_every_picture_and_no_other_is_drawn():
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_file_is_what_the_script_draws(name):
     """A file has 256 colours; another picture of the same person is much further away."""
-    differences = {other: difference(stored(name), levels(DRAWN[other])) for other in PORTRAITS if name in PORTRAITS}
     message = "run python -m story_identity.lab.example_pictures"
-    assert difference(stored(name), levels(DRAWN[name])) < 0.01, message
-    assert all(found > 0.05 for other, found in differences.items() if other != name)
+    assert difference(stored(name), levels(DRAWN[name])) < 0.05, message
+    for other in {*PORTRAITS} - {name} if name in PORTRAITS else ():
+        assert difference(stored(name), levels(DRAWN[other])) > 0.1
 
 
 @pytest.mark.parametrize("name", DRAWN)

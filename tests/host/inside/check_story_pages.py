@@ -13,7 +13,7 @@ from story_identity.core.sheet import contact_sheet
 from story_identity.core.story import Story
 from story_identity.nodes.host.folders import ANY_FONT, register_folders
 from story_identity.nodes.page import NOTHING, StoryPageNode
-from story_identity.nodes.sheet import StorySheetNode, to_show
+from story_identity.nodes.sheet import LONGEST_SHOWN, StorySheetNode, to_show
 
 from tests.closeness import assert_close
 
@@ -123,6 +123,7 @@ def check_a_large_sheet_is_shown_smaller_and_another_as_it_is():
     assert to_show(whole) is whole
     shown = to_show(whole, most_pixels=3000)
     assert shown.shape == (1, 30, 100, 3)
+    assert to_show(torch.ones(1, 40_000, 16, 3)).shape == (1, LONGEST_SHOWN, 6, 3)
     assert_close(shown[0, 0, 0], whole[0, :2, :2].mean(dim=(0, 1)), 1e-6)
 
 
