@@ -18,12 +18,12 @@ $(VENV)/photographs: tests/photographs.txt $(VENV)/installed
 demo: $(VENV)/installed
 	$(VENV)/bin/story-identity demo --out demo --overwrite
 
-# Tests of one file stay in one process, in their order (tests/conftest.py): a server of the host is started once per process.
+# Tests of one file stay in one process, in their order (but see tests/conftest.py): a server of the host is started once per process.
 test: $(VENV)/photographs
-	$(PY) -m pytest -n auto --dist loadgroup -m "not slow and not long"
+	$(PY) -m pytest -n auto --dist loadfile -m "not slow and not long"
 
 test-all: $(VENV)/photographs
-	$(PY) -m pytest -n auto --dist loadgroup -m "not long" --durations 25
+	$(PY) -m pytest -n auto --dist loadfile -m "not long" --durations 25
 
 # Workers that are killed, servers with many options, long stories: one after the other, for half an hour and more.
 test-long: $(VENV)/installed
@@ -31,7 +31,7 @@ test-long: $(VENV)/installed
 
 # Results that hold only with one processor's vector instructions show here.
 test-plain-cpu: $(VENV)/installed
-	ATEN_CPU_CAPABILITY=default $(PY) -m pytest -n auto --dist loadgroup tests/core tests/headless
+	ATEN_CPU_CAPABILITY=default $(PY) -m pytest -n auto --dist loadfile tests/core tests/headless
 
 test-host: $(VENV)/installed
 	$(PY) -m pytest tests/host -m "not long"

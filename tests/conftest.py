@@ -1,6 +1,7 @@
 """Tests may run in several processes (`pytest -n`), which share the processors."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -12,13 +13,14 @@ def pytest_configure() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group what `--dist loadgroup` leaves in one process and in its order: the tests of a file.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out `test_inside` by the files that it checks, each of which has a process of ComfyUI's Python anyway."""
+    from xdist.scheduler import LoadFileScheduling
 
-    Of `test_inside`, which has a process of ComfyUI's Python for each file it checks, the checks of such a file.
-    """
-    for item in items if config.pluginmanager.hasplugin("xdist") else []:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        checked = parameters.get("file", "") if item.path.name == "test_inside.py" else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path}{checked}"))
+    class ByCheckedFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return nodeid.partition("-")[0] if file.endswith("test_inside.py") else file
+
+    return ByCheckedFile(config, log) if config.getoption("dist") == "loadfile" else None
