@@ -180,6 +180,7 @@ def run_stage(
     out: Path,
     world: World = STANDING,
     start: Path | None = None,
+    compile: bool = False,
 ) -> None:
     """Train one stage, write its weights and add it to the card.
 
@@ -189,7 +190,16 @@ def run_stage(
     stage = replace(STAGES[name], **recipe_of(world).stages.get(name, {}))
     folder = work if world == TOY_WORLD_1 else work / world.name
     settings = Settings(
-        stage.steps, stage.batch, stage.rate, minutes or stage.minutes, device, seed, folder, world=world, start=start
+        stage.steps,
+        stage.batch,
+        stage.rate,
+        minutes or stage.minutes,
+        device,
+        seed,
+        folder,
+        world=world,
+        start=start,
+        compile=compile,
     )
     check_start(settings)
     refusal = f"Another training is at work in {printable(str(folder))}. Wait for it, or give another --work."
@@ -227,7 +237,8 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _entry(name: str, settings: Settings, made: Made, minutes: float | int) -> dict[str, Any]:
     return {
         "command": f"python -m story_identity.lab.toyworld.training {name} --seed {settings.seed}"
-        f" --minutes {settings.minutes:g} --device {settings.device} --world {settings.world.name}",
+        f" --minutes {settings.minutes:g} --device {settings.device} --world {settings.world.name}"
+        f"{' --compile' if settings.compile else ''}{' --continue-from ...' if settings.start else ''}",
         "files": sorted(made.weights),
         "parameters": {file: sum(t.numel() for t in weights.values()) for file, weights in made.weights.items()},
         "batch": settings.batch,

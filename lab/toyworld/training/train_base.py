@@ -36,6 +36,9 @@ class BaseModel(nn.Module):
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         return self.unet(noisy, timesteps, context).sample
 
+    def predict_from(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        return self.predict(noisy, timesteps, self.text(tokens)[0])
+
 
 class Diffusion:
     """Adding noise, and what the network is asked for: v = a noise - b latent (Salimans and Ho 2022)."""
@@ -64,6 +67,7 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
     latents = encode(vae, pictures, settings)
     diffusion = Diffusion(settings.device)
     ids = torch.from_numpy(tokens.astype(np.int64))
+    predict = settings.compiled(model.predict_from)
 
     def loss(random: StepRandom) -> Tensor:
         chosen = torch.from_numpy(random.numpy.choice(len(latents), settings.batch, replace=False))
@@ -73,7 +77,7 @@ def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]
         noise = random.normal(*clean.shape).to(settings.device)
         noisy, target = diffusion.noisy_and_target(clean, noise, timesteps)
         with settings.autocast():
-            found = model.predict(noisy, timesteps, model.text(words)[0])
+            found = predict(noisy, timesteps, words)
         return mse_loss(found.float(), target)
 
     return model.train(), train("base", model, loss, settings)

@@ -141,7 +141,7 @@ def train_photomaker(
     _start(adapter, settings)
     adapter.to(device)
     diffusion = Diffusion(device)
-    spread = recipe.spread * recipe.spread_kept
+    spread, predict = recipe.spread * recipe.spread_kept, settings.compiled(base.predict)
 
     def loss(random: StepRandom) -> Tensor:
         rows = torch.from_numpy(random.numpy.choice(len(examples.latents), settings.batch, replace=False))
@@ -153,7 +153,7 @@ def train_photomaker(
         with settings.autocast():
             identities = adapter.identities(portraits)
             context = adapter.context(tokens.to(device), examples.positions[rows].to(device), identities, kept)
-            found = adapter.base.predict(noisy, timesteps, context).float()
+            found = predict(noisy, timesteps, context).float()
         value = ((0.25 + 3 * examples.masks[rows].to(device)) * (found - target) ** 2).mean()
         if judge is not None and recipe.likeness:
             clean = diffusion.clean(noisy, found, timesteps)
