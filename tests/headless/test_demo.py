@@ -26,6 +26,9 @@ from story_identity.headless.run_settings import toyworld_settings
 from tests.closeness import assert_close
 from tests.stand_ins.toyworld import make_random_toyworld
 
+LARGER = 320 // STANDING.picture_side
+WIDE = LARGER * STANDING.picture_side
+
 TOLD = ['Mira & the cat say "no <b>bold</b> steps".', "Tom’s ball; it's red.", "Both, at last.", "Nobody is here."]
 STORY_OF_FOUR = {
     "title": "Two <people> & a cat",
@@ -200,20 +203,20 @@ def test_the_evaluations_told_are_those_counted_in_the_unet(made, page):
 def test_the_sheet_has_a_column_for_every_frame(made):
     _, demo, _ = made
     sheet = pixels(demo.sheet)
-    assert sheet.shape[1] == 4 * (320 + 16) + 16
+    assert sheet.shape[1] == 4 * (WIDE + 16) + 16
     for column, frame in enumerate(demo.album.pages):
-        strip = sheet[:, 16 + column * 336 :][:, :320]
+        strip = sheet[:, 16 + column * (WIDE + 16) :][:, :WIDE]
         for picture in (frame.template, draw_masks(frame), frame.picture):
-            wanted = (enlarge(picture, 320) * 255).round().byte().numpy()
-            tops = [top for top in range(len(strip) - 319) if (strip[top] == wanted[0]).all()]
-            assert any((strip[top : top + 320] == wanted).all() for top in tops)
+            wanted = (enlarge(picture, WIDE) * 255).round().byte().numpy()
+            tops = [top for top in range(len(strip) - WIDE + 1) if (strip[top] == wanted[0]).all()]
+            assert any((strip[top : top + WIDE] == wanted).all() for top in tops)
 
 
 def test_a_character_has_one_colour_all_through_the_story(made):
     _, demo, _ = made
     alone = demo.album.pages[1]
-    mask = alone.mask_of("Tom").repeat_interleave(5, 0).repeat_interleave(5, 1)
-    plain, drawn = enlarge(alone.template, 320), draw_masks(alone)
+    mask = alone.mask_of("Tom").repeat_interleave(LARGER, 0).repeat_interleave(LARGER, 1)
+    plain, drawn = enlarge(alone.template, WIDE), draw_masks(alone)
     assert torch.equal(drawn[~mask], plain[~mask])
     assert_close(drawn[mask], 0.4 * plain[mask] + 0.6 * torch.tensor(colour_of(1)) / 255)
 

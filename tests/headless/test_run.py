@@ -8,12 +8,15 @@ import torch
 from PIL import Image
 from story_identity.core.identity import Identity
 from story_identity.core.story import Story
+from story_identity.core.toyworld.models import STANDING
 from story_identity.headless.run import run_story
 from story_identity.headless.run_files import read_about
 from story_identity.headless.run_folder import RunFolder, story_of
 from story_identity.headless.run_settings import settings_of
 
 from .stories import PlaceDetector, contents, settings, story
+
+SIDE = STANDING.picture_side
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def test_the_files_of_a_run(finished):
     portraits = sorted(name for name in names - expected if name.startswith("portraits/Mira/"))
     assert [name.split("/")[-1][:3] for name in portraits] == ["001", "002", "003", "004", "005"]
     kept = [int(name.split("/")[-1][:3]) - 1 for name in portraits if name.endswith("_kept.png")]
-    identity = Identity.load(finished / "identities" / "Mira.safetensors", "toy-world-1")
+    identity = Identity.load(finished / "identities" / "Mira.safetensors", STANDING.name)
     assert kept == identity.metadata["discovery"]["rounds"][-1]["kept"]
     assert not [name for name in names if name.endswith(".tmp")]
 
@@ -50,10 +53,10 @@ def test_the_background_is_the_templates_and_the_people_are_not(finished):
     for number, people in ((1, 1), (2, 2), (3, 0), (4, 1)):
         name = f"frame_{number:04d}.png"
         template, final = (
-            torch.tensor(list(Image.open(path).get_flattened_data())).view(64, 64, 3)
+            torch.tensor(list(Image.open(path).get_flattened_data())).view(SIDE, SIDE, 3)
             for path in (finished / "template" / name, finished / name)
         )
-        masks = torch.tensor(list(Image.open(finished / "masks" / name).get_flattened_data())).view(64, 64)
+        masks = torch.tensor(list(Image.open(finished / "masks" / name).get_flattened_data())).view(SIDE, SIDE)
         assert int(masks.max()) == people
         differs = (template != final).any(dim=-1)
         assert all(differs[masks == person].float().mean() > 0.5 for person in range(1, people + 1))

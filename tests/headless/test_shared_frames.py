@@ -7,6 +7,7 @@ from story_identity.core.attention import plain_attention
 from story_identity.core.attention_hooks import Layer, unchanged
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.story import Story
+from story_identity.core.toyworld.models import STANDING
 from story_identity.headless.prompts import Prompt, encode_prompt
 from story_identity.headless.sampling import CONDITIONAL, UNCONDITIONAL, SamplingPlan, sample_template, starting_noise
 from story_identity.headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
@@ -25,13 +26,17 @@ STORY = Story.parse({
 })  # fmt: skip
 N = len(STORY.frames)
 GRID = (8, 8)
+SIDES = {
+    STANDING.latent_side >> level for level, attention in enumerate((*STANDING.unet_attention[:-1], True)) if attention
+}
+"""Of the grids with attention, which the middle, on the last level's grid, always has."""
 SAME = 2e-5
 """Largest difference between equal frames, as a share of the largest value."""
 
 
 @pytest.fixture
 def noise():
-    return starting_noise(range(20, 20 + N), 8, 16, 16)
+    return starting_noise(range(20, 20 + N), STANDING.latent_channels, 16, 16)
 
 
 def plan_of(pipe, cfg=4.0, steps=STEPS):
@@ -89,7 +94,7 @@ def test_a_frame_sees_what_the_others_show(pipe, noise):
     found, _ = drawn(pipe, noise, Sharing())
     for frame, sees in ((0, [True, True, False, True]), (2, [False, False, True, False])):
         other = noise.clone()
-        other[frame] = starting_noise([99], 8, 16, 16)[0]
+        other[frame] = starting_noise([99], STANDING.latent_channels, 16, 16)[0]
         again, _ = drawn(pipe, other, Sharing())
         assert changed(again, found) == sees
 
@@ -154,8 +159,8 @@ def test_the_words_that_tell_who_it_is_are_found(pipe):
 @torch.no_grad()
 def unet_of(pipe, rows=3):
     random = torch.Generator().manual_seed(4)
-    latents = torch.randn(rows, 8, 16, 16, generator=random)
-    text = torch.randn(rows, 7, 128, generator=random)
+    latents = torch.randn(rows, STANDING.latent_channels, 16, 16, generator=random)
+    text = torch.randn(rows, 7, STANDING.text_width, generator=random)
     return pipe.unet(latents, 500, encoder_hidden_states=text).sample
 
 
@@ -181,7 +186,8 @@ def test_an_error_leaves_the_unet_as_it_was(pipe):
     assert dict(pipe.unet.attn_processors) == processors
     transformer = next(each for each in pipe.unet.modules() if isinstance(each, Transformer2DModel))
     arguments = {"hidden_states": torch.zeros(1, transformer.config.in_channels, *GRID), "return_dict": False}
-    transformer(**arguments, encoder_hidden_states=torch.zeros(1, 7, 128))  # a hook left behind wants it without a name
+    text = torch.zeros(1, 7, STANDING.text_width)
+    transformer(**arguments, encoder_hidden_states=text)  # a hook left behind wants it without a name
     assert torch.equal(unet_of(pipe), before)
 
 
@@ -197,12 +203,12 @@ def test_the_hooks_hear_which_layer_asks(pipe):
         unet_of(pipe)
     assert {number % 2 for number, _, _ in asked} == {0}
     assert all(names[number].endswith("attn1") for number, _, _ in asked)
-    assert {(grid, keys) for _, grid, keys in asked} == {(GRID, 64)}
+    assert {(grid, keys) for _, grid, keys in asked} == {((side, side), side**2) for side in SIDES}
     asked.clear()
     with hooked_attention(pipe.unet, cross_attention=note):
         unet_of(pipe)
     assert all(names[number].endswith("attn2") for number, _, _ in asked)
-    assert {(grid, keys) for _, grid, keys in asked} == {(GRID, 7)}
+    assert {(grid, keys) for _, grid, keys in asked} == {((side, side), 7) for side in SIDES}
     assert len(asked) == len(names) / 2
 
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from story_identity.core.scores.cosines import likeness
+from story_identity.core.toyworld.models import STANDING
 from story_identity.core.toyworld.recogniser import load_recogniser
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.world import draw
+
+SIDE = STANDING.picture_side
 
 
 def unit(*values):
@@ -80,4 +83,4 @@ def test_where_nobody_is_there_is_no_face():
     picture, masks = drawn([sample_person(np.random.default_rng(1))], 3, "garden")
     assert read_face(picture, masks[0]) is not None
     assert read_face(picture, torch.zeros_like(masks[0])) is None
-    assert read_face(torch.full((64, 64, 3), 0.5), masks[0]) is None
+    assert read_face(torch.full((SIDE, SIDE, 3), 0.5), masks[0]) is None

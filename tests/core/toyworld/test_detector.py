@@ -15,6 +15,7 @@ from story_identity.core.toyworld.detector import (
     mask_overlap,
     read_maps,
 )
+from story_identity.core.toyworld.models import STANDING
 from story_identity.core.toyworld.vocabulary import CLASS_WORDS
 from story_identity.core.toyworld.worlds import TOY_WORLD_2, WORLDS
 from story_identity.lab.toyworld.training.train_detector import (
@@ -31,6 +32,8 @@ from story_identity.lab.toyworld.world import Scene, sample_scene
 from torch import Tensor
 
 from tests.closeness import assert_close
+
+SIDE = STANDING.picture_side
 
 
 def picture_of(scene: Scene) -> Tensor:
@@ -64,11 +67,11 @@ class Planted(DetectorNetwork):
         self.scene = scene
 
     def forward(self, pictures: Tensor) -> Maps:
-        assert pictures.shape == (1, 3, 64, 64)
+        assert pictures.shape == (1, 3, SIDE, SIDE)
         return true_maps(self.scene)
 
     def words(self, crops: Tensor) -> Tensor:
-        assert crops.shape == (len(self.scene.masks), 3, 32, 32)
+        assert crops.shape == (len(self.scene.masks), 3, SIDE // 2, SIDE // 2)
         numbers = [CLASS_WORDS.index(person.word) for person in self.scene.plan.people]
         return 5 * torch.eye(len(CLASS_WORDS))[numbers]
 
@@ -113,11 +116,11 @@ def test_maps_by_hand():
 def test_no_peak_and_no_pixel_are_nobody():
     maps = true_maps(sample_scene(2, people=2))
     for nobody in (
-        replace(maps, heads=torch.full((1, 64, 64), -9.0)),
-        replace(maps, somebody=torch.full((1, 64, 64), -9.0)),
+        replace(maps, heads=torch.full((1, SIDE, SIDE), -9.0)),
+        replace(maps, somebody=torch.full((1, SIDE, SIDE), -9.0)),
     ):
         masks, heads = read_maps(nobody)
-        assert masks.shape == (0, 64, 64)
+        assert masks.shape == (0, SIDE, SIDE)
         assert heads.shape == (0, 4)
     empty = sample_scene(0, people=0)
     assert ToyDetector(Planted(empty)).people(picture_of(empty)) == []
@@ -128,7 +131,7 @@ def test_a_picture_of_another_size_gets_its_own_pixels():
     planted = ToyDetector(Planted(scene))
     large = picture_of(scene).repeat_interleave(2, dim=0).repeat_interleave(5, dim=1)
     for one, other in zip(planted.people(picture_of(scene)), planted.people(large), strict=True):
-        assert other.mask.shape == (128, 320)
+        assert other.mask.shape == (2 * SIDE, 5 * SIDE)
         assert_close(other.head, one.head * torch.tensor([5.0, 2, 5, 2]))
         assert float(box_overlap(other.box[None], one.box[None] * torch.tensor([5.0, 2, 5, 2]))) > 0.9
 
@@ -155,11 +158,11 @@ def test_masks_follow_their_boxes():
     planted = ToyDetector(Planted(scene))
     image, masks = picture_of(scene), torch.tensor(scene.masks)
     boxes = torch.stack([box_around(mask) for mask in masks])
-    shifted = boxes + torch.tensor([1.0, -2.0, 2.0, 1.0])
+    shifted = boxes + torch.tensor([1.0, -2.0, 2.0, 1.0]) * STANDING.scale
     for order in ([0, 1, 2], [2, 0, 1], [1, 1]):
         assert torch.equal(planted.segment(image, shifted[order]), masks[order])
-    assert planted.segment(image, torch.zeros(0, 4)).shape == (0, 64, 64)
-    nowhere = torch.tensor([[200.0, 200.0, 210.0, 210.0]])
+    assert planted.segment(image, torch.zeros(0, 4)).shape == (0, SIDE, SIDE)
+    nowhere = torch.tensor([[400.0, 400.0, 410.0, 410.0]])
     assert not planted.segment(image, nowhere).any()
 
 
@@ -169,7 +172,7 @@ def test_heads_of_masks():
     image = picture_of(scene)
     for mask, head in zip(scene.masks, scene.face_boxes, strict=True):
         assert_close(planted.head_of(image, torch.tensor(mask)), torch.tensor(head))
-    assert planted.head_of(image, torch.zeros(64, 64, dtype=torch.bool)) is None
+    assert planted.head_of(image, torch.zeros(SIDE, SIDE, dtype=torch.bool)) is None
 
 
 def test_overlaps_by_hand():
@@ -201,8 +204,8 @@ def test_the_truth_has_the_lowest_loss(world, tmp_path):
 
 
 def test_an_empty_place_costs_nothing_in_votes():
-    maps = DetectorNetwork()(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    nobody = torch.zeros(2, 64, 64, dtype=torch.long)
+    maps = DetectorNetwork()(torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
+    nobody = torch.zeros(2, SIDE, SIDE, dtype=torch.long)
     loss = panoptic_loss(maps, nobody, torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 3, 4))
     assert torch.isfinite(loss)
 
@@ -230,12 +233,12 @@ def test_missing_weights_are_named(tmp_path):
         load_detector(tmp_path)
 
 
-@pytest.mark.parametrize(("high", "wide"), [(192, 192), (128, 320)])
+@pytest.mark.parametrize(("high", "wide"), [(3 * SIDE, 3 * SIDE), (2 * SIDE, 5 * SIDE)])
 def test_pictures_of_other_sizes(detector: ToyDetector, high: int, wide: int):
     scene = sample_scene(9, held_out=True, people=2)
     image = picture_of(scene)
-    large = image.repeat_interleave(high // 64, dim=0).repeat_interleave(wide // 64, dim=1)
-    scale = torch.tensor([wide / 64, high / 64] * 2)
+    large = image.repeat_interleave(high // SIDE, dim=0).repeat_interleave(wide // SIDE, dim=1)
+    scale = torch.tensor([wide / SIDE, high / SIDE] * 2)
     for small, big in zip(detector.people(image), detector.people(large), strict=True):
         assert big.mask.shape == (high, wide)
         assert float(box_overlap(small.box[None] * scale, big.box[None])) > 0.9

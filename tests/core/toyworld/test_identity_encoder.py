@@ -38,7 +38,7 @@ def three_people() -> tuple[Tensor, Tensor]:
 def test_a_crop_by_hand():
     ramp = ((torch.arange(64) + 0.5) / 64).expand(3, 64, 64).permute(1, 2, 0)  # every colour says how far right it is
     crop = face_crops(ramp, torch.tensor([[16.0, 20.0, 48.0, 44.0]]))  # 32 wide, so a square of 35.2 around x = 32
-    expected = (32 + 17.6 * ((torch.arange(STANDING.crop_side) + 0.5) / 16 - 1)) / 64
+    expected = (32 + 17.6 * ((torch.arange(STANDING.crop_side) + 0.5) / (STANDING.crop_side / 2) - 1)) / 64
     assert_close(crop, expected.expand(1, 3, STANDING.crop_side, STANDING.crop_side))
 
 

@@ -5,12 +5,16 @@ import pytest
 import torch
 from PIL import Image
 from story_identity.core.scores.statistics import Interval
+from story_identity.core.toyworld.models import STANDING
 from story_identity.lab.evaluation.__main__ import IDENTITY_FIGURE
-from story_identity.lab.evaluation.figure import Figure, write_figure, write_strip
+from story_identity.lab.evaluation.figure import SCALE, Figure, write_figure, write_strip
 from story_identity.lab.evaluation.markdown import find_markers, markers, show_interval, write_between_markers
 from story_identity.lab.evaluation.tables import make_tables
 from story_identity.lab.evaluation.variants import VARIANTS
 from story_identity.lab.toyworld.probe import PERSON, SCENE
+
+SIDE = STANDING.picture_side
+CELL = SCALE * SIDE
 
 BEGIN, END = markers("toyworld")
 ROWS = (*VARIANTS, "drawn", "others")
@@ -85,23 +89,23 @@ def test_numbers_have_real_minus_signs():
 
 def test_the_figure_shows_the_strips(tmp_path):
     levels = {name: 10 * number for number, name in enumerate(VARIANTS)}
-    pictures = {name: [torch.full((64, 64, 3), level / 255) for _ in range(4)] for name, level in levels.items()}
+    pictures = {name: [torch.full((SIDE, SIDE, 3), level / 255) for _ in range(4)] for name, level in levels.items()}
     write_strip(tmp_path / "one.png", pictures, VARIANTS)
     write_figure(tmp_path / "figure.png", IDENTITY_FIGURE, [tmp_path / "one.png"] * 2, ["a robot", "a girl"])
     with Image.open(tmp_path / "figure.png") as figure:
         pixels = np.asarray(figure.convert("RGB"))
-    middle = pixels[180]
-    assert [int(middle[140 + 268 * column, 0]) for column in range(5)] == [
+    middle = pixels[52 + CELL]
+    assert [int(middle[12 + CELL + (2 * CELL + 12) * column, 0]) for column in range(5)] == [
         levels[name] for name in ("template", "mean", "discovered", "true", "direct")
     ]
 
 
 def test_a_figure_of_frames_in_a_line(tmp_path):
     shape = Figure("name", rows=("a", "b"), columns={"b": "second"}, across=4, stories=(0,))
-    frames = [torch.full((64, 64, 3), level / 255) for level in (10, 20, 30, 40)]
-    write_strip(tmp_path / "one.png", {"b": frames, "a": [torch.ones(64, 64, 3)] * 4}, shape.rows)
+    frames = [torch.full((SIDE, SIDE, 3), level / 255) for level in (10, 20, 30, 40)]
+    write_strip(tmp_path / "one.png", {"b": frames, "a": [torch.ones(SIDE, SIDE, 3)] * 4}, shape.rows)
     write_figure(tmp_path / "figure.png", shape, [tmp_path / "one.png"], ["a robot"])
     with Image.open(tmp_path / "figure.png") as figure:
         pixels = np.asarray(figure.convert("RGB"))
-    assert pixels.shape == (32 + 128 + 28, 12 + 4 * 128 + 12, 3)
-    assert [int(pixels[100, 60 + 128 * frame, 0]) for frame in range(4)] == [10, 20, 30, 40]
+    assert pixels.shape == (32 + CELL + 28, 12 + 4 * CELL + 12, 3)
+    assert [int(pixels[100, 60 + CELL * frame, 0]) for frame in range(4)] == [10, 20, 30, 40]

@@ -14,11 +14,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from story_identity.core.locking import locked
 from story_identity.core.photomaker import split_file, vision_config
+from story_identity.core.toyworld.convolutions import Block
 from story_identity.core.toyworld.identity_encoder import IdentityEncoder
 from story_identity.core.toyworld.models import STANDING, noise_levels
 from story_identity.core.toyworld.vae import ToyVAE, load_vae
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
-from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, world_of
+from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, claim_folder, world_of
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.training import train_network
 from story_identity.lab.toyworld.training.recipes import RECIPES
@@ -230,7 +231,9 @@ def test_a_training_that_its_time_limit_ended_is_not_continued(settings, monkeyp
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
     chosen = {"device": "cpu", "seed": 3, "minutes": 0.0, "work": tmp_path, "out": tmp_path / "out"}
-    with locked(tmp_path, "not expected"), pytest.raises(ValueError, match="Another training is at work in"):
+    folder = tmp_path if STANDING == TOY_WORLD_1 else tmp_path / STANDING.name
+    folder.mkdir(exist_ok=True)
+    with locked(folder, "not expected"), pytest.raises(ValueError, match="Another training is at work in"):
         run_stage("vae", **chosen)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "card.json").write_text("[")
@@ -242,6 +245,19 @@ def test_a_step_is_seeded_by_its_number():
     assert torch.equal(StepRandom.of(1, 0, 5).normal(3), StepRandom.of(1, 0, 5).normal(3))
     assert not torch.equal(StepRandom.of(1, 0, 5).normal(3), StepRandom.of(1, 0, 6).normal(3))
     assert not torch.equal(StepRandom.of(1, 0, 5).normal(3), StepRandom.of(2, 0, 5).normal(3))
+
+
+def test_a_function_is_compiled_if_that_is_asked_for(settings, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: (function, "compiled"))
+    assert settings.compiled(abs) is abs
+    assert replace(settings, compile=True).compiled(abs) == (abs, "compiled")
+
+
+def test_attention_trains_in_plain_steps_on_a_processor(settings):
+    before = torch.backends.cuda.flash_sdp_enabled()  # of every device, in spite of the name
+    with settings.autocast():
+        assert not torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() == before
 
 
 def test_what_v_is():
@@ -442,6 +458,7 @@ def test_a_saved_base_model_loads_again(tmp_path):
     from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
 
     base = BaseModel(4)
+    claim_folder(STANDING, tmp_path)
     save_file(unet_to_ldm(base.unet.state_dict()), tmp_path / "unet.safetensors")
     save_file(text_keys(base.text.state_dict()), tmp_path / "text_encoder.safetensors")
     loaded = load_base(tmp_path, seed=9)
@@ -452,19 +469,27 @@ def test_a_saved_base_model_loads_again(tmp_path):
 
 def test_normalising_the_latents_changes_no_picture():
     torch.manual_seed(1)
-    vae, pixels = ToyVAE(), torch.rand(100, 3, 16, 16) * 2 - 1
+    vae = ToyVAE()
+    pixels = torch.rand(100, 3, 4 * vae.ratio, 4 * vae.ratio) * 2 - 1
     start_at_principal_components(vae, pixels)
     with torch.no_grad():
         for part in (vae.encoder.leave, vae.decoder.leave):
             part.weight.normal_(std=0.1)
-        for block in vae.decoder.blocks:  # they would carry what is beyond the edge all over so small a picture
+        for block in (
+            each for each in vae.decoder.blocks if isinstance(each, Block)
+        ):  # they would carry what is beyond the edge all over so small a picture
             block.convolutions[1].weight.zero_()
         vae.encoder.linear.bias += 3.0
         before, drawn = vae.encode(pixels), vae.decode(vae.encode(pixels))
         normalise_latents(vae, pixels)
         after, again = vae.encode(pixels), vae.decode(vae.encode(pixels))
     assert before.mean() > 1
-    assert_close(after.mean((0, 2, 3)), torch.zeros(8), tolerance=1e-4, scale=1)
-    assert_close(after.std((0, 2, 3)), torch.ones(8), tolerance=1e-3)
-    inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))  # beyond the edge the convolutions see other zeros
+    assert_close(after.mean((0, 2, 3)), torch.zeros(STANDING.latent_channels), tolerance=1e-4, scale=1)
+    assert_close(after.std((0, 2, 3)), torch.ones(STANDING.latent_channels), tolerance=1e-3)
+    inside = (
+        slice(None),
+        slice(None),
+        slice(vae.ratio, -vae.ratio),
+        slice(vae.ratio, -vae.ratio),
+    )  # beyond the edge the convolutions see other zeros
     assert_close(drawn[inside], again[inside], tolerance=1e-4)

@@ -13,6 +13,9 @@ from story_identity.lab.toyworld import captions, people, world
 from story_identity.lab.toyworld.drawing import Canvas, Stance, draw_person
 from story_identity.lab.toyworld.people import Person, sample_person
 
+SIDE = STANDING.picture_side
+EDGE = np.ones((2 * STANDING.scale + 1,) * 2)
+
 FIRST = Person("man", "black", "red", "shirt", *[0] * 12)
 NEVER_TOLD = {"skin", "face", "glasses", "beard", "freckles", "eyes", "brows", "hat", "pattern", "stripes", "dots"}
 
@@ -62,9 +65,9 @@ def test_faces_of_one_or_two_people_are_32_pixels_high():
 def test_shapes(scenes):
     for scene in scenes:
         count = len(scene.plan.people)
-        assert scene.image.shape == (64, 64, 3)
+        assert scene.image.shape == (SIDE, SIDE, 3)
         assert scene.image.dtype == np.uint8
-        assert scene.masks.shape == (count, 64, 64)
+        assert scene.masks.shape == (count, SIDE, SIDE)
         assert scene.face_boxes.shape == (count, 4)
         assert len(scene.identities) == count
     assert {len(scene.plan.people) for scene in scenes} == {0, 1, 2, 3}
@@ -84,7 +87,7 @@ def test_people_are_where_their_masks_are():
         empty = world.draw(place, np.random.default_rng(seed))
         changed = (drawn.image != empty.image).any(axis=2)
         covered = drawn.masks.any(axis=0)
-        assert not (changed & ~binary_dilation(covered, np.ones((3, 3)))).any()  # a pixel's edge may be half theirs
+        assert not (changed & ~binary_dilation(covered, EDGE)).any()  # a pixel's edge may be half theirs
         assert (changed & covered).sum() > 0.9 * covered.sum()
 
 
@@ -110,8 +113,8 @@ def test_head_boxes_hold_the_heads(scenes):
             x, y = round(float(box[0] + box[2]) / 2 - 0.5), round(float(box[1] + box[3]) / 2 - 0.5)
             assert scene.masks.any(axis=0)[y, x]
             if pose in ("standing", "sitting") and not scene.plan.close_up:  # no arm is up: the head is the top
-                assert mask.any(axis=1).argmax() >= box[1] - 2
-                assert mask[: int(box[3]), : max(0, int(box[0]) - 2)].sum() < 10
+                assert mask.any(axis=1).argmax() >= box[1] - 2 * STANDING.scale
+                assert mask[: int(box[3]), : max(0, int(box[0]) - 2 * STANDING.scale)].sum() < 10 * STANDING.scale**2
 
 
 def test_poses_and_sides_show():
@@ -119,7 +122,7 @@ def test_poses_and_sides_show():
         plan = world.Plan((FIRST,), ("standing",), "beach", side=side, names_clothes=(False,), names_hair=(True,))
         return float(world.draw(plan, np.random.default_rng(0)).masks[0].any(axis=0).nonzero()[0].mean())
 
-    assert middle("left") < 24 < middle("") < 40 < middle("right")
+    assert middle("left") < 0.375 * SIDE < middle("") < 0.625 * SIDE < middle("right")
     shapes = []
     for pose in world.POSES:
         plan = world.Plan((FIRST,), (pose,), "beach", names_clothes=(False,), names_hair=(True,))
