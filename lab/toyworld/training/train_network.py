@@ -77,11 +77,12 @@ class Settings:
     def autocast(self) -> Iterator[None]:
         """Inside, networks run in bfloat16 where that is faster; without instructions for it, it is 20 times slower.
 
-        On a processor, attention is computed in plain steps: the fused kernel's backward pass takes three times as long.
+        On a processor, attention is computed in plain steps: the fused kernel's backward pass is slow with short rows.
         """
         kind = self.device.partition(":")[0]
+        fast = kind != "cpu" or _processor_has_bfloat16()
         with ExitStack() as stack:
-            stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or _processor_has_bfloat16()))
+            stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=fast))
             if kind == "cpu":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield

@@ -49,6 +49,7 @@ from story_identity.lab.toyworld.training.train_vae import (
     normalise_latents,
     start_at_principal_components,
 )
+from story_identity.lab.toyworld.weight_files import LAB_WEIGHTS
 from story_identity.lab.training import time_limit
 from torch import nn
 
@@ -465,6 +466,17 @@ def test_a_saved_base_model_loads_again(tmp_path):
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in base.state_dict().items())
     assert isinstance(loaded.unet, UNet2DConditionModel)
     assert loaded.unet.config.block_out_channels == STANDING.unet["block_out_channels"]
+
+
+def test_what_there_is_of_the_second_world_can_be_continued_from():
+    folder = LAB_WEIGHTS / TOY_WORLD_2.name
+    cards = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert sorted(name for card in cards.values() for name in card["files"]) == sorted(
+        path.stem for path in folder.glob("*.safetensors")
+    )
+    base, vae = load_base(folder, seed=0), load_vae(folder)
+    assert base.world == vae.world == TOY_WORLD_2
+    assert all(each.isfinite().all() for network in (base, vae) for each in network.state_dict().values())
 
 
 def test_normalising_the_latents_changes_no_picture():
