@@ -33,7 +33,7 @@ def main(
         Path | None, typer.Option(help="A folder of finished weights to begin with where there is no checkpoint.")
     ] = None,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the UNet: minutes at first, then steps an eighth shorter.")
+        bool, typer.Option("--compile", help="Compile the network: minutes at first, then steps an eighth shorter.")
     ] = False,
 ) -> None:
     """Train one network of the toy world, or all."""

@@ -119,10 +119,14 @@ def load_base(folder: Path, seed: int) -> BaseModel:
     model = BaseModel(seed, world_of(folder))
     stored = {f"model.diffusion_model.{key}": value for key, value in load_weights("unet", folder).items()}
     model.unet.load_state_dict(convert_ldm_unet_checkpoint(stored, dict(model.unet.config)))
-    own = text_keys(model.text.state_dict())
-    loaded = load_weights("text_encoder", folder)
-    model.text.load_state_dict({key: loaded[stored] for key, stored in zip(model.text.state_dict(), own, strict=True)})
+    load_text_encoder(model.text, folder)
     return model.eval()
+
+
+def load_text_encoder(text: nn.Module, folder: Path) -> None:
+    """Put the text encoder's weights in a folder into it."""
+    state, loaded = text.state_dict(), load_weights("text_encoder", folder)
+    text.load_state_dict({key: loaded[stored] for key, stored in zip(state, text_keys(state), strict=True)})
 
 
 def text_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:

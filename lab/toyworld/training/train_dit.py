@@ -11,8 +11,9 @@ asked for their difference, and times are logit-normal. The family multiplies la
 moved by as much: noise is as often stronger than the picture as it is weaker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.nn.functional import interpolate
 
 from ....core.reference_words import with_reference
 from ....core.text_search import Span
+from ....core.toyworld.flux_layout import to_diffusers
 from ....core.toyworld.transformer import (
     TIME_LOCATION,
     TRANSFORMER,
@@ -30,6 +32,7 @@ from ....core.toyworld.transformer import (
     check_channels,
     to_model_scale,
     transformer_vocabulary,
+    transformer_weights,
 )
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
 from ....core.toyworld.worlds import World
@@ -41,7 +44,7 @@ from ..world import draw, portrait_plan, sample_plan
 from .cached_tensors import read_cached, write_cached
 from .rendered_scenes import to_pixels
 from .text_encoder import new_text_encoder
-from .train_base import drop_words
+from .train_base import drop_words, load_text_encoder
 from .train_network import Settings, train
 from .train_photomaker import augment_portraits
 
@@ -70,6 +73,9 @@ class Transformer(nn.Module):
         _begin_with_nothing(self.transformer)
         for entrance in (self.transformer.x_embedder, self.transformer.context_embedder):
             entrance.register_forward_hook(_in_full_precision)
+        for layer in self.transformer.modules():
+            if isinstance(layer, nn.RMSNorm):
+                layer.register_forward_pre_hook(_given_full_precision)
 
     def velocity(self, noisy: Tensor, times: Tensor, tokens: Tensor, references: Sequence[Tensor] = ()) -> Tensor:
         read = self.text(tokens)
@@ -108,22 +114,35 @@ def train_dit(
     if settings.batch < 2:
         raise ValueError(f"batch is {settings.batch}; it must be 2 or more: half of it has references.")
     lessons = draw_lessons(vae, settings, scenes)
-    model = Transformer(settings.seed, sizes).to(settings.device)
+    model = Transformer(settings.seed, sizes)
+    if settings.start is not None:
+        load_transformer(model, settings.start / "transformer", sizes)
+    model.to(settings.device)
+    velocity = settings.compiled(model.velocity)
 
     def loss(random: StepRandom) -> Tensor:
         rows = torch.from_numpy(random.numpy.choice(len(lessons.latents), settings.batch, replace=False))
         side = int(random.numpy.choice(list(lessons.portraits)))
-        with torch.autocast(settings.device, torch.bfloat16, enabled=settings.device != "cpu"):
-            alone, shown = flow_losses(model, lessons, rows, side, random, settings.device)
+        with settings.autocast():
+            alone, shown = flow_losses(velocity, lessons, rows, side, random, settings.device)
         return (alone.mean() + shown.mean()) / 2
 
     return model.train(), train("transformer", model, loss, settings)
 
 
 def flow_losses(
-    model: Transformer, lessons: Lessons, rows: Tensor, side: int, random: StepRandom, device: str
+    velocity: Callable[..., Tensor], lessons: Lessons, rows: Tensor, side: int, random: StepRandom, device: str
 ) -> tuple[Tensor, Tensor]:
-    """The weighted squared errors of the first half of the rows, without references, and of the others, with them."""
+    """The weighted squared errors of the first half of the rows, without references, and of the others, with them.
+
+    Args:
+        velocity: `Transformer.velocity`.
+        lessons: What is drawn.
+        rows: Which of them.
+        side: Of the portraits, in pixels.
+        random: Gives noise, times and dropped words.
+        device: Of the model.
+    """
     clean = to_model_scale(lessons.latents[rows].float()).to(device)
     noise, times = random.normal(*clean.shape).to(device), draw_times(len(rows), random).to(device)
     noisy = clean.lerp(noise, times.view(-1, 1, 1, 1))
@@ -133,11 +152,27 @@ def flow_losses(
         drop_words(tokens, random).to(device) for tokens in (lessons.tokens[rows[plain]], lessons.told[rows[shown]])
     ]
     portraits = to_model_scale(lessons.portraits[side][rows[shown]].float()).to(device)
-    alone = model.velocity(noisy[plain], times[plain], words[0])
-    seen = model.velocity(noisy[shown], times[shown], words[1], [portraits])
+    alone = velocity(noisy[plain], times[plain], words[0])
+    seen = velocity(noisy[shown], times[shown], words[1], [portraits])
     weight = OUTSIDE + (INSIDE - OUTSIDE) * lessons.masks[rows[shown]].to(device)
     target = noise - clean
     return (alone - target[plain]) ** 2, weight * (seen - target[shown]) ** 2
+
+
+def load_transformer(model: Transformer, folder: Path, sizes: TransformerSizes = TRANSFORMER) -> None:
+    """Put the weights of a finished training into a model.
+
+    Args:
+        model: Of these sizes.
+        folder: The folder `transformer` of a folder of weights.
+        sizes: What the file must have.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If one cannot be read, or has other tensors.
+    """
+    model.transformer.load_state_dict(to_diffusers(transformer_weights(folder, sizes), sizes.layers()))
+    load_text_encoder(model.text, folder)
 
 
 def draw_times(count: int, random: StepRandom) -> Tensor:
@@ -190,7 +225,7 @@ def measure_dit(model: Transformer, vae: Encoder, settings: Settings, count: int
         parts = []
         for known in (lessons, strangers):
             alone, shown = flow_losses(
-                model, known, rows, side, StepRandom.of(settings.seed, 1, start), settings.device
+                model.velocity, known, rows, side, StepRandom.of(settings.seed, 1, start), settings.device
             )
             parts += [alone.mean(), shown.mean()]
         sums += torch.stack([parts[0], parts[1], parts[3]]).cpu() * len(rows)
@@ -255,3 +290,8 @@ def _begin_with_nothing(transformer: Any) -> None:
 def _in_full_precision(_layer: nn.Module, _given: Any, found: Tensor) -> Tensor:
     """What enters the blocks stays float32, and with it the time, which has more digits than bfloat16."""
     return found.float()
+
+
+def _given_full_precision(_layer: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    """Queries and keys are brought to length in float32, as are the norms' own weights."""
+    return (given[0].float(),)

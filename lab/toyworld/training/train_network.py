@@ -46,7 +46,7 @@ class Settings:
         save_every: Steps between checkpoints.
         world: The sizes of pictures and networks.
         start: A folder of finished weights to begin with where there is no checkpoint; None begins anew.
-        compile: Compile the UNet before training it.
+        compile: Compile the UNet or the transformer before training it.
     """
 
     steps: int

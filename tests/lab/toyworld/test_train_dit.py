@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from story_identity.core.toyworld.flux_layout import to_published
 from story_identity.core.toyworld.transformer import (
     LATENT_SCALE,
@@ -18,6 +19,7 @@ from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.training import train_dit as trainer
+from story_identity.lab.toyworld.training.train_base import text_keys
 from story_identity.lab.toyworld.training.train_dit import (
     INSIDE,
     OUTSIDE,
@@ -109,7 +111,7 @@ def test_times_are_logit_normal_about_where_noise_and_latents_are_as_strong():
 def test_before_training_the_error_is_the_targets_square(settings, lessons):
     """The network begins with a prediction of 0; what lies on the person of the portrait counts thirteen times."""
     model, rows = Transformer(0, SMALL), torch.arange(8)
-    alone, shown = flow_losses(model, lessons, rows, 96, StepRandom.of(0, 0, 1), "cpu")
+    alone, shown = flow_losses(model.velocity, lessons, rows, 96, StepRandom.of(0, 0, 1), "cpu")
     random = StepRandom.of(0, 0, 1)
     clean = to_model_scale(lessons.latents[:8].float())
     target = (random.normal(*clean.shape) - clean) ** 2
@@ -123,7 +125,9 @@ def test_the_loss_falls_on_a_fixed_batch(lessons):
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
     def loss():
-        return sum(part.mean() for part in flow_losses(model, lessons, rows, 96, StepRandom.of(0, 0, 1), "cpu"))
+        return sum(
+            part.mean() for part in flow_losses(model.velocity, lessons, rows, 96, StepRandom.of(0, 0, 1), "cpu")
+        )
 
     losses = []
     for _ in range(20):
@@ -150,3 +154,21 @@ def test_a_training_gives_weights_under_their_published_names_and_says_how_it_we
     assert all(0 < each < 3 for each in measured.values())
     with pytest.raises(ValueError, match="batch is 1"):
         trainer.train_dit(AnyVAE(), replace(made, batch=1), scenes=24)
+
+
+def test_a_training_goes_on_from_finished_weights(settings, tmp_path):
+    first = replace(settings, steps=1, seed=5, folder=settings.folder / "first")
+    finished, _ = trainer.train_dit(AnyVAE(), first, scenes=8, sizes=SMALL)
+    files = {
+        "transformer": to_published(finished.transformer.state_dict(), SMALL.layers()),
+        "text_encoder": text_keys(finished.text.state_dict()),
+    }
+    for name, weights in files.items():
+        (tmp_path / "transformer").mkdir(exist_ok=True)
+        save_file(weights, tmp_path / "transformer" / f"{name}.safetensors")
+    still = replace(first, rate=1e-12, seed=6, folder=settings.folder / "second", start=tmp_path)
+    model, _ = trainer.train_dit(AnyVAE(), still, scenes=8, sizes=SMALL)
+    for name, each in model.state_dict().items():
+        assert_close(each, finished.state_dict()[name])
+    with pytest.raises(FileNotFoundError, match=r"transformer\.safetensors"):
+        trainer.train_dit(AnyVAE(), replace(still, start=tmp_path / "transformer"), scenes=8, sizes=SMALL)
