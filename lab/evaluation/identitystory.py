@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.identity import Discovery, Identity
 from ...core.layout import Layout
-from ...core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
+from ...core.redenoise import to_latent_grid
 from ...core.scores.cosines import likeness, mean_cosine_between, mean_pairwise_cosine
 from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Bool, Float
@@ -31,12 +31,14 @@ from .stories import ToyStory, make_story, with_others
 from .variants import (
     DIRECT,
     FIXED,
+    LARGE,
     NARROW,
     TEMPLATE,
     FrameVariants,
     Portraits,
     counted_evaluations,
     draw_variants,
+    final_masks,
     make_identities,
     make_portraits,
 )
@@ -259,7 +261,7 @@ def measure_agreement(
 
 def measure_masks(instruments: Instruments, frames: Sequence[FrameVariants], seen: Sequence[Mapping[str, Seen]]) -> Row:
     """The background outside the final masks, and the edges of masks that grow and of masks that do not."""
-    background, edges = [], {"discovered": [], FIXED: []}
+    background, edges = [], {"discovered": [], FIXED: [], LARGE: []}
     for frame, people in zip(frames, seen, strict=True):
         if not frame.layout.masks.any():
             continue  # nobody was found, nothing was drawn again
@@ -280,9 +282,7 @@ def final_cells(
     settings: RunSettings, layout: Layout, grid: Sequence[int], grown: bool = True
 ) -> Bool[Tensor, "lh lw"]:
     """The cells of a latent of some height and width that belong to a character at the last step."""
-    kernel = scaled_kernel(settings.max_kernel if grown else 0, *layout.size)
-    masks = ProgressiveMasks(layout.masks, settings.steps, settings.start, kernel).at(settings.steps - 1)
-    return to_latent_grid(masks, grid[0], grid[1]).any(dim=0)[0]
+    return to_latent_grid(final_masks(settings, layout, grown), grid[0], grid[1]).any(dim=0)[0]
 
 
 def in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:

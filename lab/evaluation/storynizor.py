@@ -45,7 +45,7 @@ PORTRAITS = 16
 """The number of portraits whose mean is an identity of re-denoising."""
 REDENOISED = 20
 """How many stories are re-denoised; the first ones."""
-_GROUND = 60
+_GROUND = 60 * STANDING.scale
 """The line on which the toy world's people stand, in pixels."""
 
 Pictures = Mapping[str, Sequence[Picture]]

@@ -1,10 +1,9 @@
 """The tables of the first part of `docs/evidence.md`, from the rows that `identitystory.measure_story` gives."""
 
-from ...core.scores.statistics import paired_differences
 from ..toyworld.probe import PERSON, SCENE
 from .identitystory import DRAWN, OTHERS
-from .markdown import Rows, about, at, cell, difference, show, table
-from .variants import DIRECT, FIXED, NARROW, NARROW_RANK, TEMPLATE
+from .markdown import Rows, about, at, cell, difference, table
+from .variants import DIRECT, FIXED, LARGE, NARROW, NARROW_RANK, TEMPLATE
 
 _FACES = {
     TEMPLATE: "base model alone (the template)",
@@ -101,10 +100,9 @@ def _background_table(rows: Rows) -> str:
 def _edge_table(rows: Rows) -> str:
     lines = []
     for key, label, scale in (("ghost", "ghost, % of the old figure", 100), ("seam", "seam, levels of 255", 1)):
-        values = {variant: [row["edges"][variant].get(key) for row in rows] for variant in ("discovered", FIXED)}
-        cells = [
-            show([each for each in values[variant] if each is not None], scale, 2) for variant in (FIXED, "discovered")
-        ]
-        difference = paired_differences(values["discovered"], values[FIXED])
-        lines.append((label, *cells, show(difference, scale, 2, signed=True)))
-    return table(("**Edges of the masks**", "fixed", "progressive", "progressive − fixed"), lines)
+        of = {variant: at("edges", variant, key) for variant in (FIXED, LARGE, "discovered")}
+        means = [cell(rows, value, scale, 2) for value in of.values()]
+        changes = [difference(rows, of["discovered"], of[other], scale, 2) for other in (FIXED, LARGE)]
+        lines.append((label, *means, *changes))
+    titles = ("fixed", "fixed, large", "progressive", "progressive − fixed", "progressive − fixed, large")
+    return table(("**Edges of the masks**", *titles), lines)

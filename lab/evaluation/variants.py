@@ -1,6 +1,6 @@
 """The variants of drawing a story that are compared with each other, on the same starting noise."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ...core.character_mentions import Character
 from ...core.identity import Discovery, Identity, discover_identity
-from ...core.latent_cache import NoisyLatentCache
 from ...core.layout import Layout
-from ...core.shapes import Float
+from ...core.redenoise import ProgressiveMasks, scaled_kernel
+from ...core.shapes import Bool, Float
 from ...core.story import Frame
 from ...headless.identity_generator import identity_generator
-from ...headless.prompts import encode_prompt, word_position
+from ...headless.prompts import Prompt, encode_prompt, word_position
+from ...headless.run_settings import RunSettings
 from ...headless.sampling import SamplingPlan, from_model_scale, sample
 from ...headless.solvers import Solver
 from ...headless.studio import Studio
@@ -29,10 +30,12 @@ SOURCES = ("mean", "discovered", NARROW, "true")
 """Where an identity comes from: all portraits, the discoveries, or drawings of one real person of the world."""
 FIXED = "fixed"
 """The discovered identity, in masks that do not grow."""
+LARGE = "large"
+"""The same in masks that are from the first as large as growing ones are in the end."""
 DIRECT = "direct"
 """The discovered identity, drawn from noise with no template."""
 TEMPLATE = "template"
-VARIANTS = (TEMPLATE, *SOURCES, FIXED, DIRECT)
+VARIANTS = (TEMPLATE, *SOURCES, FIXED, LARGE, DIRECT)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -60,7 +63,7 @@ class FrameVariants:
 
     Args:
         pictures: By name, in the order of `VARIANTS`.
-        latents: Those that are compared: of the template, the discovered identity and the fixed masks.
+        latents: By name, as the pictures.
         layout: The template's layout.
     """
 
@@ -133,22 +136,48 @@ def draw_variants(
     for source in SOURCES:
         latents[source] = studio.put_in(frame, cache, layout, identities[source], silent)
     still = replace(studio, settings=replace(studio.settings, max_kernel=0))
-    latents[FIXED] = still.put_in(frame, cache, layout, identities["discovered"], silent)
-    latents[DIRECT] = draw_directly(studio, frame, cache, identities["discovered"])
+    for name, masks in ((FIXED, layout.masks), (LARGE, final_masks(studio.settings, layout))):
+        fixed = replace(layout, masks=masks)
+        latents[name] = still.put_in(frame, cache, fixed, identities["discovered"], silent)
+    latents[DIRECT] = draw_directly(studio, [frame], cache.noise, cache.recipe.seed, identities["discovered"])
     return FrameVariants({name: studio.picture(latent) for name, latent in latents.items()}, latents, layout)
 
 
+def final_masks(settings: RunSettings, layout: Layout, grown: bool = True) -> Bool[Tensor, "s h w"]:
+    """The characters' masks at the last step; `grown` False: with masks that do not grow."""
+    kernel = scaled_kernel(settings.max_kernel if grown else 0, *layout.size)
+    return ProgressiveMasks(layout.masks, settings.steps, settings.start, kernel).at(settings.steps - 1)
+
+
 def draw_directly(
-    studio: Studio, frame: Frame, cache: NoisyLatentCache, identities: Mapping[str, Identity]
-) -> Float[Tensor, "1 c h w"]:
-    """The frame by the identity generator alone, from the template's noise, with everybody's class word merged."""
+    studio: Studio,
+    frames: Sequence[Frame],
+    noise: Float[Tensor, "n c h w"],
+    seed: int,
+    identities: Mapping[str, Identity],
+) -> Float[Tensor, "n c h w"]:
+    """Frames by the identity generator alone, as one batch, with everybody's class word merged with their identity.
+
+    Args:
+        studio: Its settings say how.
+        frames: What to show.
+        noise: What each begins with.
+        seed: Of the noise that a sampler draws on its way.
+        identities: By the character's name.
+    """
     pipe, settings = studio.pipe, studio.settings
-    prompt = encode_prompt(pipe, frame.prompt, frame.label)
-    for each in frame.appearances:
-        position = word_position(pipe, frame.prompt, each.class_word, frame.label)
-        prompt = studio.photomaker.fuse(prompt, position, identities[each.character.name].embedding)
+    positive = Prompt.joined([_merged(studio, frame, identities) for frame in frames])
+    negative = Prompt.joined([encode_prompt(pipe, frame.negative, frame.label) for frame in frames])
     plan = SamplingPlan(pipe, settings.sampler, settings.scheduler, settings.steps, settings.cfg)
-    denoiser = plan.denoiser(prompt, encode_prompt(pipe, frame.negative, frame.label))
-    solver = Solver(plan.sampler, cache.sigmas, cache.recipe.seed)
+    solver = Solver(plan.sampler, plan.sigmas(), seed)
     with identity_generator(pipe):
-        return from_model_scale(pipe, sample(solver, denoiser, cache.noise, plan.levels()))
+        latents = sample(solver, plan.denoiser(positive, negative), noise, plan.levels())
+    return from_model_scale(pipe, latents)
+
+
+def _merged(studio: Studio, frame: Frame, identities: Mapping[str, Identity]) -> Prompt:
+    prompt = encode_prompt(studio.pipe, frame.prompt, frame.label)
+    for each in frame.appearances:
+        position = word_position(studio.pipe, frame.prompt, each.class_word, frame.label)
+        prompt = studio.photomaker.fuse(prompt, position, identities[each.character.name].embedding)
+    return prompt

@@ -42,7 +42,7 @@ def test_the_row_is_json_and_has_every_variant(measured):
 
 def test_unet_evaluations_are_those_of_the_settings(measured):
     portraits = 2 * PORTRAITS * PORTRAIT_STEPS * 2
-    frame = 2 * T + 5 * 2 * 2 * (T - START) + 2 * T  # template, five variants for two people each, direct
+    frame = 2 * T + 6 * 2 * 2 * (T - START) + 2 * T  # template, six variants for two people each, direct
     assert measured[0]["evaluations"] == portraits + 4 * frame
 
 
@@ -53,8 +53,10 @@ def test_the_background_is_the_templates_and_the_people_are_not(instruments, mea
     assert 0 < row["background"]["covered"] < 1
     for name in VARIANTS[1:]:
         assert not torch.equal(pictures[name][0], pictures[TEMPLATE][0])
-    assert set(row["edges"]["fixed"]) == set(row["edges"]["discovered"]) == {"ghost", "seam"}
-    assert row["edges"]["fixed"] != row["edges"]["discovered"]
+    edges = row["edges"]
+    assert set(edges) == {"fixed", "large", "discovered"}
+    assert all(set(each) == {"ghost", "seam"} for each in edges.values())
+    assert edges["large"] != edges["discovered"] != edges["fixed"]
 
 
 def test_grown_cells_hold_the_fixed_ones(instruments):
