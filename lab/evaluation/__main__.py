@@ -1,6 +1,7 @@
 """Measure again what `docs/evidence.md` says of the toy world.
 
     python -m story_identity.lab.evaluation toyworld --stories 60 --out evaluation --processes 2
+    python -m story_identity.lab.evaluation discovery --stories 60 --out evaluation_discovery --processes 2
     python -m story_identity.lab.evaluation prompts --stories 30 --out evaluation_prompts --processes 2
     python -m story_identity.lab.evaluation fewer-evaluations --stories 60 --out evaluation_fewer --processes 2
     python -m story_identity.lab.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
@@ -23,6 +24,7 @@ from ...core.guidance import TEMPLATES
 from ...core.story import CHARACTER, FRAME
 from ...core.toyworld.models import WEIGHTS
 from . import best_of_takes as of_takes
+from . import discovery as of_discovery
 from . import fewer_evaluations as of_fewer
 from . import identitystory as of_toyworld
 from . import prompts as of_prompts
@@ -47,6 +49,16 @@ IDENTITY_FIGURE = Figure(
     stories=(0, 1, 2, 4),
 )  # fmt: skip
 TOYWORLD = Evaluation("toyworld", of_toyworld.open_measure, tables.make_tables, IDENTITY_FIGURE, reported="discovered")
+
+DISCOVERY_FIGURE = Figure("discovery", rows=of_discovery.SOURCES, columns={}, across=2, stories=())
+DISCOVERY = Evaluation(
+    "discovery",
+    of_discovery.open_measure,
+    of_discovery.make_tables,
+    DISCOVERY_FIGURE,
+    reported=of_discovery.REPORTED,
+    made_with={"drawn": list(of_discovery.SOURCES), "pictures": of_discovery.PICTURES},
+)
 
 PROMPTS_FIGURE = Figure(
     "prompts",
@@ -132,6 +144,12 @@ def main() -> None:
 def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
     """Draw stories of the toy world in every variant, measure them, and write the tables and the figure."""
     _run(TOYWORLD, out, stories, processes, page)
+
+
+@app.command()
+def discovery(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+    """Draw the identities that discovery finds with several ranks and rounds, and write the table."""
+    _run(DISCOVERY, out, stories, processes, page)
 
 
 @app.command()

@@ -142,11 +142,7 @@ def describe_identities(
 ) -> dict[str, float | None]:
     """How alike the portraits are, all of them and those kept, in both encoders' eyes; and discovered against mean."""
     wide, narrow = found["discovered"], found[NARROW]
-    mean = portraits.embeddings.mean(dim=0, keepdim=True)
-    faces = []
-    for picture in portraits.pictures:
-        people = instruments.detector.people(picture)
-        faces.append(instruments.recogniser.embedding_of(picture, people[0].mask) if people else None)
+    mean, faces = portraits.embeddings.mean(dim=0, keepdim=True), faces_on(instruments, portraits)
     return {
         "cohesion_all": wide.cohesion_before,
         "cohesion_kept": wide.cohesion_after,
@@ -160,6 +156,15 @@ def describe_identities(
         "faces_kept": likeness([faces[position] for position in wide.kept]).mean,
         "faces_narrow": likeness([faces[position] for position in narrow.kept]).mean,
     }
+
+
+def faces_on(instruments: Instruments, portraits: Portraits) -> list[Float[Tensor, " d"] | None]:
+    """The face on every portrait that the base model drew."""
+    faces = []
+    for picture in portraits.pictures:
+        people = instruments.detector.people(picture)
+        faces.append(instruments.recogniser.embedding_of(picture, people[0].mask) if people else None)
+    return faces
 
 
 def drawings(toy: ToyStory) -> dict[str, list[Picture]]:
