@@ -1,5 +1,6 @@
 """The toy world's diffusion transformer in the two passes: what `sampling` needs of a model of flow matching."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.frame_sharing import FrameSharing
 from ..core.latent_cache import Recipe
 from ..core.quoting import printable, quote
 from ..core.region import Region
@@ -23,10 +25,11 @@ from ..core.toyworld.transformer import (
     transformer_weights,
 )
 from .prompts import Prompt
-from .sampling import PredictEach, SamplingPlan
+from .sampling import CONDITIONAL, UNCONDITIONAL, OnStep, PredictEach, SamplingPlan, guided, sample
 from .solvers import FlowSolver
 from .toy_transformer import new_transformer, predict_velocity
 from .toyworld_pipeline import load_text_encoder, load_tokenizer
+from .transformer_attention import hooked_transformer
 
 LEVELS = 1000
 
@@ -36,6 +39,12 @@ class FlowPrompt(Prompt):
     """An encoded prompt with pictures to look at, `(1, c, h, w)` each, in the VAE's scale. It always has `pooled`."""
 
     references: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def joined(cls, prompts: Sequence["FlowPrompt"]) -> "FlowPrompt":
+        """All rows of several prompts, which have as many references of the same sizes."""
+        plain, pictures = Prompt.joined(prompts), zip(*(prompt.references for prompt in prompts), strict=True)
+        return cls(plain.embeddings, plain.pooled, tuple(torch.cat(rows) for rows in pictures))
 
 
 @dataclass(frozen=True)
@@ -136,3 +145,44 @@ class FlowPredictor:
         )
         times = torch.full((count,), sigma, device=latent.device)
         return predict_velocity(self._transformer, latent.to(dtype), times, text, pooled, references).float()
+
+
+def sample_frames_together(
+    plan: FlowPlan,
+    prompts: tuple[FlowPrompt, FlowPrompt],
+    noise: Float[Tensor, "n c h w"],
+    seed: int,
+    sharing: FrameSharing,
+    on_step: OnStep = lambda step: None,
+) -> Float[Tensor, "n c h w"]:
+    """Sample all frames of a story as one batch, with auto-mask self-attention (Storynizor, equations 4 to 6).
+
+    Args:
+        plan: The sampler, its schedule and the guidance.
+        prompts: Positive and negative, a row per frame.
+        noise: A row per frame.
+        seed: Seed of the noise that a sampler draws on its way.
+        sharing: How the frames see each other, made for this sampling.
+        on_step: Called with the number of steps done.
+
+    Returns:
+        Latents in the VAE's scale, on the CPU.
+    """
+    predictor, (positive, negative) = plan.predictor(), prompts
+    kinds = {CONDITIONAL: positive} if math.isclose(plan.cfg, 1) else {UNCONDITIONAL: negative, CONDITIONAL: positive}
+    grid = noise.shape[-2] // TRANSFORMER.patch, noise.shape[-1] // TRANSFORMER.patch
+
+    def predict(latent: Tensor, sigma: float) -> Tensor:
+        parts = []
+        for kind, prompt in kinds.items():
+            sharing.begin_call((kind,), sigma, plan.device)
+            parts += predictor(latent, sigma, [prompt])
+            sharing.end_call()
+        return parts[0] if len(parts) == 1 else guided(*parts, plan.cfg)
+
+    text = positive.embeddings.shape[1]
+    with hooked_transformer(plan.pipe.transformer, grid, text, sharing.reader, sharing.share):
+        latents = sample(
+            plan.solver(plan.sampler, plan.sigmas(), seed), predict, noise.to(plan.device), plan.levels(), on_step
+        )
+    return plan.to_vae_scale(latents).cpu()

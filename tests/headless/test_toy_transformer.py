@@ -1,10 +1,16 @@
 """One call of the transformer under diffusers, and flow matching's solver: laws that need no other host."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from story_identity.core.attention_hooks import Layer
+from story_identity.core.map_reader import MapReader
 from story_identity.core.toyworld.transformer import TransformerSizes
+from story_identity.headless.flow_sampling import FlowPrompt
 from story_identity.headless.solvers import FlowSolver
 from story_identity.headless.toy_transformer import new_transformer, predict_velocity
+from story_identity.headless.transformer_attention import hooked_transformer
 
 from tests.closeness import assert_close, largest_difference
 
@@ -62,3 +68,51 @@ def test_eulers_steps_of_flow_matching_by_hand():
     for index, sigma in enumerate(sigmas[1:].tolist()):
         latent = solver.step(index, latent, picture)
         assert_close(latent, (1 - sigma) * picture + sigma * noise)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@torch.no_grad()
+def test_a_hook_that_changes_nothing_changes_nothing_and_sees_every_block(network, count):
+    latents, references, layers = torch.randn(2, 16, 8, 6), [torch.randn(2, 16, 4, 4)] * count, []
+    own = [block.attn.processor for block in (*network.transformer_blocks, *network.single_transformer_blocks)]
+    plain = predict(network, latents, references)
+
+    def hook(q, k, v, heads, layer, attend):
+        layers.append(layer)
+        assert q.shape == k.shape == v.shape == (2, 5 + 12 + 4 * count, 128)
+        return attend(q, k, v, heads)
+
+    with hooked_transformer(network, (4, 3), 5, joint_attention=hook):
+        assert_close(predict(network, latents, references), plain)
+    assert layers == [Layer(number, (4, 3), 5, 4 * count, number) for number in (0, 1)]
+    assert own == [block.attn.processor for block in (*network.transformer_blocks, *network.single_transformer_blocks)]
+
+
+@torch.no_grad()
+def test_the_reader_sees_the_pictures_queries_and_the_texts_keys(network):
+    latents, seen = torch.randn(2, 16, 8, 6), []
+
+    class Reader(MapReader):
+        def look(self, q, k, heads, grid, text):
+            seen.append((q, k, heads, grid, text))
+
+    def hook(q, k, v, heads, layer, attend):
+        assert torch.equal(seen[-1][0], q[:, 5:17])
+        assert torch.equal(seen[-1][1], k[:, :5])
+        assert seen[-1][2:] == (heads, (4, 3), 5)
+        return attend(q, k, v, heads)
+
+    with hooked_transformer(network, (4, 3), 5, Reader(2, {}, 0.5), hook):
+        predict(network, latents, [torch.randn(2, 16, 4, 4)])
+    assert len(seen) == 2
+
+
+def test_prompts_are_joined_with_their_references():
+    prompts = [
+        FlowPrompt(torch.full((1, 5, 24), n), torch.full((1, 12), n), (torch.full((1, 2), n),)) for n in (1.0, 2.0)
+    ]
+    both = FlowPrompt.joined(prompts)
+    assert [len(each) for each in (both.embeddings, both.pooled, *both.references)] == [2, 2, 2]
+    assert both.references[0].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    with pytest.raises(ValueError, match="argument"):
+        FlowPrompt.joined([prompts[0], replace(prompts[1], references=())])

@@ -7,10 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
+from story_identity.core.story import Story
 from story_identity.core.toyworld.transformer import TRANSFORMER_WORLD
 from story_identity.headless import sampling
-from story_identity.headless.flow_sampling import FlowPlan, load_transformer_pipeline
+from story_identity.headless.flow_sampling import (
+    FlowPlan,
+    FlowPrompt,
+    load_transformer_pipeline,
+    sample_frames_together,
+)
+from story_identity.headless.shared_frames import new_sharing, positions_of
 from story_identity.headless.toy_transformer import predict_velocity
 
 from tests.closeness import largest_difference
@@ -23,6 +31,13 @@ TOLD = {
     "prompt": "a woman with red hair, the woman in image 1, and a boy with black hair on a beach",
     "prompts": ["", "the woman in image 1 waves", "a robot, unheard-of, in images 1 to 3."],
     "names": ["Mira", "Tom"],
+    "story": {
+        "characters": [
+            {"name": "Mira", "word": "woman", "description": "a woman with red hair"},
+            {"name": "Tom", "word": "boy", "description": "a boy with black hair"},
+        ],
+        "frames": ["Mira and Tom on a beach", "Tom waving in the snow", "a city at night", "Mira in a forest"],
+    },
     "seed": 11,
     "steps": 10,
     "cfg": 3.0,
@@ -109,6 +124,19 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, asked, pipe):
     again = sampling.redenoise(plan, cached, layout, prompts, start=TOLD["start"], max_kernel=50)
     assert largest_difference(comfy["frame"], again) < 1e-4
     assert largest_difference(again, cached.final) > 1e-2
+
+
+def test_frames_drawn_together_come_out_the_same_from_the_same_noise(comfy, pipe):
+    story, plan = Story.parse(TOLD["story"]), FlowPlan(pipe, "euler", "simple", TOLD["steps"], TOLD["cfg"])
+    noise = torch.randn(4, 16, 16, 16, generator=torch.Generator().manual_seed(TOLD["seed"]))
+    texts = zip(*((frame.prompt, frame.negative) for frame in story.frames), strict=True)
+    positive, negative = (FlowPrompt.joined([pipe.encode_prompt(text) for text in each]) for each in texts)
+    for name, strength in (("apart", 0.0), ("together", 1.0)):
+        shared = new_sharing(Sharing(strength=strength), positions_of(pipe, story), len(story.frames))
+        ours = sample_frames_together(plan, (positive, negative), noise, TOLD["seed"], shared)
+        assert largest_difference(comfy[name], ours) < 1e-4
+    changes = [largest_difference(*pair) for pair in zip(comfy["apart"], comfy["together"], strict=True)]
+    assert [change > 1e-2 for change in changes] == [True, True, False, True]
 
 
 @pytest.mark.parametrize(("sampler", "scheduler"), [("ddim", "simple"), ("euler", "karras")])

@@ -18,9 +18,12 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from story_identity.core.identity import Identity  # noqa: E402
 from story_identity.core.layout import Layout  # noqa: E402
+from story_identity.core.story import Story  # noqa: E402
+from story_identity.nodes.amsa import AMSANode  # noqa: E402
 from story_identity.nodes.host.references import with_references  # noqa: E402
 from story_identity.nodes.host.toy_transformer import load_transformer, load_transformer_clip  # noqa: E402
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode  # noqa: E402
+from story_identity.nodes.story import EncodeStoryNode  # noqa: E402
 
 import nodes  # noqa: E402
 
@@ -51,6 +54,18 @@ def of_frame(model: Any, encode: Any, asked: Tensors, told: dict[str, Any]) -> T
     return {"template": latent["samples"], "frame": again["samples"]}
 
 
+def of_frames_together(model: Any, clip: Any, told: dict[str, Any]) -> Tensors:
+    """Latents of a story's frames, a batch with one seed: with AMSA and without."""
+    story = Story.parse(told["story"])
+    positive, negative, frames = EncodeStoryNode.execute(clip, story).result
+    sharing = {"strength": 1.0, "layers": "all", "same_character": True, "threshold": 0.0, "decay": 0.5, "anchors": 0}
+    (shared,) = AMSANode.execute(model, story, **sharing, start_percent=0.0, end_percent=1.0).result
+    how = (*(told[key] for key in ("seed", "steps", "cfg")), "euler", "simple", positive, negative)
+    empty = sixteen_channels(128, 128, frames)
+    models = {"apart": model, "together": shared}
+    return {name: nodes.KSampler().sample(each, *how, empty)[0]["samples"] for name, each in models.items()}
+
+
 if __name__ == "__main__":
     with safe_open(QUESTIONS, framework="pt") as file, torch.inference_mode():
         asked = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -62,6 +77,7 @@ if __name__ == "__main__":
 
         encoded = [encode(text)[0] for text in told["prompts"]]
         answers = of_network(model, asked) | of_frame(model, encode, asked, told)
+        answers |= of_frames_together(model, clip, told)
         answers["text"] = torch.cat([text for text, _ in encoded])
         answers["pooled"] = torch.cat([extras["pooled_output"] for _, extras in encoded])
     save_file({name: tensor.contiguous() for name, tensor in answers.items()}, ANSWERS)
