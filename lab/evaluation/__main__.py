@@ -6,6 +6,7 @@
     python -m story_identity.lab.evaluation fewer-evaluations --stories 60 --out evaluation_fewer --processes 2
     python -m story_identity.lab.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
     python -m story_identity.lab.evaluation training --stories 60 --out evaluation_training --processes 2
+    python -m story_identity.lab.evaluation transformer --stories 60 --out evaluation_transformer --processes 2
     python -m story_identity.lab.evaluation score-report --stories 60 --out evaluation_report
     python -m story_identity.lab.evaluation takes --stories 60 --out evaluation_takes
 
@@ -23,6 +24,9 @@ import typer
 from ...core.guidance import TEMPLATES
 from ...core.story import CHARACTER, FRAME
 from ...core.toyworld.models import WEIGHTS
+from ...core.toyworld.transformer import NAME as TRANSFORMER_FILE
+from ...core.toyworld.transformer import TRANSFORMER_WEIGHTS
+from ...headless.run_files import mark_of
 from . import best_of_takes as of_takes
 from . import discovery as of_discovery
 from . import fewer_evaluations as of_fewer
@@ -32,6 +36,7 @@ from . import score_report as of_report
 from . import storynizor as of_storynizor
 from . import storynizor_tables, tables, training_tables
 from . import training as of_training
+from . import transformer as of_transformer
 from .drawing_modes import DRAWING_MODES, OFF, ON
 from .figure import Figure
 from .folder import Evaluation, check_done, check_settings, claim_folder, evaluate
@@ -116,6 +121,20 @@ TRAINING_FIGURE = Figure(
     stories=(0, 1, 2, 4, 5),
 )
 
+TRANSFORMER_FIGURE = Figure(
+    "transformer",
+    rows=of_transformer.VARIANTS,
+    columns={
+        TEMPLATE: "the transformer alone",
+        of_transformer.FIRST: "first portrait",
+        of_transformer.DISCOVERED: "discovered portrait",
+        of_transformer.TRUE: "true person",
+        ON: "AMSA",
+    },
+    across=2,
+    stories=(0, 1, 2, 4),
+)
+
 REPORT_FIGURE = Figure("score_report", rows=of_report.MODES, columns={}, across=2, stories=())
 TAKES_FIGURE = Figure("takes", rows=of_takes.CHOICES, columns={}, across=2, stories=())
 
@@ -187,6 +206,31 @@ def training(
             TRAINING_FIGURE,
             reported=of_training.ON_WITH,
             made_with=made_with,
+        ),
+        out,
+        stories,
+        processes,
+        page,
+    )
+
+
+@app.command()
+def transformer(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+    """Draw stories by the diffusion transformer, measure them, and write the tables and the figure."""
+    path = TRANSFORMER_WEIGHTS / f"{TRANSFORMER_FILE}.safetensors"
+    if not path.is_file():
+        raise typer.BadParameter(
+            "No weights of the transformer come with the pack yet. Train them: python -m "
+            "story_identity.lab.toyworld.training transformer."
+        )
+    _run(
+        Evaluation(
+            "transformer",
+            of_transformer.open_measure,
+            of_transformer.make_tables,
+            TRANSFORMER_FIGURE,
+            reported=of_transformer.DISCOVERED,
+            made_with={"transformer": mark_of(path), "cfg": of_transformer.CFG},
         ),
         out,
         stories,

@@ -3,6 +3,7 @@
 import torch
 from story_identity.core.detectors import Detections
 from story_identity.core.toyworld.detector import DetectorNetwork, Found, ToyDetector
+from story_identity.core.toyworld.models import STANDING
 from story_identity.core.toyworld.vocabulary import CLASS_WORDS
 from story_identity.lab.toyworld.probe import Probe
 
@@ -13,15 +14,16 @@ STORY = 2  # of two people
 class SeesTwo(ToyDetector):
     """Somebody on the left and somebody on the right, in any picture; a word is the one or the other."""
 
-    def __init__(self, words):
-        super().__init__(DetectorNetwork())
-        self.words = words
+    def __init__(self, words, world=STANDING):
+        super().__init__(DetectorNetwork(world))
+        self.words, self.world = words, world
 
     def people(self, image):
-        masks = torch.zeros(2, 64, 64, dtype=torch.bool)
-        masks[0, 20:50, 9:23], masks[1, 22:50, 39:54] = True, True
-        boxes = torch.tensor([[9.0, 20, 23, 50], [39, 22, 54, 50]])
-        heads = torch.tensor([[9.0, 18, 23, 32], [39, 20, 54, 35]])
+        boxes = torch.tensor([[9.0, 20, 23, 50], [39, 22, 54, 50]]) * self.world.scale
+        heads = torch.tensor([[9.0, 18, 23, 32], [39, 20, 54, 35]]) * self.world.scale
+        masks = torch.zeros(2, self.world.picture_side, self.world.picture_side, dtype=torch.bool)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[top:bottom, left:right] = True
         likely = 0.2 * torch.ones(2, len(CLASS_WORDS))
         return [Found(*each) for each in zip(masks, boxes, heads, likely, strict=True)]
 
@@ -30,11 +32,13 @@ class SeesTwo(ToyDetector):
         return Detections(box, torch.ones(1), torch.ones(1))
 
     def segment(self, image, boxes):
-        by_side = [self.people(image)[int(box[0] > 30)].mask for box in boxes]
+        by_side = [self.people(image)[int(box[0] > 30 * self.world.scale)].mask for box in boxes]
         return torch.stack(by_side)
 
     def heads_of(self, images, masks):
-        return [self.people(image)[int(mask[:, 32:].any())].head for image, mask in zip(images, masks, strict=True)]
+        middle = self.world.picture_side // 2
+        right = [int(mask[:, middle:].any()) for mask in masks]
+        return [self.people(image)[side].head for image, side in zip(images, right, strict=True)]
 
 
 class KnowsTheAnswers(Probe):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from story_identity.core.toyworld.models import store
+from story_identity.core.toyworld.models import STANDING, store
 from story_identity.lab.evaluation.identitystory import (
     DRAWN,
     OTHERS,
@@ -17,7 +17,7 @@ from story_identity.lab.evaluation.identitystory import (
     measure_story,
 )
 from story_identity.lab.evaluation.stories import make_story
-from story_identity.lab.evaluation.variants import TEMPLATE, VARIANTS, FrameVariants
+from story_identity.lab.evaluation.variants import TEMPLATE, VARIANTS
 from story_identity.lab.toyworld.probe import PERSON, SCENE, Probe, load_probe
 
 from tests.lab.evaluation.small import PORTRAIT_STEPS, PORTRAITS, START, STORY, KnowsTheAnswers, T
@@ -61,9 +61,9 @@ def test_the_background_is_the_templates_and_the_people_are_not(instruments, mea
 
 def test_grown_cells_hold_the_fixed_ones(instruments):
     toy = make_story(STORY)
-    layout = instruments.studio.find(toy.story.frames[0], torch.zeros(64, 64, 3), None)
-    frame = FrameVariants({}, {TEMPLATE: torch.zeros(1, 8, 16, 16)}, layout)
-    fixed, grown = (final_cells(instruments.studio.settings, frame.layout, (16, 16), flag) for flag in (False, True))
+    side = STANDING.picture_side
+    layout = instruments.studio.find(toy.story.frames[0], torch.zeros(side, side, 3), None)
+    fixed, grown = (final_cells(instruments.studio.settings, layout, (16, 16), flag) for flag in (False, True))
     assert (grown >= fixed).all()
     assert grown.sum() > fixed.sum()
 
