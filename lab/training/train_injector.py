@@ -2,10 +2,11 @@
 
 Storynizor, sections 3.2 and 4. Stage 1 trains on single pictures, stage 2 on frames that see each other, with the
 frozen synchronizer. In both each picture's reference is another picture of the same character (equations 10 to 12),
-so that the face is learned and not the pose.
+so that the face is learned and not the pose. The setting `references` trains the other ways of the paper's table 5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,11 @@ class InjectorSettings(TrainingSettings):
     )
     resampler_heads: int = setting(12, "Heads of the resampler's attention, each 64 wide.", ge=1, le=2**10)
     resampler_depth: int = setting(4, "The resampler's layers.", ge=1, le=2**10)
+    references: Literal["shuffled", "aligned", "average", "stacked"] = setting(
+        "shuffled",
+        "Which pictures of its group a picture is shown: another one (the paper's way), itself, or all of them, of "
+        "which one is made or which are put side by side.",
+    )
     face_dropout: float = setting(0.05, "Share of pictures that are shown no reference.", ge=0, le=1)
     stage: Literal[1, 2] = setting(
         1, "1: single pictures. 2: frames that see each other; starts from a stage 1 adapter."
@@ -109,7 +115,7 @@ class InjectorTraining(FrozenPipeline):
         batch = batch_of(groups, settings, random)
         task = make_task(self.pipe, batch.pictures, batch.captions, batch.labels, settings.frames, random)
         characters, faces = self._characters(batch, random)
-        injection = FaceInjection(self.injector, characters, keep_projections=False)
+        injection = FaceInjection(self.injector, characters, settings.references, keep_projections=False)
         self.attention.cross_attention = cross_attention_hook(injection, len(batch.pictures))
         shares = random.chosen(len(groups), 1 - settings.plain) if settings.stage == 2 else []
         seen = self.attention.look(self.pipe, task, batch) if any(shares) else None
@@ -132,17 +138,17 @@ class InjectorTraining(FrozenPipeline):
                 [*(batch.masks[picture, character] > 0 for character, picture in pairs), nobody],
             )
         rows = {(who, where): row for row, (who, where) in enumerate(pairs) if found[row]}
-        shown = _shuffled(rows, batch, random)
+        shown = dealt(rows, batch, self.settings.references, random)
         left_out = random.chosen(len(batch.pictures), self.settings.face_dropout)
         tokens, _ = self.injector.identity_tokens(features)
-        characters, no_reference = [], len(pairs)
+        characters, no_reference = [], (len(pairs),) * max(map(len, shown.values()), default=1)
         for character in range(batch.most):
             chosen = [
                 no_reference if out else shown.get((character, picture), no_reference)
                 for picture, out in enumerate(left_out)
             ]
             masks = None if batch.most == 1 else list(self._masks(batch, character).to(device))
-            characters.append(InjectedCharacter(tokens, [(row,) for row in chosen], masks))
+            characters.append(InjectedCharacter(tokens, chosen, masks))
         return characters, len(shown) / max(1, len(pairs))
 
     def _masks(self, batch: Batch, character: int) -> Float[Tensor, "n h w"]:
@@ -157,7 +163,7 @@ class InjectorTraining(FrozenPipeline):
             pictures = [read_float(folder / path) for path in character.reference_images]
             if pictures:
                 faces[character.name], _ = self.reader.read(pictures, [None] * len(pictures))
-        return inject_story(self.injector, story, faces, seed=self.settings.seed)
+        return inject_story(self.injector, story, faces, self.settings.references, seed=self.settings.seed)
 
     def save(self, folder: Path) -> Path:
         """Write the adapter in the public layout; its path."""
@@ -166,18 +172,32 @@ class InjectorTraining(FrozenPipeline):
         return path
 
 
-def _shuffled(rows: dict[tuple[int, int], int], batch: Batch, random: StepRandom) -> dict[tuple[int, int], int]:
-    """For characters in pictures, the row of another picture of the group with the same character.
+def dealt(
+    rows: Mapping[tuple[int, int], int], batch: Batch, mode: str, random: StepRandom
+) -> dict[tuple[int, int], tuple[int, ...]]:
+    """For characters in pictures, the rows of the pictures that each is shown, as many for each.
 
-    Nobody is left who is seen in a single picture of their group.
+    Args:
+        rows: By character and picture, where its features are.
+        batch: Whose pictures they are; references come from a picture's own group.
+        mode: `shuffled`: another picture with the same character, so that nobody is left who is seen in a single one;
+            `aligned`: the picture itself; `average` and `stacked`: all pictures with the character, as often as makes
+            them as many as a group has frames.
+        random: Shuffles.
     """
-    shown, frames = {}, len(batch.pictures) // len(batch.groups)
+    shown: dict[tuple[int, int], tuple[int, ...]] = {}
+    frames = len(batch.pictures) // len(batch.groups)
     for first in range(0, len(batch.pictures), frames):
         for character in range(batch.most):
             bucket = [(character, first + i) for i in range(frames) if (character, first + i) in rows]
-            if len(bucket) > 1:
-                for own, other in zip(bucket, derangement(len(bucket), random.torch).tolist(), strict=True):
-                    shown[own] = rows[bucket[other]]
+            own = [rows[each] for each in bucket]
+            if mode == "shuffled":
+                others = derangement(len(own), random.torch).tolist() if len(own) > 1 else []
+                shown |= {each: (own[other],) for each, other in zip(bucket, others, strict=False)}
+            elif mode == "aligned":
+                shown |= {each: (row,) for each, row in zip(bucket, own, strict=True)}
+            else:
+                shown |= dict.fromkeys(bucket, tuple(islice(cycle(own), frames)))
     return shown
 
 

@@ -16,7 +16,7 @@ from story_identity.lab.step_random import StepRandom
 from story_identity.lab.training.batch import batch_of
 from story_identity.lab.training.denoising_task import make_task
 from story_identity.lab.training.loop import Loop
-from story_identity.lab.training.train_injector import InjectorSettings, InjectorTraining, _shuffled
+from story_identity.lab.training.train_injector import InjectorSettings, InjectorTraining, dealt
 from story_identity.lab.training.train_synchronizer import Synchronizer
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -97,15 +97,43 @@ def test_each_picture_is_shown_another_one_of_the_same_character():
     pairs = {row: pair for pair, row in rows.items()}
     seen = set()
     for step in range(60):
-        shown = _shuffled(rows, batch, StepRandom.of(0, 0, step))
+        shown = dealt(rows, batch, "shuffled", StepRandom.of(0, 0, step))
         assert shown.keys() == rows.keys()
-        assert sorted(shown.values()) == sorted(rows.values())
-        for (who, where), row in shown.items():
+        assert sorted(shown.values()) == sorted((row,) for row in rows.values())
+        for (who, where), (row,) in shown.items():
             assert pairs[row][0] == who
             assert pairs[row][1] != where
             assert pairs[row][1] // 5 == where // 5
             seen.add((where, pairs[row][1]))
     assert len(seen) == 4 * 5 * 4
+
+
+def test_a_picture_can_be_shown_itself_or_all_of_its_group():
+    groups = [group(seed, 3, 1 + seed % 2) for seed in range(2)]
+    batch = batch_of(groups, settings(frames=3), StepRandom.of(0, 0, 0))
+    rows = {(0, 0): 0, (0, 1): 1, (0, 2): 2, (0, 3): 3, (0, 4): 4, (1, 5): 5}
+    random = StepRandom.of(0, 0, 0)
+    assert dealt(rows, batch, "aligned", random) == {pair: (row,) for pair, row in rows.items()}
+    all_of_them = {pair: (0, 1, 2) for pair in list(rows)[:3]} | {
+        (0, 3): (3, 4, 3),
+        (0, 4): (3, 4, 3),
+        (1, 5): (5, 5, 5),
+    }
+    for mode in ("average", "stacked"):
+        assert dealt(rows, batch, mode, random) == all_of_them
+    assert dealt({(1, 5): 5}, batch, "shuffled", random) == {}
+
+
+@pytest.mark.slow
+def test_every_way_of_showing_references_trains_and_differs(pipe):
+    losses = {}
+    for mode in ("shuffled", "aligned", "average", "stacked"):
+        with training(pipe, references=mode, face_dropout=0.5) as trainee:
+            loss = loss_of(trainee)
+            loss.backward()
+            losses[mode] = float(loss.detach())
+            assert all(each.grad is not None for each in trainee.injector.parameters())
+    assert len(set(losses.values())) == 4
 
 
 def shown(person):
