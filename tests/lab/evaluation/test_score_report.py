@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import typer
+from story_identity.core.toyworld.models import STANDING
 from story_identity.lab.evaluation.__main__ import (
     IDENTITY_FIGURE,
     STORYNIZOR,
@@ -24,7 +25,8 @@ from tests.lab.evaluation.small import STORY
 
 
 def noise(seed):
-    return [torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(seed + frame)) for frame in range(FRAMES)]
+    side = STANDING.picture_side
+    return [torch.rand(side, side, 3, generator=torch.Generator().manual_seed(seed + n)) for n in range(FRAMES)]
 
 
 def keep(folder, evaluation, figure):
