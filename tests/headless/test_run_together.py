@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from story_identity.core.subject_bank import SubjectBank
+from story_identity.core.toyworld.models import STANDING
 from story_identity.headless import cli
 from story_identity.headless.joint_drawing import JointDrawing, open_drawing
 from story_identity.headless.run import run_story
@@ -286,7 +287,8 @@ def test_a_run_is_what_a_batch_of_its_noise_comes_to(toyworld_folder, plain):
     whole = open_drawing(story(FRAMES), chosen, "cpu")
     assert isinstance(whole, JointDrawing)
     assert whole.groups() == [slice(0, 5)]
-    noise = torch.randn(5, 8, 16, 16, generator=torch.Generator().manual_seed(chosen.seed))
+    shape = (5, STANDING.latent_channels, STANDING.latent_side, STANDING.latent_side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(chosen.seed))
     assert torch.equal(whole._noise(), noise)
     grouped = dataclasses.replace(whole, settings=dataclasses.replace(chosen, anchors=1))
     latents = whole.draw(slice(0, 5), SubjectBank(), None, (), lambda *step: None, "all")
