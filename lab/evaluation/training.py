@@ -56,6 +56,9 @@ NO_LORA, WITH, WITHOUT = "", "synchronizer", "synchronizer_without_mask_loss"
 LORAS = {NO_LORA: "base", WITHOUT: "without mask loss", WITH: "with mask loss"}
 """Files of synchronizers, without their ending, and what they are called in the numbers."""
 INJECTOR = "injector"
+"""The file of the injector that was trained with shuffled references."""
+INJECTORS = {mode: INJECTOR if mode == MODES[0] else f"{INJECTOR}_{mode}" for mode in MODES}
+"""Files of injectors, by how references were assigned in their training; where one is missing, `INJECTOR` draws."""
 ON_WITHOUT, ON_WITH, OFF_WITH = "on, without mask loss", "on, with mask loss", "off, with mask loss"
 
 DRAWING_MODES = (
@@ -78,13 +81,17 @@ class Trained:
 
     Args:
         studios: By the LoRA that is merged into their UNet.
-        injector: The adapter.
+        injectors: Adapters, by how references were assigned in their training; one at least, for shuffled references.
         reader: Reads reference pictures for the adapter.
     """
 
     studios: Mapping[str, Studio]
-    injector: Injector
+    injectors: Mapping[str, Injector]
     reader: FeatureReader
+
+    def trained_for(self, mode: str) -> str:
+        """How references were assigned in the training of the injector that draws a mode."""
+        return mode if mode in self.injectors else MODES[0]
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,14 @@ class References:
 
 
 def files_in(weights: Path) -> dict[str, Path]:
-    """What training made, by name.
+    """What training made, by name; of the injectors, the one for shuffled references and any others.
 
     Raises:
         FileNotFoundError: If a file is not there.
     """
-    files = {name: weight_file(name, weights) for name in (WITH, WITHOUT, INJECTOR)}
+    wanted = (WITH, WITHOUT, INJECTOR)
+    files = {name: weight_file(name, weights) for name in (*wanted, *INJECTORS.values())}
+    files = {name: path for name, path in files.items() if name in wanted or path.is_file()}
     missing = [path.name for path in files.values() if not path.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -140,7 +149,8 @@ def open_trained(studio: Studio, weights: Path, reader: FeatureReader) -> Traine
     for name in (WITHOUT, WITH):
         merged = replace(settings, loras=((str(files[name]), 1.0),))
         studios[name] = open_studio(merged, settings.device, studio.detector)
-    return Trained(studios, load_injector(files[INJECTOR], studio.pipe), reader)
+    injectors = {mode: load_injector(files[name], studio.pipe) for mode, name in INJECTORS.items() if name in files}
+    return Trained(studios, injectors, reader)
 
 
 def measure_story(instruments: Instruments, trained: Trained, number: int) -> tuple[Row, dict[str, list[Picture]]]:
@@ -163,6 +173,7 @@ def measure_story(instruments: Instruments, trained: Trained, number: int) -> tu
             "poses": {
                 mode: measure_poses(instruments.probe, toy, images, seen[mode]) for mode, images in pictures.items()
             },
+            "trained_for": {mode: trained.trained_for(mode) for mode in MODES},
             "to_references": measure_to_references(toy, references, seen),
             "drawn_masks": {
                 LORAS[lora]: measure_drawings(studio, toy, pictures[DRAWN], seen[DRAWN], first_frame)
@@ -191,7 +202,8 @@ def draw_modes(
         last = studio.settings.steps
         if mode.references:
             layouts = layouts_of(toy, drawn[ON_WITH].maps[last]) if len(toy.people) > 1 else ()
-            hook = inject_story(trained.injector, story, features, mode.references, seed=first_seed, layouts=layouts)
+            injector = trained.injectors[trained.trained_for(mode.references)]
+            hook = inject_story(injector, story, features, mode.references, seed=first_seed, layouts=layouts)
         drawn[mode.name] = draw_story(studio, story, mode, first_seed, (last,), hook)
     return drawn
 

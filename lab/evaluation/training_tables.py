@@ -25,7 +25,8 @@ _BASE, _WITHOUT, _WITH = LORAS.values()
 
 def make_tables(rows: Rows) -> str:
     """All tables, as Markdown."""
-    synchronized, injected = _SYNCHRONIZED | OF_DRAWINGS, _INJECTED | OF_DRAWINGS
+    synchronized, references = _SYNCHRONIZED | OF_DRAWINGS, _INJECTED | _trained_for(rows)
+    injected = references | OF_DRAWINGS
     running = "**Running masks after the last step, IoU with the toy detector's**"
     one, two = "**References: stories of one person**", "**References: stories of two people**"
     parts = [
@@ -37,10 +38,20 @@ def make_tables(rows: Rows) -> str:
         _table(running, rows, _SYNCHRONIZED, _OF_SYNCHRONIZED, _RUNNING_MASKS),
         _table("**References: faces and poses**", rows, injected, _OF_INJECTED, _REFERENCES),
         _table("**References: the rest**", rows, injected, _OF_INJECTED, _REST),
-        _table(one, with_people(rows, 1), _INJECTED, _OF_SHUFFLED, _REFERENCES),
-        _table(two, with_people(rows, 2), _INJECTED, _OF_SHUFFLED, {**_REFERENCES, **_LEAK}),
+        _table(one, with_people(rows, 1), references, _OF_SHUFFLED, _REFERENCES),
+        _table(two, with_people(rows, 2), references, _OF_SHUFFLED, {**_REFERENCES, **_LEAK}),
     ]
     return "\n\n".join(parts)
+
+
+def _trained_for(rows: Rows) -> dict[str, str]:
+    """What the modes are called that an injector draws which was trained in another."""
+    trained = rows[0].get("trained_for", {})  # older rows have one injector, which was trained with shuffled references
+    return {
+        mode: f"{mode}, trained {trained.get(mode, _SHUFFLED)}"
+        for mode in MODES
+        if trained.get(mode, _SHUFFLED) != mode
+    }
 
 
 def _table(title: str, rows: Rows, modes: Mapping[str, str], pairs: Pairs, columns: Columns) -> str:

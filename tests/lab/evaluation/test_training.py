@@ -51,6 +51,7 @@ pytestmark = pytest.mark.slow
 ONE, TWO = make_story(0), make_story(STORY)
 ADA, BEN = (character.name for character in TWO.story.characters)
 FIRST = 2900
+STACKED = "injector_stacked"
 
 
 class Reader:
@@ -67,13 +68,14 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def weights(instruments, tmp_path_factory):
-    """A random synchronizer, one of zeros, and a random injector."""
+    """A random synchronizer, one of zeros, and random injectors for shuffled and for stacked references."""
     folder, unet = tmp_path_factory.mktemp("trained"), instruments.studio.pipe.unet
     zeros = load_file(write_lora(folder / f"{WITH}.safetensors", unet))
     save_file({key: torch.zeros_like(value) for key, value in zeros.items()}, folder / f"{WITHOUT}.safetensors")
     layers = layer_side(list(cross_attention_widths(unet).values()), cross=STANDING.text_width)
     content = flat({"image_proj": plus_face(STANDING.text_width), "ip_adapter": layers})
     save_file(content, folder / f"{INJECTOR}.safetensors")
+    save_file({key: value.roll(1, dims=-1) for key, value in content.items()}, folder / f"{STACKED}.safetensors")
     return folder
 
 
@@ -192,6 +194,7 @@ def test_faces_act_where_attention_sees_two_people_and_everywhere_for_one(traine
 
     def noted(injector, story, faces, mode, seed, layouts):
         given.append((mode, seed, layouts))
+        assert injector is trained.injectors[mode]
         return inject_story(injector, story, faces, mode, seed, layouts=layouts)
 
     monkeypatch.setattr(training, "inject_story", noted)
@@ -221,7 +224,13 @@ def test_the_row_is_json_and_has_every_way(measured):
     assert base == zeros != random
     frames, maps = FRAMES, FRAMES * (T - 1)
     assert row["evaluations"] == len(DRAWING_MODES) * T * 2 * frames + 3 * maps  # CFG asks twice
+    assert row["trained_for"] == dict.fromkeys(MODES, "shuffled") | {"stacked": "stacked"}
     text = make_tables([row, row])
+    assert "| average, trained shuffled |" in text
+    assert "| stacked |" in text
+    assert "| stacked, trained" not in text
+    older = {name: value for name, value in row.items() if name != "trained_for"}
+    assert "| stacked, trained shuffled |" in make_tables([older])
     for table in text.split("\n\n")[1:]:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
@@ -242,7 +251,7 @@ def test_tables_take_ways_from_each_other_and_masks_by_people(measured):
 def test_what_the_numbers_depend_on_is_noted(weights, tmp_path):
     noted = made_with(weights)
     assert json.loads(json.dumps(noted)) == noted
-    assert set(noted["trained"]) == {WITH, WITHOUT, INJECTOR}
+    assert set(noted["trained"]) == {WITH, WITHOUT, INJECTOR, STACKED}
     for path in weights.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert made_with(tmp_path) == noted
