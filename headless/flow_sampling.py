@@ -41,7 +41,7 @@ class FlowPrompt(Prompt):
     references: tuple[Tensor, ...] = ()
 
     @classmethod
-    def joined(cls, prompts: Sequence["FlowPrompt"]) -> "FlowPrompt":
+    def of_rows(cls, prompts: Sequence["FlowPrompt"]) -> "FlowPrompt":
         """All rows of several prompts, which have as many references of the same sizes."""
         plain, pictures = Prompt.joined(prompts), zip(*(prompt.references for prompt in prompts), strict=True)
         return cls(plain.embeddings, plain.pooled, tuple(torch.cat(rows) for rows in pictures))
@@ -178,7 +178,7 @@ def sample_frames_together(
             sharing.begin_call((kind,), sigma, plan.device)
             parts += predictor(latent, sigma, [prompt])
             sharing.end_call()
-        return parts[0] if len(parts) == 1 else guided(*parts, plan.cfg)
+        return parts[0] if len(parts) == 1 else guided(parts[0], parts[1], plan.cfg)
 
     text = positive.embeddings.shape[1]
     with hooked_transformer(plan.pipe.transformer, grid, text, sharing.reader, sharing.share):

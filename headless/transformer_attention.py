@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class _HookedProcessor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        image_rotary_emb: Any = None,
     ) -> Any:
         if attention_mask is not None:
             raise ValueError("Attention masks are not supported here; encode prompts without one.")
@@ -68,7 +69,8 @@ class _HookedProcessor:
             text = [layer(encoder_hidden_states) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)]
             words = _of_heads(attn, text, attn.norm_added_q, attn.norm_added_k)
             q, k, v = (torch.cat(both, dim=1) for both in zip(words, (q, k, v), strict=True))
-        q, k = (apply_rotary_emb(each, image_rotary_emb, sequence_dim=1) for each in (q, k))
+        turn: Any = partial(apply_rotary_emb, freqs_cis=image_rotary_emb, sequence_dim=1)
+        q, k = turn(q), turn(k)
         heads = q.shape[2]
         out = self._attend(q.flatten(2), k.flatten(2), v.flatten(2), heads)
         if encoder_hidden_states is None:

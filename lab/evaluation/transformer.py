@@ -100,7 +100,7 @@ class Artist:
 
     def prompts(self, texts: Sequence[str]) -> FlowPrompt:
         """A row per text."""
-        return FlowPrompt.joined([self.pipe.encode_prompt(text) for text in texts])
+        return FlowPrompt.of_rows([self.pipe.encode_prompt(text) for text in texts])
 
     def pictures(self, latents: Float[Tensor, "n c lh lw"]) -> list[Picture]:
         return list(decode(self.studio.pipe, latents))

@@ -111,8 +111,8 @@ def test_prompts_are_joined_with_their_references():
     prompts = [
         FlowPrompt(torch.full((1, 5, 24), n), torch.full((1, 12), n), (torch.full((1, 2), n),)) for n in (1.0, 2.0)
     ]
-    both = FlowPrompt.joined(prompts)
+    both = FlowPrompt.of_rows(prompts)
     assert [len(each) for each in (both.embeddings, both.pooled, *both.references)] == [2, 2, 2]
     assert both.references[0].tolist() == [[1.0, 1.0], [2.0, 2.0]]
     with pytest.raises(ValueError, match="argument"):
-        FlowPrompt.joined([prompts[0], replace(prompts[1], references=())])
+        FlowPrompt.of_rows([prompts[0], replace(prompts[1], references=())])

@@ -130,7 +130,7 @@ def test_frames_drawn_together_come_out_the_same_from_the_same_noise(comfy, pipe
     story, plan = Story.parse(TOLD["story"]), FlowPlan(pipe, "euler", "simple", TOLD["steps"], TOLD["cfg"])
     noise = torch.randn(4, 16, 16, 16, generator=torch.Generator().manual_seed(TOLD["seed"]))
     texts = zip(*((frame.prompt, frame.negative) for frame in story.frames), strict=True)
-    positive, negative = (FlowPrompt.joined([pipe.encode_prompt(text) for text in each]) for each in texts)
+    positive, negative = (FlowPrompt.of_rows([pipe.encode_prompt(text) for text in each]) for each in texts)
     for name, strength in (("apart", 0.0), ("together", 1.0)):
         shared = new_sharing(Sharing(strength=strength), positions_of(pipe, story), len(story.frames))
         ours = sample_frames_together(plan, (positive, negative), noise, TOLD["seed"], shared)
