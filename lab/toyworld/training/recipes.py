@@ -65,6 +65,7 @@ RECIPES = {
         stages={
             "vae": {"batch": 4, "steps": 12_000, "minutes": 60},
             "base": {"steps": 24_000, "minutes": 400},
+            "decoder": {"minutes": 15},
             "identity": {"minutes": 15},
             "detector": {"minutes": 20},
             "photomaker": {"minutes": 200},

@@ -64,6 +64,17 @@ def _make_base(settings: Settings, out: Path) -> Made:
     return Made(weights, {"base": losses}, {})
 
 
+def _make_decoder(settings: Settings, out: Path) -> Made:
+    from .train_decoder import measure_predictions, train_decoder
+
+    vae, base = load_vae(out).to(settings.device), load_base(out, settings.seed)
+    before = measure_predictions(vae, base, settings)
+    losses = train_decoder(vae.to(settings.device), base, settings)
+    after = {"psnr_db_of_predictions": measure_predictions(vae.eval(), base, settings)}
+    measured = {**measure_vae(vae), "psnr_db_of_predictions_before": before, **after}
+    return Made({"vae": vae.state_dict()}, {"decoder": losses}, measured)
+
+
 def _make_photomaker(settings: Settings, out: Path) -> Made:
     from .measure_photomaker import measure_photomaker
 
@@ -157,6 +168,7 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "vae": Stage(_make_vae, 8_000, 16, 2e-3, 8),
     "base": Stage(_make_base, 20_000, 32, 1e-3, 92),
+    "decoder": Stage(_make_decoder, 3_000, 16, 5e-4, 5),
     "identity": Stage(_make_identity, 700, 128, 2e-3, 10),
     "detector": Stage(_make_detector, 1_300, 32, 2e-3, 10),
     "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 48),

@@ -22,7 +22,7 @@ from story_identity.core.toyworld.vae import ToyVAE, load_vae
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
 from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, claim_folder, world_of
 from story_identity.lab.step_random import StepRandom
-from story_identity.lab.toyworld.training import train_network
+from story_identity.lab.toyworld.training import train_decoder, train_network
 from story_identity.lab.toyworld.training.recipes import RECIPES
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys
 from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
@@ -455,6 +455,47 @@ def test_edges_are_compared_at_every_distance():
     assert_close(drawing_loss(flat, stripes, (1, 2)), torch.tensor(plain + 0.25))
 
 
+def test_the_decoder_learns_from_predictions_and_the_encoder_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_decoder, "PICTURES", 8)
+    settings = Settings(steps=2, batch=4, rate=1e-3, folder=tmp_path, save_every=1)
+    torch.manual_seed(0)
+    vae, base = ToyVAE(), BaseModel(0)
+    nn.init.normal_(vae.decoder.leave.weight, std=0.1)
+    before, guess, guessed = (
+        {key: each.clone() for key, each in vae.state_dict().items()},
+        train_decoder.predictions,
+        [],
+    )
+
+    def noted(base, clean, words, random, settings):
+        guessed.append(guess(base, clean, words, random, settings))
+        return guessed[-1]
+
+    monkeypatch.setattr(train_decoder, "predictions", noted)
+    assert len(train_decoder.train_decoder(vae, base, settings)) == 2
+    changed = {key.split(".")[0] for key, each in vae.state_dict().items() if not torch.equal(each, before[key])}
+    assert changed == {"decoder"}
+    assert [len(each) for each in guessed] == [2, 2]  # half of the batch
+    assert 0 < train_decoder.measure_predictions(vae, base, settings, count=4) < 40
+    with pytest.raises(ValueError, match="batch is 1"):
+        train_decoder.train_decoder(vae, base, replace(settings, batch=1))
+
+
+def test_a_prediction_is_that_of_a_network_that_sees_little_noise():
+    """One that finds v is 0 leaves a noisy latent as it is but for the signal's share of it, which is half or more."""
+    settings = Settings(steps=1, batch=1, rate=1e-3)
+
+    class Nothing(BaseModel):
+        def predict_from(self, noisy, timesteps, words):
+            assert (noise_levels()[timesteps] <= train_decoder.STRONGEST).all()
+            return torch.zeros_like(noisy)
+
+    clean = torch.full((200, 1, 4, 4), 3.0)
+    found = train_decoder.predictions(Nothing(0), clean, torch.zeros(200, 1), StepRandom.of(0, 0, 0), settings)
+    means = found.mean(dim=(1, 2, 3))
+    assert 1 < means.min() < 2 < means.max() < 3.2
+
+
 def test_a_saved_base_model_loads_again(tmp_path):
     from safetensors.torch import save_file
     from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
@@ -472,9 +513,9 @@ def test_a_saved_base_model_loads_again(tmp_path):
 def test_what_there_is_of_the_second_world_can_be_continued_from():
     folder = LAB_WEIGHTS / TOY_WORLD_2.name
     cards = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    assert sorted(name for card in cards.values() for name in card["files"]) == sorted(
+    assert {name for card in cards.values() for name in card["files"]} == {
         path.stem for path in folder.glob("*.safetensors")
-    )
+    }
     base, vae = load_base(folder, seed=0), load_vae(folder)
     assert base.world == vae.world == TOY_WORLD_2
     assert all(each.isfinite().all() for network in (base, vae) for each in network.state_dict().values())
