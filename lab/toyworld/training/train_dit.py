@@ -12,7 +12,9 @@ moved by as much: noise is as often stronger than the picture as it is weaker.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,6 +56,7 @@ REFERENCE_SIDES = (96, 144)
 """Pixels: what Reference Conditioning makes of a square portrait for 0.01 and 0.02 megapixels."""
 OUTSIDE, INSIDE = 0.25, 3.25
 """What the error of the half with references counts outside the person and on them."""
+_CHUNK = 64
 
 
 @runtime_checkable
@@ -185,28 +188,32 @@ def draw_lessons(vae: Encoder, settings: Settings, count: int = SCENES, held_out
     path = settings.folder / f"transformer_lessons_{count}_{settings.seed}_{held_out:d}.pt"
     if path.is_file():
         return Lessons(**read_cached(path))
-    random = np.random.default_rng([settings.seed, 78, held_out])
     columns: dict[str, list[Tensor]] = {}
-    for start in range(0, count, 64):
-        rows = [_lesson(random, held_out, settings.world) for _ in range(min(64, count - start))]
-        pictures, tokens, told, masks, portraits = (np.stack(column) for column in zip(*rows, strict=True))
-        noisy = StepRandom.of(settings.seed, 0, start)
-        latents = _encode(vae, to_pixels(pictures), settings.device)
-        covered = interpolate(torch.from_numpy(masks).float().unsqueeze(1), size=latents.shape[-2:], mode="area")
-        parts = {"latents": latents, "masks": covered.half()}
-        parts |= {"tokens": torch.from_numpy(tokens), "told": torch.from_numpy(told)}
-        for number, side in enumerate(REFERENCE_SIDES):
-            seen = augment_portraits(to_pixels(portraits[:, number]), noisy)
-            parts[f"portraits {side}"] = _encode(
-                vae, interpolate(seen, size=(side, side), mode="area"), settings.device
-            )
-        for name, part in parts.items():
-            columns.setdefault(name, []).append(part)
+    starts, drawer = range(0, count, _CHUNK), partial(_chunk, count, settings.seed, held_out, settings.world)
+    with ProcessPoolExecutor() as pool:
+        for start, drawn in zip(starts, pool.map(drawer, starts), strict=True):
+            for name, part in _as_latents(vae, drawn, settings, start).items():
+                columns.setdefault(name, []).append(part)
     joined: dict[str, Any] = {name: torch.cat(parts) for name, parts in columns.items()}
     joined["portraits"] = {side: joined.pop(f"portraits {side}") for side in REFERENCE_SIDES}
     settings.folder.mkdir(parents=True, exist_ok=True)
     write_cached(path, joined)
     return Lessons(**joined)
+
+
+def _as_latents(vae: Encoder, drawn: Sequence[np.ndarray], settings: Settings, start: int) -> dict[str, Tensor]:
+    """What `Lessons` holds, of some that were drawn."""
+    pictures, tokens, told, masks, portraits = drawn
+    latents = _encode(vae, to_pixels(pictures), settings.device)
+    covered = interpolate(torch.from_numpy(masks).float().unsqueeze(1), size=latents.shape[-2:], mode="area")
+    parts = {"latents": latents, "masks": covered.half()}
+    parts |= {"tokens": torch.from_numpy(tokens), "told": torch.from_numpy(told)}
+    random = StepRandom.of(settings.seed, 0, start)
+    for number, side in enumerate(REFERENCE_SIDES):
+        seen = augment_portraits(to_pixels(portraits[:, number]), random)
+        small = interpolate(seen, size=(side, side), mode="area")
+        parts[f"portraits {side}"] = _encode(vae, small, settings.device)
+    return parts
 
 
 @torch.no_grad()
@@ -231,6 +238,13 @@ def measure_dit(model: Transformer, vae: Encoder, settings: Settings, count: int
         sums += torch.stack([parts[0], parts[1], parts[3]]).cpu() * len(rows)
     names = ("error", "error_with_reference", "error_with_a_strangers_reference")
     return {name: round(float(each) / (2 * count), 5) for name, each in zip(names, sums, strict=True)}
+
+
+def _chunk(count: int, seed: int, held_out: bool, world: World, start: int) -> list[np.ndarray]:
+    """The columns of the lessons from `start` on."""
+    random = np.random.default_rng([seed, 78, held_out, start])
+    rows = [_lesson(random, held_out, world) for _ in range(min(_CHUNK, count - start))]
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 def _lesson(random: np.random.Generator, held_out: bool, world: World) -> tuple[np.ndarray, ...]:

@@ -4,7 +4,9 @@ The tower comes from `train_tower`. Here tower, fuse module and LoRA learn to dr
 scene: the class word's text embedding is replaced by its fusion with the portraits' mean embedding.
 """
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ from .rendered_scenes import to_pixels
 from .train_base import BaseModel, Diffusion
 from .train_network import Settings, train
 from .train_tower import IdEncoder, augment_portraits, spread_loss
+
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,11 @@ def draw_examples(vae: ToyVAE, settings: Settings, count: int) -> Examples:
     path = settings.folder / f"examples_{count}_{settings.seed}.pt"
     if path.is_file():
         return Examples(**read_cached(path))
-    random, world = np.random.default_rng([settings.seed, 77]), settings.world
-    columns = zip(*(_example(random, world) for _ in range(count)), strict=True)
-    pictures, tokens, positions, masks, heads, portraits, portrait_heads = (np.stack(column) for column in columns)
+    world = settings.world
+    with ProcessPoolExecutor() as pool:
+        chunks = pool.map(partial(_chunk, count, settings.seed, world), range(0, count, _CHUNK))
+        columns = zip(*chunks, strict=True)
+    pictures, tokens, positions, masks, heads, portraits, portrait_heads = map(np.concatenate, columns)
     with torch.no_grad():
         parts = np.array_split(pictures, max(1, count // 64))
         latents = torch.cat([vae.encode(to_pixels(part).to(settings.device)).cpu() for part in parts])
@@ -77,6 +83,13 @@ def draw_examples(vae: ToyVAE, settings: Settings, count: int) -> Examples:
     )
     write_cached(path, examples.__dict__)
     return examples
+
+
+def _chunk(count: int, seed: int, world: World, start: int) -> list[np.ndarray]:
+    """The columns of the examples from `start` on."""
+    random = np.random.default_rng([seed, 77, start])
+    rows = [_example(random, world) for _ in range(min(_CHUNK, count - start))]
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 def _example(random: np.random.Generator, world: World) -> tuple[np.ndarray, ...]:
