@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LONGEST_README = 11_000
 """A newcomer reads all of it; what is longer belongs in docs/."""
 FOLDERS = "core|docs|headless|lab|locales|nodes|subgraphs|tests|web|workflows"
@@ -42,7 +42,7 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= LONGEST_README
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_relative_link_leads_to_a_file(page):
     for target in links(page):
         path, _, anchor = target.partition("#")
@@ -51,7 +51,7 @@ def test_every_relative_link_leads_to_a_file(page):
         assert not anchor or anchor in headings(file), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_and_module_that_a_page_names_exists(page):
     missing = {path for path in named_paths(page) if not (ROOT / path).exists()}
     for module in named_modules(page):
@@ -66,6 +66,8 @@ def test_the_readme_leads_to_every_page_and_lists_every_workflow():
     assert {page.name for page in (ROOT / "docs").glob("*.md")} <= {
         Path(target).name for target in links(ROOT / "README.md")
     }
+    details = {f"evidence/{page.name}" for page in (ROOT / "docs" / "evidence").glob("*.md")}
+    assert details <= set(links(ROOT / "docs" / "evidence.md"))
     rows = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     assert rows == {path.stem for path in (ROOT / "workflows").glob("*.json")}
 

@@ -1,6 +1,6 @@
 """All benchmarks in one run: `python -m story_identity.lab.bench`, which `make bench` calls.
 
-`--device cuda` where there is a GPU. The tables of the passes are Markdown, for docs/evidence.md.
+`--device cuda` where there is a GPU. The tables of the passes are Markdown, for docs/evidence/correctness_and_cost.md.
 """
 
 import argparse

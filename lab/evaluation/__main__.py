@@ -1,4 +1,4 @@
-"""Measure again what `docs/evidence.md` says of the toy world.
+"""Measure again what the pages in `docs/evidence` say of the toy world.
 
     python -m story_identity.lab.evaluation toyworld --stories 60 --out evaluation --processes 2
     python -m story_identity.lab.evaluation discovery --stories 60 --out evaluation_discovery --processes 2
@@ -149,7 +149,10 @@ Weights = Annotated[Path, typer.Option(help="Folder of the trained weights: two 
 Page = Annotated[
     Path, typer.Option(help="The page whose tables are filled in, unless they are of more; the figure goes beside it.")
 ]
-_PAGE = Path("docs/evidence.md")
+_PAGES = Path("docs/evidence")
+_IDENTITYSTORY, _STORYNIZOR, _TRAINING, _TRANSFORMER = (
+    _PAGES / f"{name}.md" for name in ("identitystory", "storynizor", "training", "transformer")
+)
 
 app = typer.Typer(add_completion=False)
 
@@ -160,38 +163,38 @@ def main() -> None:
 
 
 @app.command()
-def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+def toyworld(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _IDENTITYSTORY) -> None:
     """Draw stories of the toy world in every variant, measure them, and write the tables and the figure."""
     _run(TOYWORLD, out, stories, processes, page)
 
 
 @app.command()
-def discovery(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+def discovery(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _IDENTITYSTORY) -> None:
     """Draw the identities that discovery finds with several ranks and rounds, and write the table."""
     _run(DISCOVERY, out, stories, processes, page)
 
 
 @app.command()
-def prompts(out: Out, stories: Stories = 30, processes: Processes = 1, page: Page = _PAGE) -> None:
+def prompts(out: Out, stories: Stories = 30, processes: Processes = 1, page: Page = _IDENTITYSTORY) -> None:
     """Re-denoise from the frame's prompt and from the character's description, and write the tables and the figure."""
     _run(PROMPTS, out, stories, processes, page)
 
 
 @app.command()
-def fewer_evaluations(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+def fewer_evaluations(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _IDENTITYSTORY) -> None:
     """Draw stories with fewer evaluations of the networks, measure them, and write the tables and the figure."""
     _run(FEWER, out, stories, processes, page)
 
 
 @app.command()
-def storynizor(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+def storynizor(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _STORYNIZOR) -> None:
     """Draw the frames of stories by themselves and together, measure them, and write the tables and the figure."""
     _run(STORYNIZOR, out, stories, processes, page)
 
 
 @app.command()
 def training(
-    out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE, weights: Weights = WEIGHTS
+    out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _TRAINING, weights: Weights = WEIGHTS
 ) -> None:
     """Draw stories with what training made and without, measure them, and write the tables and the figure."""
     try:
@@ -215,7 +218,7 @@ def training(
 
 
 @app.command()
-def transformer(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE) -> None:
+def transformer(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _TRANSFORMER) -> None:
     """Draw stories by the diffusion transformer, measure them, and write the tables and the figure."""
     path = TRANSFORMER_WEIGHTS / f"{TRANSFORMER_FILE}.safetensors"
     if not path.is_file():
@@ -244,7 +247,7 @@ def score_report(
     out: Out,
     stories: Stories = 60,
     processes: Processes = 1,
-    page: Page = _PAGE,
+    page: Page = _IDENTITYSTORY,
     toyworld: Kept = None,
     storynizor: Kept = None,
 ) -> None:
@@ -262,7 +265,9 @@ def score_report(
 
 
 @app.command()
-def takes(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _PAGE, number: Takes = 4) -> None:
+def takes(
+    out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _IDENTITYSTORY, number: Takes = 4
+) -> None:
     """Draw every frame several times, keep one of the takes by faces or by words, and write the tables."""
     evaluation = Evaluation(
         "takes",

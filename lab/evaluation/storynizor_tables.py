@@ -1,4 +1,4 @@
-"""The tables of Storynizor in `docs/evidence.md`, from the rows that `storynizor.measure_story` gives."""
+"""The tables of Storynizor in `docs/evidence/storynizor.md`, from the rows that `storynizor.measure_story` gives."""
 
 from ..toyworld.probe import PERSON, SCENE
 from .drawing_modes import HALF, MIXED, OFF, ON

@@ -1,4 +1,4 @@
-"""The tables of the first part of `docs/evidence.md`, from the rows that `identitystory.measure_story` gives."""
+"""The first tables of `docs/evidence/identitystory.md`, from the rows that `identitystory.measure_story` gives."""
 
 from ..toyworld.probe import PERSON, SCENE
 from .identitystory import DRAWN, OTHERS

@@ -1,4 +1,4 @@
-"""The tables of training in `docs/evidence.md`, from the rows that `training.measure_story` gives."""
+"""The tables of training in `docs/evidence/training.md`, from the rows that `training.measure_story` gives."""
 
 from collections.abc import Iterable, Mapping
 

@@ -40,7 +40,7 @@ def finished(tmp_path):
 def test_finished_stories_are_only_told_of(finished):
     toyworld(finished / "out", stories=2, processes=2, page=finished / "page.md")
     assert (finished / "page.md").read_text() == f"before\n{BEGIN}\n{make_tables(ROWS)}\n{END}\nafter\n"
-    assert (finished / "page_identity.png").is_file()
+    assert (finished / "identity.png").is_file()
     lines = (finished / "out" / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == ROWS
 
