@@ -25,7 +25,7 @@ class ToyWorldLoaderNode(io.ComfyNode):
             node_id="StoryIdentityToyWorldLoader",
             display_name="Toy World Loader",
             category="StoryIdentity/toy world",
-            description="Small networks that draw 64-pixel people and come with the pack: everything a story needs, "
+            description="Small networks that draw simple people and come with the pack: everything a story needs, "
             "without a download and without a GPU.",
             search_aliases=["toy", "demo", "example", "small model", "IdentityStory"],
             inputs=[],
@@ -43,9 +43,7 @@ class ToyWorldLoaderNode(io.ComfyNode):
                     tooltip="Tokenizer and text encoder, for CLIP Text Encode, Encode Story, Encode Frame and Identity "
                     "Conditioning.",
                 ),
-                io.Vae.Output(
-                    display_name="vae", tooltip="Its latents have a quarter of the picture's sides, and eight channels."
-                ),
+                io.Vae.Output(display_name="vae", tooltip="The toy world's own; its latents fit no other model."),
                 io.Photomaker.Output(
                     display_name="photomaker",
                     tooltip="The identity encoder, for Identity Discovery and Identity Conditioning.",

@@ -190,7 +190,7 @@ def models() -> list[Node]:
 def toy_world() -> Json:
     name = "toyworld_quickstart.json"
     about = f"""# A story, in the toy world
-Small networks that come with the pack and draw 64-pixel people: nothing to download, no GPU, done in a few \
+Small networks that come with the pack and draw simple people: nothing to download, no GPU, done in a few \
 minutes. The nodes are those of the SDXL workflows.
 
 ## What to try first
