@@ -65,13 +65,13 @@ def _make_base(settings: Settings, out: Path) -> Made:
 
 
 def _make_decoder(settings: Settings, out: Path) -> Made:
-    from .train_decoder import measure_predictions, train_decoder
+    from .train_decoder import measure_redrawn, train_decoder
 
     vae, base = load_vae(out).to(settings.device), load_base(out, settings.seed)
-    before = measure_predictions(vae, base, settings)
+    before = measure_redrawn(vae, base, settings)
     losses = train_decoder(vae.to(settings.device), base, settings)
-    after = {"psnr_db_of_predictions": measure_predictions(vae.eval(), base, settings)}
-    measured = {**measure_vae(vae), "psnr_db_of_predictions_before": before, **after}
+    after = {"psnr_db_redrawn": measure_redrawn(vae.eval(), base, settings)}
+    measured = {**measure_vae(vae), "psnr_db_redrawn_before": before, **after}
     return Made({"vae": vae.state_dict()}, {"decoder": losses}, measured)
 
 

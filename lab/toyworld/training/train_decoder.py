@@ -1,8 +1,9 @@
 """Trains the VAE's decoder further, on latents as the base model leaves them.
 
 The VAE has seen latents of drawings only. A base model's latents are a little wrong in every cell, and where cells do
-not fit, blocks show. So the decoder also learns to draw a scene from what the base model predicts of its noisy latents.
-The encoder stays as it is, and with it what all other networks were trained on.
+not fit, blocks show. So the decoder also learns to draw a scene from what the base model makes of its noisy latents, in
+a few steps of DDIM, whose latents are as sharp, and as wrong, as those of a sampling. The encoder stays as it is, and
+with it what all other networks were trained on.
 """
 
 from dataclasses import replace
@@ -22,17 +23,18 @@ from .train_network import Settings, train
 from .train_vae import LATENT_NOISE, drawing_loss
 
 STRONGEST = 1.0
-"""Latents are noisy up to this sigma: with more of it, a prediction says little of the picture it comes from."""
+"""Latents are noisy up to this sigma: with more noise, the base model draws another picture."""
+STEPS = 3
 
 
 def train_decoder(vae: ToyVAE, base: BaseModel, settings: Settings) -> list[float]:
-    """Train the decoder in place: half of a batch are predictions of the base model, half are drawings' own latents.
+    """Train the decoder in place: half of a batch is the base model's, half are drawings' own latents.
 
     Raises:
         ValueError: If a batch has fewer than two rows.
     """
     if settings.batch < 2:
-        raise ValueError(f"batch is {settings.batch}; it must be 2 or more: half of it are predictions.")
+        raise ValueError(f"batch is {settings.batch}; it must be 2 or more: half of it is drawn by the base model.")
     pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder, settings.world)
     latents, ids = encode(vae, pictures, settings), torch.from_numpy(tokens.astype(np.int64))
     vae.encoder.requires_grad_(False)
@@ -46,7 +48,7 @@ def train_decoder(vae: ToyVAE, base: BaseModel, settings: Settings) -> list[floa
         given = clean + LATENT_NOISE * random.normal(*clean.shape).to(settings.device)
         guessed = slice(settings.batch // 2)
         words = ids[chosen][guessed].to(settings.device)
-        given[guessed] = predictions(base, clean[guessed], words, random, settings)
+        given[guessed] = redrawn(base, clean[guessed], words, random, settings)
         with settings.autocast():
             drawn = vae.decode(given).float()
         return drawing_loss(drawn, to_pixels(pictures[chosen]).to(settings.device), scales)
@@ -55,21 +57,25 @@ def train_decoder(vae: ToyVAE, base: BaseModel, settings: Settings) -> list[floa
 
 
 @torch.no_grad()
-def predictions(base: BaseModel, clean: Tensor, words: Tensor, random: StepRandom, settings: Settings) -> Tensor:
-    """What the base model takes latents for once there is noise on them, up to `STRONGEST`."""
+def redrawn(base: BaseModel, clean: Tensor, words: Tensor, random: StepRandom, settings: Settings) -> Tensor:
+    """What the base model makes of latents that get noise, up to `STRONGEST`, in `STEPS` steps without guidance."""
     diffusion = Diffusion(settings.device)
     weak_enough = int((diffusion.sigmas <= STRONGEST).sum())
-    timesteps = torch.from_numpy(random.numpy.integers(0, weak_enough, len(clean))).to(settings.device)
-    noise = random.normal(*clean.shape).to(settings.device)
-    noisy, _ = diffusion.noisy_and_target(clean, noise, timesteps)
-    with settings.autocast():
-        found = base.predict_from(noisy, timesteps, words)
-    return diffusion.clean(noisy, found.float(), timesteps)
+    first = torch.from_numpy(random.numpy.integers(0, weak_enough, len(clean))).to(settings.device)
+    noise, found = random.normal(*clean.shape).to(settings.device), clean
+    for step in range(STEPS):
+        timesteps = first * (STEPS - step) // STEPS
+        noisy, _ = diffusion.noisy_and_target(found, noise, timesteps)
+        with settings.autocast():
+            v = base.predict_from(noisy, timesteps, words).float()
+        a, b = (kept[timesteps].view(-1, 1, 1, 1) for kept in (diffusion.signal, diffusion.noise))
+        found, noise = diffusion.clean(noisy, v, timesteps), b * noisy + a * v
+    return found
 
 
 @torch.no_grad()
-def measure_predictions(vae: ToyVAE, base: BaseModel, settings: Settings, count: int = 200) -> float:
-    """Mean PSNR in dB of pictures never trained on, decoded from predictions of the base model; on the CPU."""
+def measure_redrawn(vae: ToyVAE, base: BaseModel, settings: Settings, count: int = 200) -> float:
+    """Mean PSNR in dB of pictures never trained on, decoded from what the base model makes of them; on the CPU."""
     numbers = range(9_100_000_000, 9_100_000_000 + count)
     held_out = [sample_scene(number, held_out=True, world=settings.world) for number in numbers]
     pixels = to_pixels(np.stack([scene.image for scene in held_out]))
@@ -78,7 +84,7 @@ def measure_predictions(vae: ToyVAE, base: BaseModel, settings: Settings, count:
     scores = []
     for start in range(0, count, 50):
         rows = slice(start, start + 50)
-        given = predictions(base, vae.encode(pixels[rows]), words[rows], StepRandom.of(0, 0, start), on_cpu)
+        given = redrawn(base, vae.encode(pixels[rows]), words[rows], StepRandom.of(0, 0, start), on_cpu)
         wrong = (vae.decode(given).clamp(-1, 1) - pixels[rows]) ** 2
         scores.append(10 * torch.log10(4 / wrong.mean((1, 2, 3))))
     return round(float(torch.cat(scores).mean()), 2)

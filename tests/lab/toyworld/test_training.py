@@ -7,7 +7,7 @@ import pickle
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -455,7 +455,7 @@ def test_edges_are_compared_at_every_distance():
     assert_close(drawing_loss(flat, stripes, (1, 2)), torch.tensor(plain + 0.25))
 
 
-def test_the_decoder_learns_from_predictions_and_the_encoder_stays(tmp_path, monkeypatch):
+def test_the_decoder_learns_from_what_is_redrawn_and_the_encoder_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(train_decoder, "PICTURES", 8)
     settings = Settings(steps=2, batch=4, rate=1e-3, folder=tmp_path, save_every=1)
     torch.manual_seed(0)
@@ -463,7 +463,7 @@ def test_the_decoder_learns_from_predictions_and_the_encoder_stays(tmp_path, mon
     nn.init.normal_(vae.decoder.leave.weight, std=0.1)
     before, guess, guessed = (
         {key: each.clone() for key, each in vae.state_dict().items()},
-        train_decoder.predictions,
+        train_decoder.redrawn,
         [],
     )
 
@@ -471,29 +471,32 @@ def test_the_decoder_learns_from_predictions_and_the_encoder_stays(tmp_path, mon
         guessed.append(guess(base, clean, words, random, settings))
         return guessed[-1]
 
-    monkeypatch.setattr(train_decoder, "predictions", noted)
+    monkeypatch.setattr(train_decoder, "redrawn", noted)
     assert len(train_decoder.train_decoder(vae, base, settings)) == 2
     changed = {key.split(".")[0] for key, each in vae.state_dict().items() if not torch.equal(each, before[key])}
     assert changed == {"decoder"}
     assert [len(each) for each in guessed] == [2, 2]  # half of the batch
-    assert 0 < train_decoder.measure_predictions(vae, base, settings, count=4) < 40
+    assert 0 < train_decoder.measure_redrawn(vae, base, settings, count=4) < 40
     with pytest.raises(ValueError, match="batch is 1"):
         train_decoder.train_decoder(vae, base, replace(settings, batch=1))
 
 
-def test_a_prediction_is_that_of_a_network_that_sees_little_noise():
-    """One that finds v is 0 leaves a noisy latent as it is but for the signal's share of it, which is half or more."""
-    settings = Settings(steps=1, batch=1, rate=1e-3)
+def test_a_base_model_that_is_right_draws_the_picture_again():
+    """One that finds v exactly comes back to the latents from any noise, of which there is little."""
+    settings, seen = Settings(steps=1, batch=1, rate=1e-3), []
 
-    class Nothing(BaseModel):
+    class Right(BaseModel):
         def predict_from(self, noisy, timesteps, words):
-            assert (noise_levels()[timesteps] <= train_decoder.STRONGEST).all()
-            return torch.zeros_like(noisy)
+            seen.append(timesteps)
+            a, b = (kept[timesteps].view(-1, 1, 1, 1) for kept in (diffusion.signal, diffusion.noise))
+            return (a * noisy - 3.0) / b
 
-    clean = torch.full((200, 1, 4, 4), 3.0)
-    found = train_decoder.predictions(Nothing(0), clean, torch.zeros(200, 1), StepRandom.of(0, 0, 0), settings)
-    means = found.mean(dim=(1, 2, 3))
-    assert 1 < means.min() < 2 < means.max() < 3.2
+    clean, diffusion = torch.full((200, 1, 4, 4), 3.0), Diffusion("cpu")
+    found = train_decoder.redrawn(Right(0), clean, torch.zeros(200, 1), StepRandom.of(0, 0, 0), settings)
+    assert_close(found, clean, tolerance=1e-4)
+    assert len(seen) == train_decoder.STEPS
+    assert 0.5 < noise_levels()[seen[0]].max() <= train_decoder.STRONGEST
+    assert all((later <= earlier).all() for earlier, later in pairwise(seen))
 
 
 def test_a_saved_base_model_loads_again(tmp_path):
