@@ -30,7 +30,7 @@ from .starting_weights import check_start
 from .text_encoder import write_tokenizer
 from .train_base import load_base, text_keys, train_base
 from .train_network import Settings
-from .train_photomaker import FaceJudge, draw_examples, photomaker_file, train_photomaker
+from .train_photomaker import Adapter, FaceJudge, draw_examples, photomaker_file, train_photomaker
 from .train_tower import IdEncoder, measure_tower, train_tower
 from .train_vae import measure_vae, train_vae
 
@@ -75,6 +75,12 @@ def _make_decoder(settings: Settings, out: Path) -> Made:
     return Made({"vae": vae.state_dict()}, {"decoder": losses}, measured)
 
 
+def _make_tower(settings: Settings, out: Path) -> Made:
+    encoder, losses = tower_of(settings)
+    untaught = photomaker_file(Adapter(load_base(out, settings.seed), encoder))
+    return Made({"photomaker": untaught}, {"tower": losses}, measure_tower(encoder, settings.world))
+
+
 def _make_photomaker(settings: Settings, out: Path) -> Made:
     from .measure_photomaker import measure_photomaker
 
@@ -88,7 +94,8 @@ def _make_photomaker(settings: Settings, out: Path) -> Made:
     measured = measure_tower(adapter.encoder, settings.world)
     if all(weight_file(name, out).is_file() for name in ("detector", "identity_encoder")):
         measured |= measure_photomaker(adapter, vae.cpu(), load_recogniser(out))
-    return Made({"photomaker": photomaker_file(adapter)}, {"tower": tower_losses, "photomaker": losses}, measured)
+    of_tower = {"tower": tower_losses} if tower_losses else {}
+    return Made({"photomaker": photomaker_file(adapter)}, of_tower | {"photomaker": losses}, measured)
 
 
 def tower_of(settings: Settings) -> tuple[IdEncoder, list[float]]:
@@ -171,6 +178,7 @@ STAGES: dict[str, Stage] = {
     "decoder": Stage(_make_decoder, 3_000, 16, 5e-4, 5),
     "identity": Stage(_make_identity, 700, 128, 2e-3, 10),
     "detector": Stage(_make_detector, 1_300, 32, 2e-3, 10),
+    "tower": Stage(_make_tower, 1_000, 32, 1e-3, 0, extra=True),
     "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 48),
     "words": Stage(_make_words, 600, 32, 1e-3, 5),
     "probe": Stage(_make_probe, 3_500, 32, 2e-3, 6),
@@ -178,7 +186,9 @@ STAGES: dict[str, Stage] = {
 }
 """In the order in which they need each other. The minutes are for two CPU cores; a longer run draws better.
 
-The transformer needs a VAE whose latents have 16 channels, and no weights of it come with the pack yet.
+The photomaker stage begins with the tower's. Alone, the tower's stage leaves a file of an identity generator whose LoRA
+adds nothing yet, to be continued from. The transformer needs a VAE whose latents have 16 channels, and no weights of it
+come with the pack yet.
 """
 
 

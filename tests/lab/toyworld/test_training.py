@@ -17,14 +17,14 @@ from story_identity.core.locking import locked
 from story_identity.core.photomaker import split_file, vision_config
 from story_identity.core.toyworld.convolutions import Block
 from story_identity.core.toyworld.identity_encoder import IdentityEncoder
-from story_identity.core.toyworld.models import STANDING, noise_levels
+from story_identity.core.toyworld.models import STANDING, load_weights, noise_levels
 from story_identity.core.toyworld.vae import ToyVAE, load_vae
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
 from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, claim_folder, world_of
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.training import train_decoder, train_network
 from story_identity.lab.toyworld.training.recipes import RECIPES
-from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys
+from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys, tower_of
 from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
 from story_identity.lab.toyworld.training.train_detector import drawn_scenes
 from story_identity.lab.toyworld.training.train_network import Settings, train
@@ -357,6 +357,22 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world,
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.slow
+def test_a_tower_alone_is_an_identity_generator_to_be_continued_from(tmp_path, monkeypatch):
+    few_pictures(monkeypatch, STANDING, tower_steps=2)
+    out, work = make_random_toyworld(tmp_path, world=STANDING), tmp_path / "work"
+    run_stage("tower", device="cpu", seed=3, minutes=0.0, work=work, out=out)
+    card = json.loads((out / "card.json").read_text(encoding="utf-8"))["tower"]
+    assert card["files"] == ["photomaker"]
+    assert set(card["measured"]) == {"variance_of_ten", "directions"}
+    encoder, lora = split_file(load_weights("photomaker", out), "toy")
+    assert all(not value.any() for key, value in lora.items() if "lora_B" in key)
+    settings = Settings(steps=1, batch=2, rate=1e-12, folder=tmp_path / "next", start=out)
+    adapter, _ = train_photomaker(BaseModel(0), tower_of(settings)[0], draw_examples(ToyVAE(), settings, 4), settings)
+    continued = split_file(photomaker_file(adapter), "toy")[0]
+    assert_close(continued["visual_projection.weight"], encoder["visual_projection.weight"])
+
+
 def test_examples_point_at_the_person_in_the_mask(tmp_path):
     settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path)
     examples = draw_examples(ToyVAE(), settings, count=24)
@@ -370,7 +386,7 @@ def test_examples_point_at_the_person_in_the_mask(tmp_path):
 def test_the_adapter_changes_one_word_only():
     adapter = Adapter(BaseModel(0), IdEncoder(0)).eval()
     tokens = torch.tensor([tokenize("a man and a woman in the snow", STANDING.text_length)])
-    portraits = torch.rand(1, 2, 3, 64, 64) * 2 - 1
+    portraits = torch.rand(1, 2, 3, STANDING.picture_side, STANDING.picture_side) * 2 - 1
     with torch.no_grad():
         identity = adapter.identities(portraits)
         context = adapter.context(tokens, torch.tensor([5]), identity)
