@@ -1,6 +1,6 @@
 """Seeing and changing the attention layers of a diffusers FluxTransformer2DModel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -63,22 +63,21 @@ class _HookedProcessor:
     ) -> Any:
         if attention_mask is not None:
             raise ValueError("Attention masks are not supported here; encode prompts without one.")
-        picture = [layer(hidden_states) for layer in (attn.to_q, attn.to_k, attn.to_v)]
-        q, k, v = _of_heads(attn, picture, attn.norm_q, attn.norm_k)
+        q, k, v = _of_heads(attn, [attn.to_q, attn.to_k, attn.to_v], hidden_states, attn.norm_q, attn.norm_k)
         if encoder_hidden_states is not None:
-            text = [layer(encoder_hidden_states) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)]
-            words = _of_heads(attn, text, attn.norm_added_q, attn.norm_added_k)
-            q, k, v = (torch.cat(both, dim=1) for both in zip(words, (q, k, v), strict=True))
+            layers = [attn.add_q_proj, attn.add_k_proj, attn.add_v_proj]
+            of_text = _of_heads(attn, layers, encoder_hidden_states, attn.norm_added_q, attn.norm_added_k)
+            q, k, v = (torch.cat(both, dim=1) for both in zip(of_text, (q, k, v), strict=True))
         turn: Any = partial(apply_rotary_emb, freqs_cis=image_rotary_emb, sequence_dim=1)
         q, k = turn(q), turn(k)
         heads = q.shape[2]
         out = self._attend(q.flatten(2), k.flatten(2), v.flatten(2), heads)
         if encoder_hidden_states is None:
             return out
-        words, picture = out[:, : self.text], out[:, self.text :]
+        picture = out[:, self.text :]
         for module in attn.to_out:
             picture = module(picture)
-        return picture, attn.to_add_out(words)
+        return picture, attn.to_add_out(out[:, : self.text])
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         behind = q.shape[1] - self.text - self.grid[0] * self.grid[1]
@@ -88,7 +87,9 @@ class _HookedProcessor:
         return self.hook(q, k, v, heads, layer, plain_attention)
 
 
-def _of_heads(attn: Any, parts: list[Tensor], norm_q: Any, norm_k: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values `(rows, tokens, heads, width)`, queries and keys at unit scale."""
-    q, k, v = (each.unflatten(-1, (-1, attn.head_dim)) for each in parts)
+def _of_heads(
+    attn: Any, layers: Sequence[Any], states: Tensor, norm_q: Any, norm_k: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of tokens, `(rows, tokens, heads, width)`, queries and keys at unit scale."""
+    q, k, v = (layer(states).unflatten(-1, (-1, attn.head_dim)) for layer in layers)
     return norm_q(q), norm_k(k), v

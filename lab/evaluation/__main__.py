@@ -23,9 +23,8 @@ import typer
 
 from ...core.guidance import TEMPLATES
 from ...core.story import CHARACTER, FRAME
-from ...core.toyworld.models import WEIGHTS
-from ...core.toyworld.transformer import NAME as TRANSFORMER_FILE
-from ...core.toyworld.transformer import TRANSFORMER_WEIGHTS
+from ...core.toyworld.models import STANDING, WEIGHTS
+from ...core.toyworld.transformer import TRANSFORMER_WEIGHTS, TRANSFORMER_WORLD
 from ...headless.run_files import mark_of
 from . import best_of_takes as of_takes
 from . import discovery as of_discovery
@@ -53,7 +52,14 @@ IDENTITY_FIGURE = Figure(
     across=2,
     stories=(0, 1, 2, 4),
 )  # fmt: skip
-TOYWORLD = Evaluation("toyworld", of_toyworld.open_measure, tables.make_tables, IDENTITY_FIGURE, reported="discovered")
+TOYWORLD = Evaluation(
+    "toyworld",
+    of_toyworld.open_measure,
+    tables.make_tables,
+    IDENTITY_FIGURE,
+    reported="discovered",
+    made_with={"drawn": list(VARIANTS)},
+)
 
 DISCOVERY_FIGURE = Figure("discovery", rows=of_discovery.SOURCES, columns={}, across=2, stories=())
 DISCOVERY = Evaluation(
@@ -91,7 +97,7 @@ FEWER = Evaluation(
 )
 
 STORYNIZOR_FIGURE = Figure(
-    "storynizor",
+    "together",
     rows=tuple(mode.name for mode in DRAWING_MODES),
     columns={"off": "every frame by itself", "on": "frames that see each other's people (AMSA)"},
     across=4,
@@ -107,7 +113,7 @@ STORYNIZOR = Evaluation(
 )
 
 TRAINING_FIGURE = Figure(
-    "training",
+    "trained",
     rows=(of_training.REFERENCES, *(mode.name for mode in of_training.DRAWING_MODES)),
     columns={
         OFF: "AMSA off",
@@ -122,7 +128,7 @@ TRAINING_FIGURE = Figure(
 )
 
 TRANSFORMER_FIGURE = Figure(
-    "transformer",
+    "drawn",
     rows=of_transformer.VARIANTS,
     columns={
         TEMPLATE: "the transformer alone",
@@ -145,7 +151,9 @@ Kept = Annotated[
     Path | None, typer.Option(metavar="DIR", help="A folder of that evaluation: its pictures are scored, not drawn.")
 ]
 Takes = Annotated[int, typer.Option("--takes", min=2, max=of_takes.MOST, help="How many takes of every frame.")]
-Weights = Annotated[Path, typer.Option(help="Folder of the trained weights: two synchronizers, an injector.")]
+Weights = Annotated[
+    Path, typer.Option(help="Folder of the trained weights: two synchronizers, an injector or several.")
+]
 Page = Annotated[
     Path, typer.Option(help="The page whose tables are filled in, unless they are of more; the figure goes beside it.")
 ]
@@ -220,11 +228,10 @@ def training(
 @app.command()
 def transformer(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _TRANSFORMER) -> None:
     """Draw stories by the diffusion transformer, measure them, and write the tables and the figure."""
-    path = TRANSFORMER_WEIGHTS / f"{TRANSFORMER_FILE}.safetensors"
-    if not path.is_file():
+    if STANDING != TRANSFORMER_WORLD or not TRANSFORMER_WEIGHTS.is_dir():
         raise typer.BadParameter(
-            "No weights of the transformer come with the pack yet. Train them: python -m "
-            "story_identity.lab.toyworld.training transformer."
+            f"The transformer cannot be measured yet: the pack's weights would have to be of {TRANSFORMER_WORLD.name}, "
+            f"with the transformer's in {TRANSFORMER_WEIGHTS}."
         )
     _run(
         Evaluation(
@@ -233,7 +240,7 @@ def transformer(out: Out, stories: Stories = 60, processes: Processes = 1, page:
             of_transformer.make_tables,
             TRANSFORMER_FIGURE,
             reported=of_transformer.DISCOVERED,
-            made_with={"transformer": mark_of(path), "cfg": of_transformer.CFG},
+            made_with={"transformer": mark_of(TRANSFORMER_WEIGHTS), **of_transformer.MADE_WITH},
         ),
         out,
         stories,

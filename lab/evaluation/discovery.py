@@ -45,7 +45,7 @@ DISCOVERED = {f"rank {rank}, {rounds}": (rank, rounds) for rank in RANKS for rou
 """By name: rank and rounds."""
 REPORTED = f"rank {RANKS[-1]}, 3"
 SOURCES = (MEAN, *DISCOVERED, TRUE)
-_SEED = 3  # together with a story's number; `toyworld.drawn_scenes` and `training` have 1 and 2
+_SEED = 3  # together with a story's number; `identitystory.drawn_scenes` and `training` have 1 and 2
 
 
 def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
@@ -137,8 +137,9 @@ def make_tables(rows: Rows) -> str:
         counted = f"{found} of {PICTURES * len(rows)}"
         lines.append((_label(name), kept, energy, *cells, counted, cell(rows, at("face_sim", name)), gain))
     titles = (
-        "**Identity from**", "portraits kept", "energy in the leading directions", "likeness of their embeddings",
-        "likeness of their faces", "faces found", "Face-Sim of 15 pictures", "minus the mean's",
+        "**Identity from**", "portraits kept", "energy in the leading directions, first round",
+        "likeness of their embeddings", "likeness of their faces", "faces found", "Face-Sim of 15 pictures",
+        "minus the mean's",
     )  # fmt: skip
     return (
         f"{len(rows)} stories of {PICTURES} pictures of one person, drawn with each of {len(SOURCES)} identities, "

@@ -24,7 +24,7 @@ class Figure:
     """What is on a figure.
 
     Args:
-        name: Its file's name, without the ending.
+        name: The end of its file's name; the page's name comes before it.
         rows: The drawing modes that a strip keeps, from the top.
         columns: Which of them are shown, and their titles.
         across: How many of a story's frames stand side by side.

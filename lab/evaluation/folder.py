@@ -59,7 +59,7 @@ def evaluate(evaluation: Evaluation, out: Path, stories: int, processes: int, pa
     if not shown:
         return
     captions = ["; ".join(rows[number]["people"]) for number in shown]
-    path = page.with_name(f"{evaluation.figure.name}.png")
+    path = page.with_name(f"{page.stem}_{evaluation.figure.name}.png")
     write_figure(path, evaluation.figure, [pictures_of(out, number) for number in shown], captions)
 
 

@@ -45,7 +45,7 @@ def make_tables(rows: Rows) -> str:
 
 
 def _trained_for(rows: Rows) -> dict[str, str]:
-    """What the modes are called that an injector draws which was trained in another."""
+    """Labels of the modes that are drawn by an injector trained in another mode."""
     trained = rows[0].get("trained_for", {})  # older rows have one injector, which was trained with shuffled references
     return {
         mode: f"{mode}, trained {trained.get(mode, _SHUFFLED)}"

@@ -1,8 +1,8 @@
 """The numbers of one story of the toy world, drawn by its diffusion transformer.
 
-Its identity generator is the same network, to which a portrait of the character is shown as a reference picture. It
-comes from portraits that the transformer drew: the first one, or the one nearest to the discovered identity. What
-discovers is the identity encoder of the UNet's identity generator, which knows nothing of the transformer.
+Its identity generator is the same network, to which a picture of the character is shown as reference: one of the
+portraits that the transformer drew (the first, or the one nearest to the discovered identity), or a drawing of one real
+person. What discovers is the identity encoder of the UNet's identity generator, which knows nothing of the transformer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ from ...headless.studio import Studio
 from ..toyworld.people import Person
 from ..toyworld.probe import PERSON, SCENE
 from ..toyworld.world import draw, portrait_plan
-from .drawing_modes import OFF, ON, frames_noise
+from .drawing_modes import ON, frames_noise
 from .identitystory import (
     DRAWN,
     FIRST_FRAME,
@@ -69,18 +69,19 @@ REFERENCE_SIDE = 144
 FIRST, DISCOVERED, TRUE = "first portrait", "discovered", "true"
 SOURCES = (FIRST, DISCOVERED, TRUE)
 """Which picture of a character is shown: of those that the transformer drew, or a drawing of one real person."""
-VARIANTS = (TEMPLATE, *SOURCES, OFF, ON)
+VARIANTS = (TEMPLATE, *SOURCES, ON)
+MADE_WITH = {"cfg": CFG, "portraits": PORTRAITS, "rank": NARROW_RANK, "side": REFERENCE_SIDE, "drawn": list(VARIANTS)}
+"""What the numbers depend on besides the weights, and the settings of the toy world's evaluation."""
 _LABELS = {
     TEMPLATE: "the transformer alone (the template)",
     FIRST: "re-denoised, the first portrait as reference",
     DISCOVERED: "re-denoised, the discovered portrait as reference",
     TRUE: "re-denoised, a drawing of the true person as reference",
-    OFF: "every frame by itself, as one batch",
     ON: "frames that see each other's people (AMSA)",
     DRAWN: "*drawn, one person throughout*",
     OTHERS: "*drawn, anybody the caption fits*",
 }
-_PAIRS = ((FIRST, TEMPLATE), (DISCOVERED, TEMPLATE), (DISCOVERED, FIRST), (TRUE, DISCOVERED), (ON, OFF))
+_PAIRS = ((FIRST, TEMPLATE), (DISCOVERED, TEMPLATE), (DISCOVERED, FIRST), (TRUE, DISCOVERED), (ON, TEMPLATE))
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Artist:
             soft_edge=settings.soft_edge,
         )  # fmt: skip
 
-    def together(self, toy: ToyStory, first_seed: int, strength: float) -> list[Picture]:
+    def together(self, toy: ToyStory, first_seed: int, strength: float = 1.0) -> list[Picture]:
         """All frames as one batch, with shared attention."""
         frames, positions = toy.story.frames, positions_of(self.pipe, toy.story)
         prompts = (self.prompts([each.prompt for each in frames]), self.prompts([each.negative for each in frames]))
@@ -182,8 +183,7 @@ def measure_story(instruments: Instruments, artist: Artist, number: int) -> tupl
                 latent = artist.put_in(frame, cache, layout, references[source])
                 pictures[source] += artist.pictures(latent)
                 outside.append(largest_change(latent, cache.final, cells))
-        for name, strength in ((OFF, 0.0), (ON, 1.0)):
-            pictures[name] = artist.together(toy, first_seed + FIRST_FRAME, strength)
+        pictures[ON] = artist.together(toy, first_seed + FIRST_FRAME)
     pictures |= drawings(toy)
     seen = {name: look_at_all(instruments, toy, images) for name, images in pictures.items()}
     row = {
@@ -281,13 +281,13 @@ def _pair_table(rows: Rows) -> str:
 
 
 def _agreement_table(rows: Rows) -> str:
-    shown = (TEMPLATE, DISCOVERED, OFF, ON, DRAWN)
+    shown = (TEMPLATE, DISCOVERED, ON, DRAWN)
     lines = []
     for name in ("scene", *SCENE, "person", *PERSON):
         cells = [cell(rows, at("agreement", variant, name), 100, 1) for variant in shown]
-        for one, other in ((DISCOVERED, TEMPLATE), (ON, OFF)):
+        for one, other in ((DISCOVERED, TEMPLATE), (ON, TEMPLATE)):
             both = at("agreement", one, name), at("agreement", other, name)
             cells.append(difference(rows, *both, scale=100, digits=1))
         lines.append((name, *cells))
-    titles = ("template", "re-denoised", "apart", "AMSA", "*drawn*", "re-denoised − template", "AMSA − apart")
+    titles = ("template", "re-denoised", "AMSA", "*drawn*", "re-denoised − template", "AMSA − template")
     return table(("**As the caption says, %**", *titles), lines)

@@ -5,7 +5,7 @@ from pathlib import Path
 from ...core.toyworld.models import WEIGHTS
 
 LAB_WEIGHTS = Path(__file__).parent / "weights"
-_LAB_ONLY = ("probe", "synchronizer_without_mask_loss")
+_LAB_ONLY = ("probe", "synchronizer_without_mask_loss", "injector_aligned", "injector_average", "injector_stacked")
 
 
 def weight_file(name: str, folder: Path = WEIGHTS) -> Path:

@@ -181,8 +181,8 @@ def dealt(
         rows: By character and picture, where its features are.
         batch: Whose pictures they are; references come from a picture's own group.
         mode: `shuffled`: another picture with the same character, so that nobody is left who is seen in a single one;
-            `aligned`: the picture itself; `average` and `stacked`: all pictures with the character, as often as makes
-            them as many as a group has frames.
+            `aligned`: the picture itself; `average` and `stacked`: all pictures with the character, where those are
+            fewer than a group has frames, the first of them twice.
         random: Shuffles.
     """
     shown: dict[tuple[int, int], tuple[int, ...]] = {}

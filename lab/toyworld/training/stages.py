@@ -68,17 +68,21 @@ def _make_decoder(settings: Settings, out: Path) -> Made:
     from .train_decoder import measure_redrawn, train_decoder
 
     vae, base = load_vae(out).to(settings.device), load_base(out, settings.seed)
-    before = measure_redrawn(vae, base, settings)
-    losses = train_decoder(vae.to(settings.device), base, settings)
-    after = {"psnr_db_redrawn": measure_redrawn(vae.eval(), base, settings)}
-    measured = {**measure_vae(vae), "psnr_db_redrawn_before": before, **after}
+    losses = train_decoder(vae, base, settings)
+    measured = {**measure_vae(vae.eval()), "psnr_db_redrawn": measure_redrawn(vae, base, settings)}
     return Made({"vae": vae.state_dict()}, {"decoder": losses}, measured)
 
 
 def _make_tower(settings: Settings, out: Path) -> Made:
-    encoder, losses = tower_of(settings)
-    untaught = photomaker_file(Adapter(load_base(out, settings.seed), encoder))
-    return Made({"photomaker": untaught}, {"tower": losses}, measure_tower(encoder, settings.world))
+    if settings.start is not None or "photomaker" in _read_card(out / CARD):
+        raise ValueError(
+            "The tower is only trained anew, and its file is that of the identity generator: leave --continue-from "
+            "out, and give an --out in which there is no finished identity generator."
+        )
+    base = load_base(out, settings.seed)
+    encoder, losses = tower_of(settings, settings.minutes)
+    measured = measure_tower(encoder, settings.world)
+    return Made({"photomaker": photomaker_file(Adapter(base, encoder))}, {"tower": losses}, measured)
 
 
 def _make_photomaker(settings: Settings, out: Path) -> Made:
@@ -98,11 +102,11 @@ def _make_photomaker(settings: Settings, out: Path) -> Made:
     return Made({"photomaker": photomaker_file(adapter)}, of_tower | {"photomaker": losses}, measured)
 
 
-def tower_of(settings: Settings) -> tuple[IdEncoder, list[float]]:
-    """The vision tower, trained for a while that does not count among the stage's minutes, or to be continued from."""
+def tower_of(settings: Settings, minutes: float = 0.0) -> tuple[IdEncoder, list[float]]:
+    """The vision tower, trained for so long (0: all its steps), or one for the weights in the settings' `start`."""
     if settings.start is not None:
         return IdEncoder(settings.seed, settings.world), []
-    return train_tower(_with(settings, steps=recipe_of(settings.world).tower_steps, batch=32, minutes=0.0))
+    return train_tower(_with(settings, steps=recipe_of(settings.world).tower_steps, batch=32, minutes=minutes))
 
 
 def _make_identity(settings: Settings, out: Path) -> Made:

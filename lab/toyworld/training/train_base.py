@@ -9,7 +9,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from ....core.toyworld.models import STANDING, load_weights, noise_levels
+from ....core.toyworld.models import STANDING, load_weights, noise_levels, text_encoder_weights
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
 from ....core.toyworld.worlds import World, world_of
@@ -124,8 +124,8 @@ def load_base(folder: Path, seed: int) -> BaseModel:
 
 
 def load_text_encoder(text: nn.Module, folder: Path) -> None:
-    """Put the text encoder's weights in a folder into it."""
-    state, loaded = text.state_dict(), load_weights("text_encoder", folder)
+    """Put the text encoder's weights in a folder into it; raises as `core.toyworld.models.text_encoder_weights`."""
+    state, (loaded, _) = text.state_dict(), text_encoder_weights(folder)
     text.load_state_dict({key: loaded[stored] for key, stored in zip(state, text_keys(state), strict=True)})
 
 

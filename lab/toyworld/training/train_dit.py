@@ -56,7 +56,8 @@ REFERENCE_SIDES = (96, 144)
 """Pixels: what Reference Conditioning makes of a square portrait for 0.01 and 0.02 megapixels."""
 OUTSIDE, INSIDE = 0.25, 3.25
 """What the error of the half with references counts outside the person and on them."""
-_CHUNK = 64
+_CHUNK, _WAITING = 64, 32
+"""Lessons that are drawn at a time, and how many such parts may wait to be encoded."""
 
 
 @runtime_checkable
@@ -191,9 +192,11 @@ def draw_lessons(vae: Encoder, settings: Settings, count: int = SCENES, held_out
     columns: dict[str, list[Tensor]] = {}
     starts, drawer = range(0, count, _CHUNK), partial(_chunk, count, settings.seed, held_out, settings.world)
     with ProcessPoolExecutor() as pool:
-        for start, drawn in zip(starts, pool.map(drawer, starts), strict=True):
-            for name, part in _as_latents(vae, drawn, settings, start).items():
-                columns.setdefault(name, []).append(part)
+        for first in range(0, len(starts), _WAITING):
+            some = starts[first : first + _WAITING]
+            for start, drawn in zip(some, pool.map(drawer, some), strict=True):
+                for name, part in _as_latents(vae, drawn, settings, start).items():
+                    columns.setdefault(name, []).append(part)
     joined: dict[str, Any] = {name: torch.cat(parts) for name, parts in columns.items()}
     joined["portraits"] = {side: joined.pop(f"portraits {side}") for side in REFERENCE_SIDES}
     settings.folder.mkdir(parents=True, exist_ok=True)

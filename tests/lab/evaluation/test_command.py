@@ -40,7 +40,7 @@ def finished(tmp_path):
 def test_finished_stories_are_only_told_of(finished):
     toyworld(finished / "out", stories=2, processes=2, page=finished / "page.md")
     assert (finished / "page.md").read_text() == f"before\n{BEGIN}\n{make_tables(ROWS)}\n{END}\nafter\n"
-    assert (finished / "identity.png").is_file()
+    assert (finished / "page_identity.png").is_file()
     lines = (finished / "out" / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == ROWS
 
@@ -91,15 +91,21 @@ def test_a_page_without_markers_is_refused_before_anything_is_drawn(tmp_path):
 
 def test_the_transformer_is_not_measured_before_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr("story_identity.lab.evaluation.__main__.TRANSFORMER_WEIGHTS", tmp_path / "nothing")
-    with pytest.raises(typer.BadParameter, match="No weights of the transformer.*Train them"):
+    with pytest.raises(typer.BadParameter, match="cannot be measured yet.*toy-world-2"):
         transformer(tmp_path / "out", stories=2, processes=1, page=tmp_path / "page.md")
 
 
 def test_a_folder_belongs_to_one_evaluation(tmp_path, finished):
     claim_folder(tmp_path / "out", TOYWORLD.made_with)
     (finished / "page.md").write_text("".join(markers("storynizor")))
-    with pytest.raises(typer.BadParameter, match='another "drawing_modes"; give another folder'):
+    with pytest.raises(typer.BadParameter, match='another "drawing_modes", "drawn"; give another folder'):
         storynizor(tmp_path / "out", stories=2, processes=1, page=finished / "page.md")
+
+
+def test_a_folder_from_before_a_variant_was_added_is_refused(finished):
+    claim_folder(finished / "out", {})
+    with pytest.raises(typer.BadParameter, match='another "drawn"; give another folder'):
+        toyworld(finished / "out", stories=2, processes=1, page=finished / "page.md")
 
 
 def test_tables_of_more_stories_are_not_replaced_by_fewer(finished):

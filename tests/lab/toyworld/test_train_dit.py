@@ -15,6 +15,7 @@ from story_identity.core.toyworld.transformer import (
     transformer_vocabulary,
 )
 from story_identity.core.toyworld.vocabulary import tokenize
+from story_identity.core.toyworld.worlds import claim_folder
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
@@ -163,8 +164,8 @@ def test_a_training_goes_on_from_finished_weights(settings, tmp_path):
         "transformer": to_published(finished.transformer.state_dict(), SMALL.layers()),
         "text_encoder": text_keys(finished.text.state_dict()),
     }
+    claim_folder(TRANSFORMER_WORLD, tmp_path / "transformer")
     for name, weights in files.items():
-        (tmp_path / "transformer").mkdir(exist_ok=True)
         save_file(weights, tmp_path / "transformer" / f"{name}.safetensors")
     still = replace(first, rate=1e-12, seed=6, folder=settings.folder / "second", start=tmp_path)
     model, _ = trainer.train_dit(AnyVAE(), still, scenes=8, sizes=SMALL)

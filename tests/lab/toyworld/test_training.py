@@ -371,6 +371,9 @@ def test_a_tower_alone_is_an_identity_generator_to_be_continued_from(tmp_path, m
     adapter, _ = train_photomaker(BaseModel(0), tower_of(settings)[0], draw_examples(ToyVAE(), settings, 4), settings)
     continued = split_file(photomaker_file(adapter), "toy")[0]
     assert_close(continued["visual_projection.weight"], encoder["visual_projection.weight"])
+    (out / "card.json").write_text(json.dumps({"photomaker": {}}), encoding="utf-8")
+    with pytest.raises(ValueError, match="give an --out in which there is no finished identity generator"):
+        run_stage("tower", device="cpu", seed=3, minutes=0.0, work=work, out=out)
 
 
 def test_examples_point_at_the_person_in_the_mask(tmp_path):
