@@ -102,7 +102,7 @@ def _make_photomaker(settings: Settings, out: Path) -> Made:
     return Made({"photomaker": photomaker_file(adapter)}, of_tower | {"photomaker": losses}, measured)
 
 
-def tower_of(settings: Settings, minutes: float = 0.0) -> tuple[IdEncoder, list[float]]:
+def tower_of(settings: Settings, minutes: float | int = 0) -> tuple[IdEncoder, list[float]]:
     """The vision tower, trained for so long (0: all its steps), or one for the weights in the settings' `start`."""
     if settings.start is not None:
         return IdEncoder(settings.seed, settings.world), []
