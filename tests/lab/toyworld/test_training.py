@@ -27,6 +27,7 @@ from story_identity.lab.toyworld.training.recipes import RECIPES
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys, tower_of
 from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
 from story_identity.lab.toyworld.training.train_detector import drawn_scenes
+from story_identity.lab.toyworld.training.train_dit import Transformer, load_transformer
 from story_identity.lab.toyworld.training.train_network import Settings, train
 from story_identity.lab.toyworld.training.train_photomaker import (
     Adapter,
@@ -536,11 +537,13 @@ def test_what_there_is_of_the_second_world_can_be_continued_from():
     folder = LAB_WEIGHTS / TOY_WORLD_2.name
     cards = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     assert {name for card in cards.values() for name in card["files"]} == {
-        path.stem for path in folder.glob("*.safetensors")
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.safetensors")
     }
-    base, vae = load_base(folder, seed=0), load_vae(folder)
+    base, vae, transformer = load_base(folder, seed=0), load_vae(folder), Transformer(0)
+    load_transformer(transformer, folder / "transformer")
     assert base.world == vae.world == TOY_WORLD_2
-    assert all(each.isfinite().all() for network in (base, vae) for each in network.state_dict().values())
+    for network in (base, vae, transformer):
+        assert all(each.isfinite().all() for each in network.state_dict().values())
 
 
 def test_normalising_the_latents_changes_no_picture():
