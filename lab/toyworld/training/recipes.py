@@ -28,8 +28,9 @@ class Recipe:
         identity_dropout: Share of examples whose identity is left out, the class word staying as it is.
         likeness: Weight of the loss on the recogniser's features of the face that the prediction decodes to.
         likeness_below: That loss counts at noise levels (sigma) below this one.
-        spread: Weight of the loss that makes the embedding's directions equally strong and uncorrelated.
-        spread_kept: Share of the tower's `spread` that goes on in the identity generator's training.
+        noisier: Noise levels are drawn as the steps of a uniform number raised to this; below 1, strong noise is more
+            frequent, in which alone the identity says what the picture does not.
+        spread: Weight of the loss that makes the tower's directions equally strong and uncorrelated.
     """
 
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -47,8 +48,8 @@ class Recipe:
     identity_dropout: float = 0.0
     likeness: float = 0.0
     likeness_below: float = 1.0
+    noisier: float = 1.0
     spread: float = 0.0
-    spread_kept: float = 0.0
 
 
 _TOWER = {
@@ -85,9 +86,9 @@ RECIPES = {
         text_dropout=0.1,
         identity_dropout=0.1,
         likeness=0.5,
-        likeness_below=1.0,
+        likeness_below=6.0,
+        noisier=0.6,
         spread=0.05,
-        spread_kept=0.2,
     ),
 }
 

@@ -1,7 +1,8 @@
 """The identity-preserving generator, in the form of PhotoMaker (Li et al. 2024): vision tower, fuse module and LoRA.
 
-The tower comes from `train_tower`. Here tower, fuse module and LoRA learn to draw the person of some portraits into a
-scene: the class word's text embedding is replaced by its fusion with the portraits' mean embedding.
+The tower comes from `train_tower` and stays as it is: trained further here, it made all people alike, as nothing holds
+them apart until the UNet has learnt to look at them. Fuse module and LoRA learn to draw the person of some portraits
+into a scene: the class word's text embedding is replaced by its fusion with the portraits' mean embedding.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from ....core.photomaker import split_file
+from ....core.photomaker import FuseModule, split_file
 from ....core.quoting import printable
 from ....core.shapes import Float
 from ....core.toyworld.identity_encoder import IdentityEncoder, face_crops
@@ -30,8 +31,10 @@ from .recipes import recipe_of
 from .rendered_scenes import to_pixels
 from .train_base import BaseModel, Diffusion
 from .train_network import Settings, train
-from .train_tower import IdEncoder, augment_portraits, spread_loss
+from .train_tower import IdEncoder, augment_portraits
 
+VIEWS = 3
+"""How often each portrait is embedded, each time augmented anew."""
 _CHUNK = 64
 
 
@@ -112,7 +115,10 @@ def class_positions(tokens: np.ndarray) -> np.ndarray:
 
 
 class Adapter(nn.Module):
-    """What is trained: the encoder, and the LoRA inside the otherwise frozen base model."""
+    """What is trained: the encoder's fuse module, and the LoRA inside the otherwise frozen base model.
+
+    The fuse module begins with leaving the class word nearly as it is, so that training takes nothing from the text.
+    """
 
     def __init__(self, base: BaseModel, encoder: IdEncoder) -> None:
         super().__init__()
@@ -121,7 +127,16 @@ class Adapter(nn.Module):
         rank, layers = recipe.lora_rank, list(recipe.lora_layers)
         base.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=True))
         self.base = base
-        self.encoder = encoder.requires_grad_(True)
+        self.encoder = encoder.requires_grad_(False)
+        self._begin(encoder.fuse_module.requires_grad_(True))
+
+    @torch.no_grad()
+    def _begin(self, fuse: FuseModule) -> None:
+        for part in (fuse.mlp1, fuse.mlp2):
+            nn.init.zeros_(part.fc2.weight)
+            nn.init.zeros_(part.fc2.bias)
+        last = next(each for name, each in self.base.text.named_modules() if name.endswith("final_layer_norm"))
+        fuse.layer_norm.load_state_dict(last.state_dict())
 
     def context(self, tokens: Tensor, positions: Tensor, identities: Tensor, kept: Tensor | None = None) -> Tensor:
         """Text embeddings `(n, t, d)` with the class words fused with identities `(n, d)`, where `kept` `(n,)` says."""
@@ -147,24 +162,23 @@ def train_photomaker(
 ) -> tuple[Adapter, list[float]]:
     """Train by the error of v, which counts most inside the person's mask, as only that is used in re-denoising.
 
-    The recipe may leave out some identities and captions, and add the losses of `FaceJudge` and `spread_loss`.
+    The recipe may leave out some identities and captions, and add the loss of `FaceJudge`.
     """
     recipe, device = recipe_of(settings.world), settings.device
     adapter = Adapter(base, encoder)
     _start(adapter, settings)
     adapter.to(device)
     diffusion = Diffusion(device)
-    spread, predict = recipe.spread * recipe.spread_kept, settings.compiled(base.predict)
+    predict, seen = settings.compiled(base.predict), embed_portraits(adapter, examples, settings)
 
     def loss(random: StepRandom) -> Tensor:
         rows = torch.from_numpy(random.numpy.choice(len(examples.latents), settings.batch, replace=False))
         tokens, kept = left_out(examples.tokens[rows], random, settings)
-        timesteps = torch.from_numpy(random.numpy.integers(0, 1000, settings.batch)).to(device)
+        timesteps = (1000 * torch.from_numpy(random.numpy.random(settings.batch)) ** recipe.noisier).long().to(device)
         clean = examples.latents[rows].to(device)
         noisy, target = diffusion.noisy_and_target(clean, random.normal(*clean.shape).to(device), timesteps)
-        portraits = _some_portraits(examples, rows, random, device)
+        identities = _some_views(seen[rows.to(device)], random)
         with settings.autocast():
-            identities = adapter.identities(portraits)
             context = adapter.context(tokens.to(device), examples.positions[rows].to(device), identities, kept)
             found = predict(noisy, timesteps, context).float()
         value = ((0.25 + 3 * examples.masks[rows].to(device)) * (found - target) ** 2).mean()
@@ -172,7 +186,7 @@ def train_photomaker(
             clean = diffusion.clean(noisy, found, timesteps)
             counts = kept & (diffusion.sigmas[timesteps] < recipe.likeness_below)
             value = value + recipe.likeness * judge.unlikeness(clean, rows, counts)
-        return value + spread * spread_loss(identities.float()) if spread else value
+        return value
 
     return adapter, train("photomaker", adapter, loss, settings)
 
@@ -186,11 +200,25 @@ def left_out(tokens: Tensor, random: StepRandom, settings: Settings) -> tuple[Te
     return torch.where(silent[:, None], nothing, tokens), kept.to(settings.device)
 
 
-def _some_portraits(examples: Examples, rows: Tensor, random: StepRandom, device: str) -> Tensor:
-    """One or more portraits of each person, augmented, `(n, k, 3, side, side)` in [-1, 1]."""
-    count = int(random.numpy.integers(1, 1 + examples.portraits.shape[1]))
-    chosen = examples.portraits[rows][:, :count].flatten(0, 1).numpy()
-    return augment_portraits(to_pixels(chosen).to(device), random).unflatten(0, (len(rows), count))
+@torch.no_grad()
+def embed_portraits(adapter: Adapter, examples: Examples, settings: Settings) -> Float[Tensor, "n k v d"]:
+    """What the tower says of each portrait, augmented in `VIEWS` ways; on the settings' device."""
+    views = []
+    for number in range(VIEWS):
+        parts = examples.portraits.flatten(0, 1).split(_CHUNK)
+        embedded = []
+        for place, part in enumerate(parts):
+            random = StepRandom.of(settings.seed, number, place)
+            pixels = augment_portraits(to_pixels(part.numpy()).to(settings.device), random)
+            embedded.append(adapter.encoder.embed(pixels))
+        views.append(torch.cat(embedded))
+    return torch.stack(views, dim=1).unflatten(0, examples.portraits.shape[:2])
+
+
+def _some_views(seen: Float[Tensor, "n k v d"], random: StepRandom) -> Float[Tensor, "n d"]:
+    """The mean embedding of one or more portraits of each person."""
+    count = int(random.numpy.integers(1, 1 + seen.shape[1]))
+    return seen[:, :count, int(random.numpy.integers(seen.shape[2]))].mean(dim=1)
 
 
 class FaceJudge:

@@ -99,7 +99,7 @@ def test_a_tensor_too_many_is_refused(tmp_path):
 )
 def test_a_damaged_tokenizer_is_named(tmp_path, file, content):
     for path in models.WEIGHTS.rglob("*"):
-        if path.is_file() and re.match("unet|vae|text_enc|tokenizer", path.name):
+        if path.is_file() and re.match("unet|vae|text_enc|tokenizer|world", path.name):
             copy = tmp_path / path.relative_to(models.WEIGHTS)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())

@@ -345,7 +345,12 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world,
     examples = draw_examples(vae, settings, count=8)
     assert (tmp_path / "examples_8_0.pt").is_file()
     judge = FaceJudge(vae, IdentityEncoder(world), examples)
-    adapter, _ = train_photomaker(base, IdEncoder(0, world), examples, settings, judge)
+    tower = IdEncoder(0, world)
+    untrained = {key: value.clone() for key, value in tower.state_dict().items()}
+    adapter, _ = train_photomaker(base, tower, examples, settings, judge)
+    learnt = {key for key, value in tower.state_dict().items() if not torch.equal(value, untrained[key])}
+    assert "fuse_module.mlp2.fc2.weight" in learnt
+    assert all(key.startswith("fuse_module.") for key in learnt)
     file = photomaker_file(adapter)
     encoder, lora = split_file(file, "toy")
     found = vision_config(encoder)
@@ -389,6 +394,7 @@ def test_examples_point_at_the_person_in_the_mask(tmp_path):
 
 def test_the_adapter_changes_one_word_only():
     adapter = Adapter(BaseModel(0), IdEncoder(0)).eval()
+    torch.nn.init.normal_(adapter.encoder.fuse_module.mlp1.fc2.weight)  # as if it had learnt
     tokens = torch.tensor([tokenize("a man and a woman in the snow", STANDING.text_length)])
     portraits = torch.rand(1, 2, 3, STANDING.picture_side, STANDING.picture_side) * 2 - 1
     with torch.no_grad():
@@ -399,6 +405,14 @@ def test_the_adapter_changes_one_word_only():
     changed = (context != plain).any(dim=-1)[0].nonzero().flatten().tolist()
     assert changed == [5]
     assert torch.equal(without, plain)
+
+
+def test_the_adapter_begins_with_what_the_text_says():
+    adapter = Adapter(BaseModel(0), IdEncoder(0)).eval()
+    tokens = torch.tensor([tokenize("a man and a woman in the snow", STANDING.text_length)])
+    with torch.no_grad():
+        context = adapter.context(tokens, torch.tensor([5]), torch.randn(1, STANDING.text_width))
+        assert_close(context, adapter.base.text(tokens)[0])
 
 
 def test_captions_and_identities_are_left_out_at_the_recipes_shares(monkeypatch):
