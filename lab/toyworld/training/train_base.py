@@ -14,7 +14,7 @@ from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
 from ....core.toyworld.worlds import World, world_of
 from ...step_random import StepRandom
-from .cached_tensors import read_cached, write_cached
+from .cached_tensors import cached
 from .rendered_scenes import scenes, to_pixels
 from .text_encoder import new_text_encoder
 from .train_network import Settings, train
@@ -101,17 +101,16 @@ def drop_words(words: Tensor, random: StepRandom) -> Tensor:
 @torch.no_grad()
 def encode(vae: ToyVAE, pictures: np.ndarray, settings: Settings, name: str = "latents") -> Tensor:
     """Latents of all pictures, float16 on the CPU; kept on disk."""
-    path = Path(settings.folder) / f"{name}_{len(pictures)}_{settings.seed}.pt"
-    if path.is_file():
-        return read_cached(path)
-    latents = []
-    for start in range(0, len(pictures), 64):
-        with settings.autocast():
-            mean = vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device))
-        latents.append(mean.half().cpu())
-    result = torch.cat(latents)
-    write_cached(path, result)
-    return result
+
+    def make() -> Tensor:
+        latents = []
+        for start in range(0, len(pictures), 64):
+            with settings.autocast():
+                mean = vae.encode(to_pixels(pictures[start : start + 64]).to(settings.device))
+            latents.append(mean.half().cpu())
+        return torch.cat(latents)
+
+    return cached(settings.folder, f"{name}_{len(pictures)}_{settings.seed}", make, vae.encoder)
 
 
 def load_base(folder: Path, seed: int) -> BaseModel:

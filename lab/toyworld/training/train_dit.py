@@ -43,7 +43,7 @@ from ...step_random import StepRandom
 from ..captions import describe
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
-from .cached_tensors import read_cached, write_cached
+from .cached_tensors import cached
 from .rendered_scenes import to_pixels
 from .text_encoder import new_text_encoder
 from .train_base import drop_words, load_text_encoder
@@ -62,7 +62,10 @@ _CHUNK, _WAITING = 64, 32
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Any VAE: it makes latents `(n, c, h, w)` of pictures `(n, 3, H, W)` in [-1, 1]."""
+    """Any VAE: it makes latents `(n, c, h, w)` of pictures `(n, 3, H, W)` in [-1, 1], by a network."""
+
+    @property
+    def encoder(self) -> nn.Module: ...
 
     def encode(self, pictures: Tensor, /) -> Tensor: ...
 
@@ -186,9 +189,12 @@ def draw_times(count: int, random: StepRandom) -> Tensor:
 
 def draw_lessons(vae: Encoder, settings: Settings, count: int = SCENES, held_out: bool = False) -> Lessons:
     """Draw scenes of at least one person, each with portraits of one of them; kept on disk."""
-    path = settings.folder / f"transformer_lessons_{count}_{settings.seed}_{held_out:d}.pt"
-    if path.is_file():
-        return Lessons(**read_cached(path))
+    name = f"transformer_lessons_{count}_{settings.seed}_{held_out:d}"
+    return Lessons(**cached(settings.folder, name, partial(_draw, vae, settings, count, held_out), vae.encoder))
+
+
+def _draw(vae: Encoder, settings: Settings, count: int, held_out: bool) -> dict[str, Any]:
+    """The columns of `Lessons`."""
     columns: dict[str, list[Tensor]] = {}
     starts, drawer = range(0, count, _CHUNK), partial(_chunk, count, settings.seed, held_out, settings.world)
     with ProcessPoolExecutor() as pool:
@@ -199,9 +205,7 @@ def draw_lessons(vae: Encoder, settings: Settings, count: int = SCENES, held_out
                     columns.setdefault(name, []).append(part)
     joined: dict[str, Any] = {name: torch.cat(parts) for name, parts in columns.items()}
     joined["portraits"] = {side: joined.pop(f"portraits {side}") for side in REFERENCE_SIDES}
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    write_cached(path, joined)
-    return Lessons(**joined)
+    return joined
 
 
 def _as_latents(vae: Encoder, drawn: Sequence[np.ndarray], settings: Settings, start: int) -> dict[str, Tensor]:

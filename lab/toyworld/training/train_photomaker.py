@@ -26,7 +26,7 @@ from ....core.toyworld.worlds import World
 from ...step_random import StepRandom
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
-from .cached_tensors import read_cached, write_cached
+from .cached_tensors import cached
 from .recipes import recipe_of
 from .rendered_scenes import to_pixels
 from .train_base import BaseModel, Diffusion
@@ -63,9 +63,12 @@ class Examples:
 
 def draw_examples(vae: ToyVAE, settings: Settings, count: int) -> Examples:
     """Draw scenes, each with portraits of one of its people, from fresh draws of the world; kept on disk."""
-    path = settings.folder / f"examples_{count}_{settings.seed}.pt"
-    if path.is_file():
-        return Examples(**read_cached(path))
+    name = f"examples_{count}_{settings.seed}"
+    return Examples(**cached(settings.folder, name, partial(_draw, vae, settings, count), vae.encoder))
+
+
+def _draw(vae: ToyVAE, settings: Settings, count: int) -> dict[str, Tensor]:
+    """The columns of `Examples`."""
     world = settings.world
     with ProcessPoolExecutor() as pool:
         chunks = pool.map(partial(_chunk, count, settings.seed, world), range(0, count, _CHUNK))
@@ -75,17 +78,15 @@ def draw_examples(vae: ToyVAE, settings: Settings, count: int) -> Examples:
         parts = np.array_split(pictures, max(1, count // 64))
         latents = torch.cat([vae.encode(to_pixels(part).to(settings.device)).cpu() for part in parts])
     masks = torch.from_numpy(masks).float().unsqueeze(1)
-    examples = Examples(
-        latents=latents,
-        tokens=torch.from_numpy(tokens),
-        positions=torch.from_numpy(positions),
-        masks=interpolate(masks, scale_factor=1 / world.latent_ratio, mode="area"),
-        heads=torch.from_numpy(heads),
-        portraits=torch.from_numpy(portraits),
-        portrait_heads=torch.from_numpy(portrait_heads),
-    )
-    write_cached(path, examples.__dict__)
-    return examples
+    return {
+        "latents": latents,
+        "tokens": torch.from_numpy(tokens),
+        "positions": torch.from_numpy(positions),
+        "masks": interpolate(masks, scale_factor=1 / world.latent_ratio, mode="area"),
+        "heads": torch.from_numpy(heads),
+        "portraits": torch.from_numpy(portraits),
+        "portrait_heads": torch.from_numpy(portrait_heads),
+    }
 
 
 def _chunk(count: int, seed: int, world: World, start: int) -> list[np.ndarray]:

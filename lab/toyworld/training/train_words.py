@@ -6,7 +6,6 @@ captions ask for; everything else in it stays as it is.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
 from ...step_random import StepRandom
 from ..world import sample_scene
 from .augmentation import augment, jitter
-from .cached_tensors import read_cached, write_cached
+from .cached_tensors import cached
 from .drawn_latents import draw_latents
 from .train_base import BaseModel
 from .train_detector import Drawn, drawn_scenes, words_loss
@@ -111,14 +110,13 @@ def generated_faces(network: DetectorNetwork, base: BaseModel, vae: ToyVAE, sett
 @torch.no_grad()
 def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settings) -> Tensor:
     """Pictures `(n, 3, side, side)` in [0, 1] for captions; kept on disk."""
-    path = Path(settings.folder) / f"generated_{len(captions)}_{settings.seed}.pt"
-    if path.is_file():
-        return read_cached(path)
-    random, parts = torch.Generator().manual_seed(settings.seed), []
-    for start in range(0, len(captions), BATCH):
-        part = captions[start : start + BATCH]
-        tokens = torch.tensor([tokenize(caption, base.world.text_length) for caption in part])
-        parts.append((vae.decode(draw_latents(base, base.text(tokens)[0], random)) / 2 + 0.5).clamp(0, 1))
-    result = torch.cat(parts)
-    write_cached(path, result)
-    return result
+
+    def make() -> Tensor:
+        random, parts = torch.Generator().manual_seed(settings.seed), []
+        for start in range(0, len(captions), BATCH):
+            part = captions[start : start + BATCH]
+            tokens = torch.tensor([tokenize(caption, base.world.text_length) for caption in part])
+            parts.append((vae.decode(draw_latents(base, base.text(tokens)[0], random)) / 2 + 0.5).clamp(0, 1))
+        return torch.cat(parts)
+
+    return cached(settings.folder, f"generated_{len(captions)}_{settings.seed}", make, base, vae)

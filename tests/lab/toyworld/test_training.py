@@ -24,6 +24,7 @@ from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, claim_
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.training import train_decoder, train_network
 from story_identity.lab.toyworld.training.recipes import RECIPES
+from story_identity.lab.toyworld.training.rendered_scenes import to_pixels
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys, tower_of
 from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
 from story_identity.lab.toyworld.training.train_detector import drawn_scenes
@@ -164,20 +165,35 @@ class Runs:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_no_code_runs_from_what_training_keeps(settings, tmp_path, zipped):
     vae, mark = ToyVAE(), tmp_path / "ran"
-    kept = [tmp_path / name for name in ("line/checkpoints/step_0000010", "examples_8_0.pt", "latents_8_0.pt")]
-    kept[0].mkdir(parents=True)  # a folder, as version 0.1.0 wrote them, of pickles
-    for path in kept:
-        file = path / "custom_checkpoint_0.pkl" if path.is_dir() else path
-        torch.save({"step": Runs(mark)}, file) if zipped else file.write_bytes(pickle.dumps(Runs(mark)))
     uses = (
         lambda: line(settings),
         lambda: draw_examples(vae, settings, count=8),
         lambda: encode(vae, np.zeros((8, 64, 64, 3), np.uint8), settings),
     )
+    kept = [tmp_path / "line/checkpoints/step_0000010"]
+    kept[0].mkdir(parents=True)  # a folder, as version 0.1.0 wrote them, of pickles
+    for name, use in zip(("examples_8_0_*.pt", "latents_8_0_*.pt"), uses[1:], strict=True):
+        use()
+        kept += tmp_path.glob(name)
+    for path in kept:
+        file = path / "custom_checkpoint_0.pkl" if path.is_dir() else path
+        torch.save({"step": Runs(mark)}, file) if zipped else file.write_bytes(pickle.dumps(Runs(mark)))
     for path, use in zip(kept, uses, strict=True):
         with pytest.raises(ValueError, match=f"{path.name} is damaged, or not a .* of (this|a) training.*Delete it"):
             use()
     assert not mark.exists()
+
+
+def test_what_another_encoder_made_is_not_taken(settings, tmp_path):
+    """Nor is it lost; another decoder changes no latents."""
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    vae, other = ToyVAE(), ToyVAE()
+    first, second = (encode(each, pictures, settings) for each in (vae, other))
+    assert_close(first.float(), vae.encode(to_pixels(pictures)), 0.05)
+    assert_close(second.float(), other.encode(to_pixels(pictures)), 0.05)
+    nn.init.ones_(vae.decoder.linear.weight)
+    assert torch.equal(encode(vae, pictures, settings), first)
+    assert len(list(tmp_path.glob("latents_*.pt"))) == 2
 
 
 def test_a_checkpoint_of_another_training_is_refused(settings):
@@ -343,7 +359,7 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world,
     before = {key: value.clone() for key, value in base.state_dict().items()}
     vae = ToyVAE(world)
     examples = draw_examples(vae, settings, count=8)
-    assert (tmp_path / "examples_8_0.pt").is_file()
+    assert len(list(tmp_path.glob("examples_8_0_*.pt"))) == 1
     judge = FaceJudge(vae, IdentityEncoder(world), examples)
     tower = IdEncoder(0, world)
     untrained = {key: value.clone() for key, value in tower.state_dict().items()}
