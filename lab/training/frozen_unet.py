@@ -3,9 +3,12 @@
 from contextlib import ExitStack
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from ...core.shapes import Float
 from ...headless.unet_attention import hooked_attention
+from ..plain_attention import plain_attention
+from .denoising_task import DenoisingTask
 from .group_attention import TrainingAttention
 from .settings import TrainingSettings
 
@@ -32,6 +35,13 @@ class FrozenPipeline(nn.Module):
         """Take the hooks off the pipeline."""
         self._hooks.close()
         self.unet.disable_gradient_checkpointing()
+
+    def predict(self, task: DenoisingTask) -> Float[Tensor, "n c h w"]:
+        """What the UNet predicts, to learn from."""
+        if self.unet.is_gradient_checkpointing:  # what the backward pass computes again would be computed otherwise
+            return task.predict(self.pipe)
+        with plain_attention(self.unet.device.type, task.noisy[0, 0].numel()):
+            return task.predict(self.pipe)
 
     @property
     def pipe(self) -> Any:

@@ -120,7 +120,7 @@ class InjectorTraining(FrozenPipeline):
         shares = random.chosen(len(groups), 1 - settings.plain) if settings.stage == 2 else []
         seen = self.attention.look(self.pipe, task, batch) if any(shares) else None
         self.attention.begin(seen=seen, shares=shares)
-        loss = nn.functional.mse_loss(task.predict(self.pipe), task.target)
+        loss = nn.functional.mse_loss(self.predict(task), task.target)
         return {"loss": loss, "faces": torch.tensor(faces, device=loss.device)}
 
     def _characters(self, batch: Batch, random: StepRandom) -> tuple[list[InjectedCharacter], float]:

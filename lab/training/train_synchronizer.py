@@ -77,7 +77,7 @@ class Synchronizer(FrozenPipeline):
         seen = self.attention.look(self.pipe, task, batch) if any(shares) else None
         places = batch.places(self.pipe, batch.captions) if settings.mask_loss else ()
         self.attention.begin(places, seen, shares)
-        predicted = task.predict(self.pipe)
+        predicted = self.predict(task)
         maps = self.attention.take_maps()
         losses = {"diffusion": nn.functional.mse_loss(predicted, task.target)}
         if settings.mask_loss:

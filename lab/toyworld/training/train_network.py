@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ....core.atomic_files import atomic_write
 from ....core.quoting import quote
 from ....core.toyworld.models import STANDING
 from ....core.toyworld.worlds import World
+from ...plain_attention import plain_attention
 from ...step_random import StepRandom
 from ...training.loop import LOSSES, Loop
 from ...training.settings import LoopSettings
@@ -77,14 +77,13 @@ class Settings:
     def autocast(self) -> Iterator[None]:
         """Inside, networks run in bfloat16 where that is faster; without instructions for it, it is 20 times slower.
 
-        On a processor, attention is computed in plain steps: the fused kernel's backward pass is slow with short rows.
+        On a processor, attention is computed in plain steps.
         """
         kind = self.device.partition(":")[0]
         fast = kind != "cpu" or _processor_has_bfloat16()
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=fast))
-            if kind == "cpu":
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(plain_attention(kind, self.world.latent_side**2))
             yield
 
     def compiled(self, function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
