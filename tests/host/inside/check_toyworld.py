@@ -241,12 +241,15 @@ def check_identities_and_encoders_of_another_world_are_refused():
         return IdentityConditioningNode.execute(clip or loaded[CLIP], loaded[PHOTOMAKER], whose, frame)
 
     refused(lambda: condition(identity(encoder="photomaker-v1", width=2048)), '"photomaker-v1"', f'"{STANDING.name}"')
-    refused(lambda: condition(identity(), setting.stand_in_sdxl()[1]), "frame 1", "128 wide", "2048")
+    refused(lambda: condition(identity(), setting.stand_in_sdxl()[1]), "frame 1", f"{STANDING.text_width} wide", "2048")
     sdxl, sd15 = setting.stand_in_sdxl()[0], setting.tiny_sd15()
     _, lora = toyworld.split_file(load_weights("photomaker"), "")
-    refused(lambda: pm.apply_lora(sdxl, lora, 1.0, "toy", 128), '"toy"', "128 wide;", "model reads 2048")
-    refused(lambda: pm.apply_lora(sd15, lora, 1.0, "toy", 128), "SD15 model reads 768", "its own model")
-    refused(lambda: pm.apply_lora(loaded[MODEL], lora, 1.0, "big", 2048), "ToyWorld model reads 128", "SDXL checkpoint")
+    width = STANDING.text_width
+    refused(lambda: pm.apply_lora(sdxl, lora, 1.0, "toy", width), '"toy"', f"{width} wide;", "model reads 2048")
+    refused(lambda: pm.apply_lora(sd15, lora, 1.0, "toy", width), "SD15 model reads 768", "its own model")
+    refused(
+        lambda: pm.apply_lora(loaded[MODEL], lora, 1.0, "big", 2048), f"ToyWorld model reads {width}", "SDXL checkpoint"
+    )
 
 
 def check_pictures_reach_the_encoder_as_they_do_without_the_host():
