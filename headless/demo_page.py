@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.shapes import Float
 from .demo_album import Album, FaceSim, count_evaluations
-from .demo_sheet import as_bytes, draw_masks, draw_portraits, kept_line
+from .demo_sheet import as_bytes, cosine, draw_masks, draw_portraits, kept_line
 
 MADE_BY = "Made by <code>story-identity demo</code>"
 """By which one knows the page again."""
@@ -36,7 +36,7 @@ def build_page(album: Album, scores: Sequence[FaceSim]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"number": _number, "numbers": _numbers}
+    environment.filters |= {"number": cosine, "numbers": _numbers}
     return environment.get_template("demo_page.html").render(
         album=album,
         scores=scores,
@@ -63,13 +63,6 @@ def _facts(album: Album) -> dict[str, str]:
         "UNet evaluations": f"{cost.total:,}: {cost.portraits:,} for portraits, {cost.templates:,} for templates, "
         f"{cost.redenoising:,} for re-denoising",
     }
-
-
-def _number(value: float | None) -> str:
-    """A cosine with a true minus sign, and no minus before zero; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _numbers(positions: Sequence[int]) -> str:

@@ -1,5 +1,7 @@
 """The demo's pictures: masks over templates, all portraits of a character, and everything on one sheet."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -8,9 +10,9 @@ from torch.nn import functional as F
 
 from ..core.shapes import Float, UInt8
 from ..core.sheet import colour_of, contact_sheet
-from .demo_album import Album, Page, Portraits
+from .demo_album import Album, FaceSim, Page, Portraits
 
-_FRAME_WIDTH = 320
+_FRAME_WIDTH = 256
 _PORTRAIT_WIDTH = 128
 _COLUMNS = 8
 _FADED = 100  # alpha of portraits that were not kept, out of 255
@@ -59,8 +61,13 @@ def draw_portraits(portraits: Portraits, index: int) -> Image.Image:
     return whole
 
 
-def draw_sheet(album: Album) -> Float[Tensor, "H W 3"]:
-    """One column per frame: template, masks, re-denoised; below them the kept portraits of everybody."""
+def draw_sheet(album: Album, scores: Sequence[FaceSim]) -> Float[Tensor, "H W 3"]:
+    """One column per frame: template, masks, re-denoised; below them everybody's likeness and kept portraits.
+
+    Args:
+        album: The finished run.
+        scores: From `measure`.
+    """
     pages = album.pages
     pictures = [enlarge(page.template, _FRAME_WIDTH) for page in pages]
     pictures += [draw_masks(page) for page in pages]
@@ -70,12 +77,26 @@ def draw_sheet(album: Album) -> Float[Tensor, "H W 3"]:
     captions += [f"re-denoised: {page.sentence}" for page in pages]
     frames = contact_sheet(pictures, captions, len(pages), _FRAME_WIDTH)
     parts = [_heading(album.title, _TITLE_PX), frames]
+    parts += [_heading(score_line(score), _HEADING_PX) for score in scores]
     for portraits in album.portraits:
         parts.append(_heading(kept_line(portraits), _HEADING_PX))
         kept = [enlarge(portraits.pictures[position], _PORTRAIT_WIDTH) for position in portraits.kept]
         numbers = [f"portrait {position + 1}" for position in portraits.kept]
         parts.append(contact_sheet(kept, numbers, 2 * len(pages), _PORTRAIT_WIDTH))
     return _stack(parts)
+
+
+def score_line(score: FaceSim) -> str:
+    """How alike a character's faces are before and after."""
+    before, after = cosine(score.before.mean), cosine(score.after.mean)
+    return f"{score.name}: likeness of the faces (mean cosine) {before} in the template, {after} re-denoised"
+
+
+def cosine(value: float | None) -> str:
+    """Two decimals with a true minus sign, and no minus before zero; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def kept_line(portraits: Portraits) -> str:

@@ -14,20 +14,21 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from story_identity.core.detectors import Detections
+from story_identity.core.scores.cosines import likeness
 from story_identity.core.sheet import colour_of
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.vocabulary import tokenize
 from story_identity.headless.demo import STORY, demo_settings, make_demo
-from story_identity.headless.demo_album import count_evaluations
-from story_identity.headless.demo_sheet import draw_masks, enlarge
+from story_identity.headless.demo_album import FaceSim, count_evaluations
+from story_identity.headless.demo_sheet import draw_masks, enlarge, score_line
 from story_identity.headless.run_settings import toyworld_settings
 
 from tests.closeness import assert_close
 from tests.stand_ins.toyworld import make_random_toyworld
 
-LARGER = 320 // STANDING.picture_side
-WIDE = LARGER * STANDING.picture_side
+LARGER = 256 // TOY_WORLD.picture_side
+WIDE = LARGER * TOY_WORLD.picture_side
 
 TOLD = ['Mira & the cat say "no <b>bold</b> steps".', "Tom’s ball; it's red.", "Both, at last.", "Nobody is here."]
 STORY_OF_FOUR = {
@@ -212,6 +213,12 @@ def test_the_sheet_has_a_column_for_every_frame(made):
             assert any((strip[top : top + WIDE] == wanted).all() for top in tops)
 
 
+def test_a_likeness_is_told_before_and_after_and_a_dash_where_there_is_none():
+    along, across = torch.tensor([1.0, 0.0]), torch.tensor([-0.6, 0.8])
+    score = FaceSim("Mira", likeness([along, None]), likeness([along, across]))
+    assert score_line(score) == "Mira: likeness of the faces (mean cosine) – in the template, −0.60 re-denoised"
+
+
 def test_a_character_has_one_colour_all_through_the_story(made):
     _, demo, _ = made
     alone = demo.album.pages[1]
@@ -275,7 +282,7 @@ def test_the_story_that_comes_with_the_demo():
     casts = [tuple(person.name for person in frame.cast) for frame in story.frames]
     assert set(casts) == {("Mira",), ("Tom",), ("Mira", "Tom")}
     for frame in story.frames:
-        assert 2 not in tokenize(frame.prompt, STANDING.text_length), (
+        assert 2 not in tokenize(frame.prompt, TOY_WORLD.text_length), (
             frame.prompt
         )  # no word the toy world does not know
     for sentence, cast in itertools.chain(zip(raw["told"], casts, strict=True)):
