@@ -208,7 +208,7 @@ def _config(weights: Mapping[str, Tensor], name: str, label: str) -> AdapterConf
     def size(key: str, axis: int, axes: int) -> int:
         return shape_of(weights, key, axes, label)[axis]
 
-    face = "image_proj.proj.0.weight" in weights
+    face = any(key.startswith("image_proj.proj.") for key in weights)
     stem = "image_proj.perceiver_resampler." if face else "image_proj."
     cross_width = size("image_proj.norm.weight", 0, 1) if face else size("image_proj.proj_out.weight", 0, 2)
     resampler = None

@@ -16,10 +16,10 @@ from ..core.region import Region
 from ..core.shapes import Float
 from ..core.state_dict import load_exactly
 from ..core.toyworld.flux_layout import to_diffusers
+from ..core.toyworld.sizes import TOY_WORLD
 from ..core.toyworld.transformer import (
     TRANSFORMER,
     TRANSFORMER_WEIGHTS,
-    TRANSFORMER_WORLD,
     to_model_scale,
     to_vae_scale,
     transformer_weights,
@@ -62,7 +62,7 @@ class TransformerPipeline:
         Raises:
             ValueError: If it is too long.
         """
-        most = TRANSFORMER_WORLD.text_length
+        most = TOY_WORLD.text_length
         ids = self.tokenizer(text, padding="max_length", max_length=most, return_tensors="pt").input_ids
         if ids.shape[1] > most:
             raise ValueError(

@@ -24,7 +24,7 @@ from ..core.photomaker import (
 from ..core.quoting import printable, quote
 from ..core.shapes import Float
 from ..core.state_dict import read_tensors
-from ..core.toyworld.worlds import WORLDS
+from ..core.toyworld.sizes import TOY_WORLD
 from .components import clip_tower, layer_shapes
 from .option_values import TOYWORLD
 from .prompts import Prompt
@@ -63,7 +63,7 @@ class PhotoMaker(nn.Module):
         """Which encoder identities made with this file belong to; the text width tells the toy world's from v1."""
         if self.qformer_perceiver is not None:
             return ENCODER_ID_V2
-        return next((world.name for world in WORLDS.values() if world.text_width == self.width), ENCODER_ID)
+        return TOY_WORLD.name if self.width == TOY_WORLD.text_width else ENCODER_ID
 
     def require_recogniser(self) -> None:
         """Raise a ValueError if this is version 2, which reads faces, and it was loaded without a recogniser."""

@@ -17,7 +17,7 @@ from ..core.quoting import quote
 from ..core.redenoise import first_step
 from ..core.region import MARGIN
 from ..core.story import FRAME, PROMPTS
-from ..core.toyworld.models import STANDING
+from ..core.toyworld.sizes import TOY_WORLD
 from .option_values import DETECTORS, DTYPES, SAMPLERS, SCHEDULES, TOYWORLD
 from .run_files import mark_of
 from .schema import Entry, Items, Number, Text, checked, is_encodable
@@ -45,16 +45,15 @@ TOYWORLD_SETTINGS: Mapping[str, Any] = {
     "checkpoint": TOYWORLD,
     "photomaker": TOYWORLD,
     "detector": TOYWORLD,
-    "width": STANDING.picture_side,
-    "height": STANDING.picture_side,
+    "width": TOY_WORLD.picture_side,
+    "height": TOY_WORLD.picture_side,
     "cfg": 4.0,
     "scheduler": "simple",
-    "portrait_side": STANDING.picture_side,
+    "portrait_side": TOY_WORLD.picture_side,
     "portrait_batch": 32,
     "portrait_steps": 20,
     "portrait_cfg": 4.0,
     "portrait_negative": "",
-    "rank": 3,
     "box_threshold": 0.01,
     "text_threshold": 0.01,
 }

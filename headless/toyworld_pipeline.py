@@ -14,8 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from ..core.quoting import printable
 from ..core.state_dict import load_exactly
 from ..core.toyworld.models import BETAS, WEIGHTS, text_encoder_weights, tokenizer_folder, unet_weights
+from ..core.toyworld.sizes import TOY_WORLD
 from ..core.toyworld.vae import load_vae
-from ..core.toyworld.worlds import world_of
 from .components import clip_tower, loading
 
 
@@ -46,14 +46,13 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file cannot be read, or does not fit the sizes of the folder's world.
+        ValueError: If a file cannot be read, or does not fit the sizes in `core.toyworld`.
     """
-    world = world_of(folder)
-    unet = UNet2DConditionModel(**world.unet)
+    unet = UNet2DConditionModel(**TOY_WORLD.unet)
     stored = {f"model.diffusion_model.{key}": value for key, value in unet_weights(folder).items()}
     converted = convert_ldm_unet_checkpoint(stored, dict(unet.config))
     load_exactly(unet, converted, printable(str(folder / "unet.safetensors")), "the toy world's unet")
-    vae: Any = PipelineVAE(world.latent_channels, (1,) * world.latent_ratio.bit_length())
+    vae: Any = PipelineVAE(TOY_WORLD.latent_channels, (1,) * TOY_WORLD.latent_ratio.bit_length())
     vae.network = load_vae(folder)
     scheduler: Any = EulerDiscreteScheduler(
         beta_start=BETAS[0],
@@ -78,7 +77,7 @@ def load_toyworld(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
 def load_text_encoder(folder: Path) -> Any:
     """The text encoder in a folder of weights; raises as `load_toyworld`."""
     weights, words = text_encoder_weights(folder)
-    return clip_tower(CLIPTextModel, CLIPTextConfig(vocab_size=words, **world_of(folder).text_encoder), weights)
+    return clip_tower(CLIPTextModel, CLIPTextConfig(vocab_size=words, **TOY_WORLD.text_encoder), weights)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..core.toyworld.worlds import TOY_WORLD_2
 from .toyworld.colours import Colour, darker
 from .toyworld.drawing import Canvas, Point, Stance, draw_person
 from .toyworld.people import Person
@@ -97,7 +96,7 @@ THICK = 0.7
 
 def draw_portrait(portrait: Portrait) -> Image.Image:
     """A portrait of `PORTRAITS`."""
-    canvas = Canvas(replace(TOY_WORLD_2, picture_side=PORTRAIT_SIDE))
+    canvas = Canvas(PORTRAIT_SIDE)
     draw_place(canvas, portrait.place, "day", np.random.default_rng(portrait.seed))
     ground = 32 + 29.5 * portrait.size
     stance = Stance(portrait.x, ground, portrait.size, portrait.pose, portrait.mirrored)
@@ -107,7 +106,7 @@ def draw_portrait(portrait: Portrait) -> Image.Image:
 
 def draw_pose() -> Image.Image:
     """The skeleton: limbs as ellipses, each in a colour of its own and darker than the joints, on black."""
-    canvas = Canvas(replace(TOY_WORLD_2, picture_side=POSE_SIDE))
+    canvas = Canvas(POSE_SIDE)
     for number, limb in enumerate(LIMBS):
         start, end = (JOINTS[name] for name in limb.split(", "))
         canvas.polygon(_ellipse(start, end), darker(_colour(number), 0.4))

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..core.toyworld.worlds import TOY_WORLD_1
 from .toyworld.drawing import Canvas, Stance, draw_person
 from .toyworld.people import Person
 from .toyworld.scenery import draw_place, draw_prop
@@ -64,7 +63,7 @@ PANELS = (
 def draw_panel(panel: Panel, side_px: int) -> Image.Image:
     """A frame, `side_px` wide and high."""
     random = np.random.default_rng(PANELS.index(panel))
-    canvas = Canvas(TOY_WORLD_1)
+    canvas = Canvas()
     draw_place(canvas, panel.place, panel.hour, random)
     draw_prop(canvas, panel.prop, 32.0, 58.0, random)
     for owner, (person, x, pose) in enumerate(((MIRA, 17.0, panel.mira), (PIP, 47.0, panel.pip)), start=1):

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..core.toyworld.models import WEIGHTS
 from ..core.toyworld.recogniser import load_recogniser
+from .host.toy_transformer import load_transformer, load_transformer_clip
 from .host.toyworld import (
     load_adapter,
     load_clip,
@@ -16,6 +17,8 @@ from .host.toyworld import (
     load_vae,
 )
 from .types import DetectorSocket, FaceRecogniserSocket, IDAdapterSocket
+
+UNET, TRANSFORMER = "UNet", "transformer"
 
 
 class ToyWorldLoaderNode(io.ComfyNode):
@@ -28,7 +31,16 @@ class ToyWorldLoaderNode(io.ComfyNode):
             description="Small networks that draw simple people and come with the pack: everything a story needs, "
             "without a download and without a GPU.",
             search_aliases=["toy", "demo", "example", "small model", "IdentityStory"],
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=[UNET, TRANSFORMER],
+                    default=UNET,
+                    tooltip="UNet: as Stable Diffusion 1.5, with PhotoMaker. transformer: as Flux.1; it draws both "
+                    "passes and reads portraits as reference latents.",
+                    optional=True,
+                ),
+            ],
             outputs=[
                 io.Model.Output(
                     display_name="model",
@@ -36,7 +48,8 @@ class ToyWorldLoaderNode(io.ComfyNode):
                 ),
                 io.Model.Output(
                     display_name="identity_model",
-                    tooltip="The base model with the identity LoRA, for Progressive-Mask Re-denoise.",
+                    tooltip="For Progressive-Mask Re-denoise: the UNet with the identity LoRA, or the transformer "
+                    "itself.",
                 ),
                 io.Clip.Output(
                     display_name="clip",
@@ -66,11 +79,16 @@ class ToyWorldLoaderNode(io.ComfyNode):
     @classmethod
     def weight_files(cls) -> list[Path]:
         """The files that the node reads, on which results depend."""
-        return sorted(WEIGHTS.glob("*.safetensors"))
+        return sorted(WEIGHTS.rglob("*.safetensors"))
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        vae, model = load_vae(), load_model()
-        identity_model, photomaker = load_identity_generator(model)
+    def execute(cls, model: str = UNET) -> io.NodeOutput:
+        vae, unet = load_vae(), load_model()
+        unet_with_lora, photomaker = load_identity_generator(unet)
+        if model == TRANSFORMER:
+            base = identity_model = load_transformer()
+            clip = load_transformer_clip()
+        else:
+            base, identity_model, clip = unet, unet_with_lora, load_clip()
         faces = load_clip_vision(), load_adapter(), load_recogniser()
-        return io.NodeOutput(model, identity_model, load_clip(), vae, photomaker, load_detector(), *faces)
+        return io.NodeOutput(base, identity_model, clip, vae, photomaker, load_detector(), *faces)

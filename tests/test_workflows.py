@@ -30,7 +30,7 @@ PAPER = {
 }
 TOY = {
     "StoryIdentityCharacterPortraits": {"sampler_name": "euler"},
-    "StoryIdentityFindIdentity": {"count": 64, "rank": 3, "keep_ratio": 0.6, "iterations": 3},
+    "StoryIdentityFindIdentity": {"count": 64, "rank": 10, "keep_ratio": 0.6, "iterations": 3},
     "StoryIdentityNoisyLatentCache": {"steps": 25, "sampler_name": "euler", "keep_from_step": 5},
     "StoryIdentityGroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
     "StoryIdentityRedenoise": {"start": 5, "max_kernel": 50, "mask_edge": "hard"},
@@ -38,8 +38,7 @@ TOY = {
     "StoryIdentityAMSA": PAPER["StoryIdentityAMSA"],
     "StoryIdentityShuffledIDInjector": PAPER["StoryIdentityShuffledIDInjector"],
 }
-"""The paper's shares of fewer steps and of smaller pictures; a rank that fits the toy encoder (docs/evidence.md); the
-detector's best candidate, whatever its score."""
+"""The paper's shares of fewer steps and of smaller pictures; the detector's best candidate, whatever its score."""
 
 
 def of_model(steps: int, cfg: float, portraits: int = 64, frame_steps: int | None = None) -> dict[str, dict[str, Any]]:

@@ -17,9 +17,9 @@ from ..detectors import Detections
 from ..shapes import Bool, Float, Int
 from .convolutions import Block, halve
 from .identity_encoder import face_crops
-from .models import STANDING, WEIGHTS, load_network
+from .models import WEIGHTS, load_network
+from .sizes import TOY_WORLD
 from .vocabulary import CLASS_WORDS
-from .worlds import World, world_of
 
 PEAK = 0.3
 """How sure a head must be."""
@@ -70,10 +70,10 @@ class DetectorNetwork(nn.Module):
     because little but the face tells a man from a woman.
     """
 
-    def __init__(self, world: World = STANDING) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.world, self.unit = world, world.picture_side / 4  # the network's unit of length, in pixels
-        patch, colours = world.patch, 3 * world.patch**2
+        self.unit = TOY_WORLD.picture_side / 4  # the network's unit of length, in pixels
+        patch, colours = TOY_WORLD.patch, 3 * TOY_WORLD.patch**2
         self.enter = nn.Sequential(nn.PixelUnshuffle(patch), nn.Conv2d(colours, 32, 3, padding=1), Block(32))
         self.middle = nn.Sequential(halve(32, 64), Block(64))
         self.deep = nn.Sequential(halve(64, 96), Block(96), nn.Conv2d(96, 64, 1))
@@ -112,7 +112,7 @@ class ToyDetector:
 
     def __init__(self, module: DetectorNetwork) -> None:
         self.module = module
-        self.side = module.world.picture_side
+        self.side = TOY_WORLD.picture_side
 
     def find(self, image: Float[Tensor, "h w 3"], word: str) -> Detections:
         """One box per person in the picture, scored by the fourth root of how probable the word is of that person.
@@ -123,11 +123,22 @@ class ToyDetector:
         Args:
             image: In [0, 1], of any size; it is scaled to the world's.
             word: One of `vocabulary.CLASS_WORDS`, in any case. Of other words nothing is found.
+
+        Raises:
+            ValueError: If nobody is in a picture smaller than the world's, in which people are drawn in part only.
         """
-        people = self.people(image) if word.strip().lower() in CLASS_WORDS else []
+        word = word.strip().lower()
+        people = self.people(image) if word in CLASS_WORDS else []
+        height, width = image.shape[:2]
+        if word in CLASS_WORDS and not people and max(height, width) < self.side:
+            raise ValueError(
+                f"Nobody is found in this picture of {width} x {height} pixels: the toy world draws people as a whole "
+                f"only from {self.side} x {self.side} on. Set width and height to {self.side} where it is drawn (Empty "
+                "Latent Image)."
+            )
         if not people:
             return Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))
-        scores = torch.stack([person.words[CLASS_WORDS.index(word.strip().lower())] for person in people]) ** 0.25
+        scores = torch.stack([person.words[CLASS_WORDS.index(word)] for person in people]) ** 0.25
         order = scores.argsort(descending=True, stable=True)
         boxes = torch.stack([person.box for person in people])[order]
         return Detections(boxes, scores[order], scores[order])
@@ -170,7 +181,7 @@ class ToyDetector:
         ((masks, heads),) = self._heads(picture)
         if not len(masks):
             return []
-        crops = face_crops(picture[0].permute(1, 2, 0), heads.to(picture), self.module.world.crop_side)
+        crops = face_crops(picture[0].permute(1, 2, 0), heads.to(picture), TOY_WORLD.crop_side)
         words = self.module.words(crops).softmax(dim=1).cpu()
         masks = _at_size(masks, height, width)
         heads = heads * (torch.tensor([width, height] * 2) / self.side)
@@ -201,7 +212,7 @@ def load_detector(folder: Path = WEIGHTS) -> ToyDetector:
         FileNotFoundError: If the weights are not there.
         ValueError: If the file cannot be read, or has other tensors.
     """
-    network = DetectorNetwork(world_of(folder))
+    network = DetectorNetwork()
     load_network(network, "detector", folder)
     return ToyDetector(network)
 

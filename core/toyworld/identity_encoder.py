@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ..shapes import Float
 from .convolutions import Block, halve
-from .models import STANDING, WEIGHTS, load_network
-from .worlds import World, world_of
+from .models import WEIGHTS, load_network
+from .sizes import TOY_WORLD
 
 WIDTH = 64
 MARGIN = 1.1
@@ -23,12 +23,11 @@ MARGIN = 1.1
 class IdentityEncoder(nn.Module):
     """Head crops to unit vectors."""
 
-    def __init__(self, world: World = STANDING) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.world = world
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(world.patch),  # nothing lost, a quarter of the work or less
-            nn.Conv2d(3 * world.patch**2, 48, 3, padding=1),
+            nn.PixelUnshuffle(TOY_WORLD.patch),  # nothing lost, a quarter of the work or less
+            nn.Conv2d(3 * TOY_WORLD.patch**2, 48, 3, padding=1),
             Block(48),
             halve(48, 96),
             Block(96),
@@ -56,7 +55,7 @@ class IdentityEncoder(nn.Module):
             ValueError: If a box is empty.
         """
         weight = next(self.parameters())
-        crops = _crops(images.permute(0, 3, 1, 2).to(weight), boxes.to(weight), self.world.crop_side, MARGIN)
+        crops = _crops(images.permute(0, 3, 1, 2).to(weight), boxes.to(weight), TOY_WORLD.crop_side, MARGIN)
         return self(crops).float().cpu()
 
 
@@ -67,7 +66,7 @@ def load_identity_encoder(folder: Path = WEIGHTS) -> IdentityEncoder:
         FileNotFoundError: If the weights are not there.
         ValueError: If the file cannot be read, or has other tensors.
     """
-    network = IdentityEncoder(world_of(folder))
+    network = IdentityEncoder()
     load_network(network, "identity_encoder", folder)
     return network
 
@@ -75,7 +74,7 @@ def load_identity_encoder(folder: Path = WEIGHTS) -> IdentityEncoder:
 def face_crops(
     image: Float[Tensor, "h w 3"],
     boxes: Float[Tensor, "n 4"],
-    side: int = STANDING.crop_side,
+    side: int = TOY_WORLD.crop_side,
     margin: int | float = MARGIN,
 ) -> Float[Tensor, "n 3 {side} {side}"]:
     """Cut heads out of a picture: square, `margin` times the longer side of the box, scaled to `side` pixels.

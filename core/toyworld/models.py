@@ -1,4 +1,4 @@
-"""The toy world's networks: where their weights lie, and how they are read. Their sizes are in `worlds`.
+"""The toy world's networks: where their weights lie, and how they are read. Their sizes are in `sizes`.
 
 The UNet is stored in the key layout of the original latent-diffusion code (LDM), as in single-file checkpoints, so
 that both hosts read it with their own loaders; the VAE is `vae.ToyVAE` in both. Everything is stored in float16 and
@@ -15,7 +15,7 @@ from ..clip_shapes import text_tower
 from ..quoting import printable
 from ..state_dict import check_tensors, load_exactly, meta, read_tensors, shape_of, tensors_of
 from .shapes import unet_shapes
-from .worlds import world_of
+from .sizes import TOY_WORLD
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -24,9 +24,6 @@ PreviewColours = tuple[list[list[float]], list[float]]
 
 PREVIEW_COLOURS = "preview_colours.json"
 """The file next to the VAE's weights that holds its `PreviewColours`."""
-
-STANDING = world_of(WEIGHTS)
-"""The world of the pack's own weights."""
 
 BETAS = (0.00085, 0.012)
 """First and last beta of the scaled-linear schedule over 1,000 timesteps, as in Stable Diffusion."""
@@ -64,7 +61,7 @@ def load_weights(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
 def unet_weights(folder: Path = WEIGHTS) -> dict[str, Tensor]:
     """The UNet's weights, all of them and no more, in LDM names; raises as `load_network` does."""
     weights = load_weights("unet", folder)
-    check_tensors(weights, meta(unet_shapes(world_of(folder).unet)), _where("unet", folder), "the toy world's unet")
+    check_tensors(weights, meta(unet_shapes(TOY_WORLD.unet)), _where("unet", folder), "the toy world's unet")
     return weights
 
 
@@ -72,7 +69,7 @@ def text_encoder_weights(folder: Path = WEIGHTS) -> tuple[dict[str, Tensor], int
     """The text encoder's weights, all of them and no more, and how many words it knows; raises as `load_network`."""
     weights, where = load_weights("text_encoder", folder), _where("text_encoder", folder)
     words = shape_of(weights, "text_model.embeddings.token_embedding.weight", 2, where)[0]
-    config = {**world_of(folder).text_encoder, "vocab_size": words}
+    config = {**TOY_WORLD.text_encoder, "vocab_size": words}
     check_tensors(weights, meta(text_tower(config)), where, "the toy world's text encoder")
     return weights, words
 

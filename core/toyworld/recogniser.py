@@ -12,6 +12,7 @@ from ..shapes import Bool, Float
 from .detector import ToyDetector, load_detector
 from .identity_encoder import WIDTH, IdentityEncoder, face_crops, load_identity_encoder
 from .models import WEIGHTS
+from .sizes import TOY_WORLD
 
 MARGIN = 1.2
 """Side of a crop, in longer sides of the head's box: as much as the world's portraits show."""
@@ -58,7 +59,7 @@ class ToyRecogniser:
         faces: list[Face | None] = [None] * len(heads)
         if seen:
             boxes = torch.stack([head for head in heads if head is not None])
-            side = self.encoder.world.picture_side
+            side = TOY_WORLD.picture_side
             embeddings = self.encoder.embed(pictures[seen], boxes)
             for row, box, embedding in zip(seen, boxes, embeddings, strict=True):
                 crop = face_crops(pictures[row], box.unsqueeze(0), side, MARGIN)[0]

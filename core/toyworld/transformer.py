@@ -20,11 +20,8 @@ from ..shapes import Float
 from ..state_dict import check_tensors, meta
 from .flux_layout import Layer, layers_of, shapes_of
 from .models import WEIGHTS, load_weights
+from .sizes import TOY_WORLD
 from .vocabulary import vocabulary
-from .worlds import TOY_WORLD_2
-
-TRANSFORMER_WORLD = TOY_WORLD_2
-"""The world whose latents the transformer takes, and whose sizes its text encoder has."""
 
 TRANSFORMER_WEIGHTS = WEIGHTS / "transformer"
 NAME = "transformer"
@@ -55,8 +52,8 @@ class TransformerSizes:
     width: int = 256
     double_blocks: int = 1
     single_blocks: int = 4
-    context: int = TRANSFORMER_WORLD.text_width
-    pooled: int = TRANSFORMER_WORLD.text_width
+    context: int = TOY_WORLD.text_width
+    pooled: int = TOY_WORLD.text_width
     channels: int = 16
     patch: int = 2
     axes: tuple[int, int, int] = (16, 56, 56)

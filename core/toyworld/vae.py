@@ -12,30 +12,29 @@ from torch.nn import functional as F
 
 from ..shapes import Float
 from .convolutions import Block
-from .models import STANDING, WEIGHTS, load_network
-from .worlds import World, world_of
+from .models import WEIGHTS, load_network
+from .sizes import TOY_WORLD
 
 
 class _Side(nn.Module):
     """A linear map of every cell plus what residual convolutions add to it; they add nothing before training.
 
     Args:
-        world: The sizes.
         width_in: Channels of a cell.
         width_out: Channels of a cell afterwards.
         blocks: How many residual blocks.
         fine_blocks: How many more on a grid twice as fine.
     """
 
-    def __init__(self, world: World, width_in: int, width_out: int, blocks: int, fine_blocks: int = 0) -> None:
+    def __init__(self, width_in: int, width_out: int, blocks: int, fine_blocks: int = 0) -> None:
         super().__init__()
-        width, finer = world.vae_width, 2 if fine_blocks else 1
+        width, finer = TOY_WORLD.vae_width, 2 if fine_blocks else 1
         self.linear = nn.Conv2d(width_in, width_out, 1)
         self.enter = nn.Conv2d(width_in, width, 3, padding=1)
         layers: list[nn.Module] = [Block(width) for _ in range(blocks)]
         if fine_blocks:
-            layers += [nn.Conv2d(width, 4 * world.vae_fine_width, 1), nn.PixelShuffle(2)]
-            width = world.vae_fine_width
+            layers += [nn.Conv2d(width, 4 * TOY_WORLD.vae_fine_width, 1), nn.PixelShuffle(2)]
+            width = TOY_WORLD.vae_fine_width
             layers += [Block(width) for _ in range(fine_blocks)]
         self.blocks = nn.Sequential(*layers)
         self.leave = nn.Conv2d(width, width_out // finer**2, 1)
@@ -50,12 +49,12 @@ class _Side(nn.Module):
 class ToyVAE(nn.Module):
     """Encodes pictures in [-1, 1]; every latent channel has mean 0 and deviation 1 over the world's pictures."""
 
-    def __init__(self, world: World = STANDING) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.world, self.ratio = world, world.latent_ratio
-        patch, cell = 3 * self.ratio**2, world.latent_channels
-        self.encoder = _Side(world, patch, cell, world.vae_blocks[0])
-        self.decoder = _Side(world, cell, patch, world.vae_blocks[1], world.vae_fine_blocks)
+        self.ratio = TOY_WORLD.latent_ratio
+        patch, cell = 3 * self.ratio**2, TOY_WORLD.latent_channels
+        self.encoder = _Side(patch, cell, TOY_WORLD.vae_blocks[0])
+        self.decoder = _Side(cell, patch, TOY_WORLD.vae_blocks[1], TOY_WORLD.vae_fine_blocks)
 
     def encode(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
         """Latents; the sides of the pictures must be multiples of the world's latent ratio."""
@@ -76,6 +75,6 @@ def load_vae(folder: Path = WEIGHTS) -> ToyVAE:
         FileNotFoundError: If the weights are not there.
         ValueError: If the file cannot be read, or has other tensors.
     """
-    vae = ToyVAE(world_of(folder))
+    vae = ToyVAE()
     load_network(vae, "vae", folder)
     return vae

@@ -23,8 +23,8 @@ import typer
 
 from ...core.guidance import TEMPLATES
 from ...core.story import CHARACTER, FRAME
-from ...core.toyworld.models import STANDING, WEIGHTS
-from ...core.toyworld.transformer import TRANSFORMER_WEIGHTS, TRANSFORMER_WORLD
+from ...core.toyworld.models import WEIGHTS
+from ...core.toyworld.transformer import TRANSFORMER_WEIGHTS
 from ...headless.run_files import mark_of
 from . import best_of_takes as of_takes
 from . import discovery as of_discovery
@@ -228,11 +228,6 @@ def training(
 @app.command()
 def transformer(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _TRANSFORMER) -> None:
     """Draw stories by the diffusion transformer, measure them, and write the tables and the figure."""
-    if STANDING != TRANSFORMER_WORLD or not TRANSFORMER_WEIGHTS.is_dir():
-        raise typer.BadParameter(
-            f"The transformer cannot be measured yet: the pack's weights would have to be of {TRANSFORMER_WORLD.name}, "
-            f"with the transformer's in {TRANSFORMER_WEIGHTS}."
-        )
     _run(
         Evaluation(
             "transformer",

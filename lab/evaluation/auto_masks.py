@@ -15,7 +15,7 @@ from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Bool, Float
 from ...core.story import Frame, Story
 from ...core.toyworld.detector import mask_overlap
-from ...core.toyworld.models import STANDING
+from ...core.toyworld.sizes import TOY_WORLD
 from ...headless.shared_frames import encode_together, new_reader, positions_of
 from ...headless.studio import Studio
 from ...headless.unet_attention import hooked_attention
@@ -89,7 +89,7 @@ def measure_maps(maps: Maps, story: Story, true: Sequence[Masks]) -> dict[str, f
     names = [character.name for character in story.characters]
     grid, picture = [], []
     for frame, own_maps, own_labels, masks in zip(story.frames, maps, labels, true, strict=True):
-        size = (STANDING.picture_side, STANDING.picture_side)
+        size = (TOY_WORLD.picture_side, TOY_WORLD.picture_side)
         layout = layout_of(frame, dict(zip(names, own_maps, strict=True)), size)
         for name, mask in masks.items():
             cells = on_grid(mask, (maps.shape[2], maps.shape[3])) > 0.5

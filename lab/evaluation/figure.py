@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.atomic_files import atomic_write
 from ...core.shapes import Float
-from ...core.toyworld.models import STANDING
+from ...core.toyworld.sizes import TOY_WORLD
 from .stories import FRAMES
 
 SCALE = 2
@@ -57,10 +57,10 @@ def read_strip(path: Path, rows: Sequence[str]) -> dict[str, list[Float[Tensor, 
             pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
     except OSError as error:
         raise ValueError(f"{path} cannot be read as a picture; delete it and its numbers, and run again.") from error
-    if tuple(pixels.shape[:2]) != (len(rows) * STANDING.picture_side, FRAMES * STANDING.picture_side):
+    if tuple(pixels.shape[:2]) != (len(rows) * TOY_WORLD.picture_side, FRAMES * TOY_WORLD.picture_side):
         raise ValueError(f"{path} does not hold {len(rows)} rows of {FRAMES} pictures.")
-    strips = pixels.split(STANDING.picture_side, dim=0)
-    return {name: list(strip.split(STANDING.picture_side, dim=1)) for name, strip in zip(rows, strips, strict=True)}
+    strips = pixels.split(TOY_WORLD.picture_side, dim=0)
+    return {name: list(strip.split(TOY_WORLD.picture_side, dim=1)) for name, strip in zip(rows, strips, strict=True)}
 
 
 def write_figure(path: Path, shape: Figure, strips: Sequence[Path], captions: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ def write_figure(path: Path, shape: Figure, strips: Sequence[Path], captions: Se
         captions: What is written above each row.
     """
     font = ImageFont.load_default(size=13)
-    wide, high = (frames * STANDING.picture_side * SCALE for frames in (shape.across, FRAMES // shape.across))
+    wide, high = (frames * TOY_WORLD.picture_side * SCALE for frames in (shape.across, FRAMES // shape.across))
     titles = 2 * _LINE
     width, height = _GAP + len(shape.columns) * (wide + _GAP), titles + len(strips) * (high + _LINE + _GAP)
     figure = Image.new("RGB", (width, height), "white")
@@ -94,9 +94,9 @@ def _block(strip: Path, row: int, across: int) -> Image.Image:
     """The frames of one mode, so many side by side, enlarged."""
     with Image.open(strip) as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    top = row * STANDING.picture_side
+    top = row * TOY_WORLD.picture_side
     frames = [
-        pixels[top : top + STANDING.picture_side, n * STANDING.picture_side : (n + 1) * STANDING.picture_side]
+        pixels[top : top + TOY_WORLD.picture_side, n * TOY_WORLD.picture_side : (n + 1) * TOY_WORLD.picture_side]
         for n in range(FRAMES)
     ]
     lines = [np.concatenate(frames[first : first + across], axis=1) for first in range(0, FRAMES, across)]

@@ -18,8 +18,8 @@ from ...core.shapes import Bool, Float
 from ...core.story import Frame
 from ...core.toyworld.detector import ToyDetector, load_detector
 from ...core.toyworld.identity_encoder import load_identity_encoder
-from ...core.toyworld.models import STANDING
 from ...core.toyworld.recogniser import ToyRecogniser
+from ...core.toyworld.sizes import TOY_WORLD
 from ...headless.detection import toyworld_folder
 from ...headless.run_settings import RunSettings, toyworld_settings
 from ...headless.studio import Studio, open_studio
@@ -292,7 +292,7 @@ def final_cells(
 
 def in_pixels(cells: Bool[Tensor, "lh lw"]) -> Bool[Tensor, "h w"]:
     """The pixels of latent cells."""
-    return cells.repeat_interleave(STANDING.latent_ratio, dim=0).repeat_interleave(STANDING.latent_ratio, dim=1)
+    return cells.repeat_interleave(TOY_WORLD.latent_ratio, dim=0).repeat_interleave(TOY_WORLD.latent_ratio, dim=1)
 
 
 def largest_change(latent: Tensor, template: Tensor, cells: Bool[Tensor, "lh lw"]) -> float:

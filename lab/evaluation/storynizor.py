@@ -11,7 +11,7 @@ from ...core.scores.cosines import mean_pairwise_cosine
 from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Bool, Float
 from ...core.toyworld.detector import ToyDetector, box_around
-from ...core.toyworld.models import STANDING
+from ...core.toyworld.sizes import TOY_WORLD
 from ...headless.studio import Studio
 from ..toyworld.probe import Probe
 from .auto_masks import LOOKED_AT_STEPS, measure_drawn, measure_maps
@@ -45,7 +45,7 @@ PORTRAITS = 16
 """The number of portraits whose mean is an identity of re-denoising."""
 REDENOISED = 20
 """How many stories are re-denoised; the first ones."""
-_GROUND = 60 * STANDING.scale
+_GROUND = 60 * TOY_WORLD.scale
 """The line on which the toy world's people stand, in pixels."""
 
 Pictures = Mapping[str, Sequence[Picture]]
@@ -179,7 +179,7 @@ def figure_features(
     """
     left, top, right, bottom = box_around(mask).int().tolist()
     height, width = bottom - top, right - left
-    row, column = max(_GROUND - height, 0), (STANDING.picture_side - width) // 2
+    row, column = max(_GROUND - height, 0), (TOY_WORLD.picture_side - width) // 2
     place = (slice(row, row + height), slice(column, column + width))
     cut = mask[top:bottom, left:right].float()
     alone, where = torch.full_like(picture, 0.5), torch.zeros_like(mask, dtype=picture.dtype)

@@ -19,7 +19,7 @@ from ...core.scores.cosines import mean_cosine_between
 from ...core.scores.statistics import mean_of_known
 from ...core.shapes import Float
 from ...core.shuffle import MODES
-from ...core.toyworld.models import STANDING
+from ...core.toyworld.sizes import TOY_WORLD
 from ...core.toyworld.vocabulary import PLACES, POSES
 from ...headless.option_values import TOYWORLD
 from ...headless.reference_faces import FeatureReader, load_reader
@@ -210,9 +210,9 @@ def draw_modes(
 
 def layouts_of(toy: ToyStory, maps: Float[Tensor, "n s gh gw"]) -> list[Layout]:
     """The layout of every frame, from attention."""
-    names, size = [character.name for character in toy.story.characters], (STANDING.picture_side, STANDING.picture_side)
+    names, side = [character.name for character in toy.story.characters], TOY_WORLD.picture_side
     return [
-        layout_of(frame, dict(zip(names, own, strict=True)), size)
+        layout_of(frame, dict(zip(names, own, strict=True)), (side, side))
         for frame, own in zip(toy.story.frames, maps, strict=True)
     ]
 

@@ -1,7 +1,6 @@
 """Drawing people, places and things with Pillow: four times too large, then scaled down.
 
-Coordinates are in units of which every picture is 64 wide, as floats; x to the right, y down. In the first toy world a
-unit is a pixel.
+Coordinates are in units of which every picture is 64 wide, as floats; x to the right, y down.
 """
 
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...core.toyworld.worlds import World
-from .colours import CLOTHES, EYES, FRAMES, HAIR, HATS, INK, METAL, SKIN, Colour, darker
-from .detailed_faces import draw_detailed_face
+from ...core.toyworld.sizes import TOY_WORLD
+from .colours import CLOTHES, FRAMES, HAIR, HATS, INK, METAL, SKIN, Colour, darker
+from .faces import draw_face
 from .people import Person
 
 Number = float | int
@@ -35,9 +34,9 @@ class Stance:
 class Canvas:
     """A picture and, drawn alongside, who covers which pixel (0 nobody, 1 the first person, ...)."""
 
-    def __init__(self, world: World) -> None:
-        self.world, self.side = world, world.picture_side
-        self.zoom = SUPERSAMPLING * world.scale
+    def __init__(self, side: int = TOY_WORLD.picture_side) -> None:
+        self.side, self.scale = side, side // 64
+        self.zoom = SUPERSAMPLING * self.scale
         large = self.side * SUPERSAMPLING
         self.picture = Image.new("RGB", (large, large))
         self.owners = Image.new("L", (large, large))
@@ -64,7 +63,7 @@ class Canvas:
         large = [(self.zoom * x, self.zoom * y) for x, y in points]
         for pen, ink in zip(self._pens, (colour, self.owner), strict=True):
             pen.line(large, fill=ink, width=max(1, round(self.zoom * width)), joint="curve")
-        if width * self.world.scale > 1:
+        if width * self.scale > 1:
             for x, y in (points[0], points[-1]):
                 self.ellipse(x, y, width / 2, width / 2, colour)
 
@@ -101,7 +100,7 @@ def draw_person(canvas: Canvas, person: Person, stance: Stance, owner: int) -> t
     rx, ry = figure.head_radii
     x, y = figure.head_at
     left, top, right, bottom = (
-        canvas.world.scale * value for value in (x - rx * 1.3, y - ry * 1.5, x + rx * 1.3, y + ry * 1.15)
+        canvas.scale * value for value in (x - rx * 1.3, y - ry * 1.5, x + rx * 1.3, y + ry * 1.15)
     )
     return left, top, right, bottom
 
@@ -124,7 +123,7 @@ class Figure:
         wide, high = ((9.6, 9.4), (8.4, 10.2), (9.4, 9.8))[person.face]
         self.head_radii = (wide * self.s, high * self.s)
         self.head_at = (self.x, self.ground - 29.5 * self.s)
-        self.shoulder = 6.4 if canvas.world.detailed and person.word == "man" else 5.2
+        self.shoulder = 6.4 if person.word == "man" else 5.2
 
     def at(self, dx: Number, dy: Number) -> Point:
         """A point relative to the middle of the feet, in units of the figure."""
@@ -217,35 +216,10 @@ class Figure:
         else:
             self.disc(0, 0, 1, 1, self.skin)
         self._beard()
-        if self.canvas.world.detailed:
-            draw_detailed_face(self)
-        else:
-            self._face()
+        draw_face(self)
         self._hair()
         self._glasses()
         self._hat()
-
-    def _face(self) -> None:
-        c, person = self.canvas, self.person
-        child = person.word in ("boy", "girl")
-        for dx in (-0.42, 0.42):
-            size = 0.23 if child else 0.19
-            self.disc(dx, 0.08, size, size * 1.15, (255, 255, 255))
-            self.disc(dx, 0.1, size * 0.68, size * 0.85, EYES[person.eyes])
-            self.disc(dx, 0.1, size * 0.3, size * 0.4, (12, 10, 14))
-            if person.word in ("woman", "girl"):
-                c.line([self.on_head(dx - 0.24, -0.12), self.on_head(dx + 0.24, -0.12)], INK, 0.09 * self.head_radii[0])
-        brow = darker(HAIR["brown"] if person.hair == "white" else self.hair, 0.2)
-        thick = (0.08, 0.2)[person.brows] * self.head_radii[0]
-        for dx in (-0.42, 0.42):
-            c.line([self.on_head(dx - 0.22, -0.26), self.on_head(dx + 0.22, -0.29)], brow, thick)
-        self.disc(0, 0.32, 0.09, 0.1, darker(self.skin, 0.22))
-        lips = (196, 60, 76) if person.word == "woman" else darker(self.skin, 0.5)
-        smile = [self.on_head(dx, 0.56 + 0.1 * (1 - (dx / 0.32) ** 2)) for dx in (-0.32, -0.16, 0, 0.16, 0.32)]
-        c.line(smile, lips, 0.11 * self.head_radii[0])
-        if person.freckles:
-            for dx, dy in ((-0.62, 0.36), (-0.48, 0.46), (-0.34, 0.36), (0.62, 0.36), (0.48, 0.46), (0.34, 0.36)):
-                self.disc(dx, dy, 0.06, 0.06, darker(self.skin, 0.38))
 
     def _beard(self) -> None:
         if self.person.beard == 1:  # full

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ...core.shapes import Bool, Float
 from ...core.toyworld.convolutions import Block, halve
-from ...core.toyworld.models import STANDING, WEIGHTS, load_network
+from ...core.toyworld.models import WEIGHTS, load_network
+from ...core.toyworld.sizes import TOY_WORLD
 from ...core.toyworld.vocabulary import CLASS_WORDS, CLOTHES_COLOURS, HAIR_COLOURS, HOURS, PLACES, POSES, PROPS
-from ...core.toyworld.worlds import World, world_of
 from .people import Person
 from .plan import Plan
 from .weight_files import weight_file
@@ -41,12 +41,11 @@ def answers_of_person(person: Person, pose: str) -> dict[str, str]:
 class Probe(nn.Module):
     """Pictures, and whom to look at, to logits of all `ATTRIBUTES`, side by side."""
 
-    def __init__(self, world: World = STANDING) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.world = world
         self.layers = nn.Sequential(
-            nn.PixelUnshuffle(world.patch),
-            nn.Conv2d(4 * world.patch**2, 32, 3, padding=1),
+            nn.PixelUnshuffle(TOY_WORLD.patch),
+            nn.Conv2d(4 * TOY_WORLD.patch**2, 32, 3, padding=1),
             Block(32),
             halve(32, 64),
             Block(64),
@@ -94,6 +93,6 @@ def load_probe(folder: Path = WEIGHTS) -> Probe:
         FileNotFoundError: If the weights are not there.
         ValueError: If the file cannot be read, or has other tensors.
     """
-    network = Probe(world_of(folder))
+    network = Probe()
     load_network(network, "probe", weight_file("probe", folder).parent)
     return network

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...core.toyworld.models import STANDING
 from ...core.toyworld.vocabulary import HOURS, PLACES, POSES, PROPS
-from ...core.toyworld.worlds import World
 from .captions import caption_of
 from .drawing import Canvas, Stance, draw_person, growth
 from .people import Person, sample_person
 from .plan import Plan
 from .scenery import draw_place, draw_prop
+
+FIGURE_SIZES = (1.2, 1.12, 0.86)
+"""How large grown-ups are drawn where there are 1, 2 and 3 people."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def portrait_plan(person: Person, names_hair: bool = True, names_clothes: bool =
     return Plan((person,), ("standing",), "wall", "day", (), "", True, (names_clothes,), (names_hair,))
 
 
-def draw(plan: Plan, random: np.random.Generator, world: World = STANDING) -> Scene:
+def draw(plan: Plan, random: np.random.Generator) -> Scene:
     """Draw a plan; what it leaves open (clouds, colours of things, exact places) comes from `random`."""
-    canvas = Canvas(world)
+    canvas = Canvas()
     draw_place(canvas, plan.place, plan.hour, random)
-    stances = _stances(plan, random, world)
+    stances = _stances(plan, random)
     for prop in plan.props:
         _put_prop(canvas, prop, stances, random)
     boxes = [
@@ -84,13 +85,13 @@ def draw(plan: Plan, random: np.random.Generator, world: World = STANDING) -> Sc
     )
 
 
-def sample_scene(seed: int, held_out: bool = False, people: int | None = None, world: World = STANDING) -> Scene:
+def sample_scene(seed: int, held_out: bool = False, people: int | None = None) -> Scene:
     """The scene of a seed."""
     random = np.random.default_rng(seed)
-    return draw(sample_plan(random, held_out, people), random, world)
+    return draw(sample_plan(random, held_out, people), random)
 
 
-def _stances(plan: Plan, random: np.random.Generator, world: World) -> list[Stance]:
+def _stances(plan: Plan, random: np.random.Generator) -> list[Stance]:
     if plan.close_up:
         grown = growth(plan.people[0])
         size = (1.95 + 0.2 * random.random()) / grown**0.6
@@ -99,7 +100,7 @@ def _stances(plan: Plan, random: np.random.Generator, world: World) -> list[Stan
     middles: Sequence[float] = {0: (), 1: (32.0,), 2: (19.0, 45.0), 3: (11.5, 32.0, 52.5)}[len(plan.people)]
     if plan.side:
         middles = (17.0,) if plan.side == "left" else (47.0,)
-    size = world.figure_sizes[len(plan.people) - 1]
+    size = FIGURE_SIZES[len(plan.people) - 1]
     return [
         Stance(
             x + random.uniform(-2, 2) * size,
@@ -114,7 +115,7 @@ def _stances(plan: Plan, random: np.random.Generator, world: World) -> list[Stan
 
 def _put_prop(canvas: Canvas, prop: str, stances: Sequence[Stance], random: np.random.Generator) -> None:
     """Where there is room: the widest gap between people and the picture's edges."""
-    reach = 9 * max(1.0, canvas.world.figure_sizes[len(stances) - 1])
+    reach = 9 * max(1.0, FIGURE_SIZES[len(stances) - 1])
     edges = [0.0, *(edge for stance in stances for edge in (stance.x - reach, stance.x + reach)), 64.0]
     gaps = sorted(((edges[i + 1] - edges[i], edges[i]) for i in range(0, len(edges), 2)), reverse=True)
     wide, left = gaps[0]

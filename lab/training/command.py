@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...core.quoting import printable
-from ...core.toyworld.worlds import world_of
 from ...headless.checkpoint import load_checkpoint
 from ...headless.option_values import TOYWORLD
 from ...headless.prompts import check_length
-from ...headless.toyworld_files import folder_of
 from ..storydb.reader import StoryDBReader
 from ..toyworld.training.toy_groups import ToyGroups
 from .groups import GroupSource
@@ -85,7 +83,7 @@ def settings_file(file: Path) -> Path:
 def groups_of(settings: TrainingSettings) -> GroupSource:
     """Where the groups come from, as the settings say."""
     if settings.data == TOYWORLD:
-        return ToyGroups(settings.seed, settings.frames, world=world_of(folder_of(settings.checkpoint)))
+        return ToyGroups(settings.seed, settings.frames)
     size = settings.height, settings.width
     return StoryDBReader(Path(settings.data), *size, seed=settings.seed, frames=settings.frames)
 

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from ...core.toyworld.models import STANDING
+from ...core.toyworld.sizes import TOY_WORLD
 from .graph import Group, node
 from .kinds import Node
 from .schemas import Json
@@ -46,7 +46,7 @@ SDXL = World(
     },
 )
 GUIDED = {"cfg": 4.0, "scheduler": "simple"}
-SIDES: dict[str, Any] = {"width": STANDING.picture_side, "height": STANDING.picture_side}
+SIDES: dict[str, Any] = {"width": TOY_WORLD.picture_side, "height": TOY_WORLD.picture_side}
 TOY = World(
     model="toy.model",
     portraits="toy.model",
@@ -62,7 +62,6 @@ TOY = World(
         },
         "EmptyLatentImage": SIDES,
         "NoisyLatentCache": {"steps": 25, **GUIDED, "keep_from_step": 5.0},
-        "IdentityDiscovery": {"rank": 3},
         "GroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0, "dilate_px": 1},
         "Redenoise": {"start": 5.0, "cfg": 4.0},
         "StorySheet": {"columns": 4, "cell_width": 256},

@@ -222,9 +222,10 @@ at night."""
         ),
         "negative": "",
     }
-    finding = {**TOY.values["CharacterPortraits"], **TOY.values["IdentityDiscovery"]}
     loaders = [node("toy", "ToyWorldLoader", size=(360, 0))]
-    return whole_story(name, about, text, loaders, in_two_passes(name, TOY, loads=False, **finding), high=700)
+    return whole_story(
+        name, about, text, loaders, in_two_passes(name, TOY, loads=False, **TOY.values["CharacterPortraits"]), high=700
+    )
 
 
 IDENTITYSTORY = {

@@ -1,6 +1,6 @@
 """The toy world's networks in the host's own classes, under its memory management.
 
-The sizes are those of `core.toyworld.worlds`, put into the words of the host's LDM code. Everything runs in float32:
+The sizes are those of `core.toyworld.sizes`, put into the words of the host's LDM code. Everything runs in float32:
 the networks are small, and so both hosts draw the same pictures.
 """
 
@@ -38,8 +38,8 @@ from ...core.toyworld.models import (
     unet_weights,
     weights_file,
 )
+from ...core.toyworld.sizes import TOY_WORLD
 from ...core.toyworld.vae import load_vae as load_vae_network
-from ...core.toyworld.worlds import World, world_of
 from . import photomaker as pm
 from .adapters import IDAdapter, host_adapter
 from .detector import Detector, patcher_of
@@ -82,11 +82,11 @@ def load_model(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
 
     The host calls this again with `disable_dynamic` when it needs a copy whose weights stay put, as for LoRA hooks.
     """
-    management, weights, world = comfy.model_management, unet_weights(folder), world_of(folder)
-    config = ToyWorld(unet_config(world))
+    management, weights = comfy.model_management, unet_weights(folder)
+    config = ToyWorld(unet_config())
     config.set_inference_dtype(torch.float32, None)
-    config.latent_format.latent_channels = world.latent_channels
-    config.latent_format.spacial_downscale_ratio = world.latent_ratio  # the host's spelling
+    config.latent_format.latent_channels = TOY_WORLD.latent_channels
+    config.latent_format.spacial_downscale_ratio = TOY_WORLD.latent_ratio  # the host's spelling
     colours = load_preview_colours(folder)
     if colours is not None:
         config.latent_format.latent_rgb_factors, config.latent_format.latent_rgb_factors_bias = colours
@@ -101,7 +101,6 @@ def load_model(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
 def load_vae(folder: Path = WEIGHTS) -> Any:
     """The VAE; it takes and gives pictures whose sides are multiples of the world's latent ratio."""
     network = load_vae_network(folder)
-    world = network.world
     # The host builds only networks it knows: it gets a tiny one of those, and ours takes its place.
     known = comfy.ldm.models.autoencoder.AutoencoderKL(**_KNOWN_VAE).state_dict()
     vae = comfy.sd.VAE(sd=known, config={"params": _KNOWN_VAE}, dtype=torch.float32)
@@ -109,20 +108,20 @@ def load_vae(folder: Path = WEIGHTS) -> Any:
     vae.disable_offload = True  # plain torch layers move as a whole
     vae.patcher = comfy.model_patcher.ModelPatcher(network, vae.device, vae.patcher.offload_device)
     vae.size = comfy.model_management.module_size(network)
-    vae.downscale_ratio = vae.upscale_ratio = world.latent_ratio
-    vae.latent_channels = world.latent_channels
+    vae.downscale_ratio = vae.upscale_ratio = TOY_WORLD.latent_ratio
+    vae.latent_channels = TOY_WORLD.latent_channels
     return vae
 
 
 def load_clip(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
     """The tokenizer and the text encoder as a CLIP."""
     weights, words = text_encoder_weights(folder)
-    world, config = world_of(folder), {**world_of(folder).text_encoder, "vocab_size": words}
+    config = {**TOY_WORLD.text_encoder, "vocab_size": words}
     # The pooled output is read unprojected; the host's class has a projection all the same.
-    weights["text_projection.weight"] = torch.eye(world.text_width)
+    weights["text_projection.weight"] = torch.eye(TOY_WORLD.text_width)
     encoder = partial(
         comfy.sd1_clip.SDClipModel,
-        max_length=world.text_length,
+        max_length=TOY_WORLD.text_length,
         textmodel_json_config=config,
         model_class=ToyTextModel,
         special_tokens={
@@ -135,8 +134,8 @@ def load_clip(folder: Path = WEIGHTS, disable_dynamic: bool = False) -> Any:
     tokenizer = partial(
         comfy.sd1_clip.SDTokenizer,
         tokenizer_path=str(_tokenizer(folder)),
-        max_length=world.text_length,
-        embedding_size=world.text_width,
+        max_length=TOY_WORLD.text_length,
+        embedding_size=TOY_WORLD.text_width,
         tokenizer_class=PreTrainedTokenizerFast,
     )
     clip = comfy.sd.CLIP(
@@ -158,7 +157,7 @@ def load_identity_generator(model: Any, folder: Path = WEIGHTS) -> tuple[Any, An
     """The MODEL with the identity LoRA on it (a clone) and the PHOTOMAKER that goes with it."""
     encoder, lora = _photomaker(folder)
     patched = pm.apply_lora(model, lora, 1.0, "the toy world's photomaker", pm.text_width(encoder))
-    return patched, pm.PhotoMakerEncoder(encoder, world_of(folder).name)
+    return patched, pm.PhotoMakerEncoder(encoder, TOY_WORLD.name)
 
 
 def load_clip_vision(folder: Path = WEIGHTS) -> Any:
@@ -187,9 +186,9 @@ def load_detector(folder: Path = WEIGHTS) -> Detector:
     return Detector(network, network, (patcher, patcher))
 
 
-def unet_config(world: World) -> dict[str, Any]:
+def unet_config() -> dict[str, Any]:
     """The UNet's sizes as the host's UNetModel takes them."""
-    unet = world.unet
+    unet = TOY_WORLD.unet
     channels, layers = unet["block_out_channels"], unet["layers_per_block"]
     return {
         "image_size": unet["sample_size"],

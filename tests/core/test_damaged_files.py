@@ -21,8 +21,9 @@ from story_identity.core.lora_file import check_lora
 from story_identity.core.photomaker import encoder_shapes, split_file
 from story_identity.core.state_dict import read_tensors, sizes_from
 from story_identity.core.toyworld.identity_encoder import IdentityEncoder, load_identity_encoder
-from story_identity.core.toyworld.models import STANDING, store, unet_weights
+from story_identity.core.toyworld.models import store, unet_weights
 from story_identity.core.toyworld.shapes import unet_shapes
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.vae import ToyVAE, load_vae
 from story_identity.headless.checkpoint import load_checkpoint
 
@@ -90,7 +91,7 @@ def pickled(content):
 
 
 torch.manual_seed(0)
-UNET_WEIGHTS = {key: torch.zeros(shape, dtype=torch.float16) for key, shape in unet_shapes(STANDING.unet).items()}
+UNET_WEIGHTS = {key: torch.zeros(shape, dtype=torch.float16) for key, shape in unet_shapes(TOY_WORLD.unet).items()}
 ADAPTER = nested("FaceID", lora=True)
 SAM, DINO = detectors.sam_weights(0), detectors.grounding_dino_weights(0)
 KINDS = {

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 from story_identity.core.identity import Identity
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless import cli
 from story_identity.headless.run import run_story
 from story_identity.headless.run_settings import RunSettings
@@ -64,7 +64,7 @@ def test_every_setting_is_an_option_that_arrives(monkeypatch, story_file, tmp_pa
 def test_options_that_are_not_given_leave_the_toy_worlds_defaults(tmp_path):
     pair = f"Mira={__file__}"
     chosen = cli.settings_from({"checkpoint": "toyworld", "steps": 20, "identities": [pair], "loras": [__file__]})
-    assert (chosen.width, chosen.steps, chosen.cfg) == (STANDING.picture_side, 20, 4.0)
+    assert (chosen.width, chosen.steps, chosen.cfg) == (TOY_WORLD.picture_side, 20, 4.0)
     assert chosen.identities == (("Mira", __file__),)
     assert chosen.loras == ((__file__, 1.0),)
 
@@ -156,7 +156,7 @@ def test_redenoising_with_the_same_settings_gives_the_same_and_with_others_not(f
 def test_painted_masks_count_when_redenoising(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     mask = tmp_path / "run" / "masks" / "frame_0001.png"
-    Image.new("L", (STANDING.picture_side,) * 2).save(mask)
+    Image.new("L", (TOY_WORLD.picture_side,) * 2).save(mask)
     assert call("redenoise", tmp_path / "run", "--out", tmp_path / "out").exit_code == 0
     frame, template = (Image.open(tmp_path / "out" / place) for place in ("frame_0001.png", "template/frame_0001.png"))
     assert frame.tobytes() == template.tobytes()
@@ -177,7 +177,7 @@ def test_a_painted_mask_is_kept_and_what_uses_it_is_said(story_file, finished, t
     words = ["run", story_file, "--out", tmp_path / "out", *options_of(chosen), "--masks", finished / "masks"]
     (tmp_path / "story.json").write_text(json.dumps({**STORY, "frames": STORY["frames"][:2]}))
     assert call(*words).output.strip() == f"The story is in {tmp_path / 'out'}"
-    Image.new("L", (STANDING.picture_side,) * 2).save(tmp_path / "out" / "masks" / "frame_0001.png")
+    Image.new("L", (TOY_WORLD.picture_side,) * 2).save(tmp_path / "out" / "masks" / "frame_0001.png")
     done = call(*words)
     assert done.exit_code == 0, done.output
     assert "masks/frame_0001.png was painted in: it is kept, but not used here. `redenoise` uses it." in done.output

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from story_identity.core.lora_file import check_lora
 from story_identity.core.photomaker import FuseModule, look_at, split_file
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.headless.components import layer_shapes
 from story_identity.headless.identity_generator import identity_generator, load_photomaker
@@ -22,7 +22,7 @@ def prediction(pipe):
     generator = torch.Generator().manual_seed(5)
     latent, text = (
         torch.randn(shape, generator=generator)
-        for shape in ((2, STANDING.latent_channels, 16, 16), (2, 40, STANDING.text_width))
+        for shape in ((2, TOY_WORLD.latent_channels, 16, 16), (2, 40, TOY_WORLD.text_width))
     )
     with torch.no_grad():
         return pipe.unet(latent, 321, encoder_hidden_states=text).sample
@@ -133,7 +133,7 @@ def test_files_that_are_not_photomaker_v1_are_refused(pipe, tmp_path):
 
 
 def test_a_file_for_another_text_width_is_refused_with_both(generator, sd15, toyworld_folder):
-    with pytest.raises(ValueError, match=f"{STANDING.text_width} wide; this checkpoint reads 32"):
+    with pytest.raises(ValueError, match=f"{TOY_WORLD.text_width} wide; this checkpoint reads 32"):
         load_photomaker(toyworld_folder / "photomaker.safetensors", sd15)
 
 
@@ -149,7 +149,7 @@ def test_nested_and_flat_files_are_the_same(toyworld_folder):
 
 
 def test_the_encoder_is_named_by_its_width(generator):
-    assert generator[1].encoder_id == STANDING.name
+    assert generator[1].encoder_id == TOY_WORLD.name
 
 
 def test_a_lora_that_fits_nothing_is_refused(toyworld_folder, tmp_path, pipe):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from story_identity.core.detectors.faces import Face
 from story_identity.core.identity import Identity
 from story_identity.core.photomaker import ENCODER_ID_V2, look_at
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless import identity_generator
 from story_identity.headless.checkpoint import load_checkpoint
 from story_identity.headless.identity_generator import load_photomaker
@@ -22,7 +22,7 @@ from tests.stand_ins.photomaker import FACE, TOKENS, id_encoder_weights_v2
 
 from .stories import PlaceDetector, contents, settings, story
 
-WIDTH = STANDING.text_width  # of the toy world's prompts
+WIDTH = TOY_WORLD.text_width  # of the toy world's prompts
 
 
 class Recogniser:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from story_identity.core.detectors.faces import Face
 from story_identity.core.photomaker import look_at
-from story_identity.core.toyworld.models import STANDING, WEIGHTS
+from story_identity.core.toyworld.models import WEIGHTS
 from story_identity.headless.reference_faces import ReferenceReader, _upper_square, load_reader
-from story_identity.lab.toyworld.training.recipes import recipe_of
+from story_identity.lab.toyworld.training.recipes import RECIPE
 from story_identity.lab.toyworld.world import sample_scene
 from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
@@ -91,13 +91,13 @@ def test_the_square_at_the_top_of_the_box_by_hand():
 
 def test_the_toy_worlds_reader_tells_people_apart_in_one_picture():
     reader = load_reader("toyworld", "toyworld")
-    assert (reader.clip_width, reader.face_width) == (recipe_of(STANDING).tower["hidden_size"], 64)
+    assert (reader.clip_width, reader.face_width) == (RECIPE.tower["hidden_size"], 64)
     scene = sample_scene(3, people=2)
     assert scene.plan.people[0].word != scene.plan.people[1].word
     image, masks = torch.tensor(scene.image).float() / 255, list(torch.tensor(scene.masks))
     seen, found = reader.read([image, image], masks)
     assert found == [True, True]
-    assert seen.clip.shape == (2, 65, 128)
+    assert seen.clip.shape == (2, 65, RECIPE.tower["hidden_size"])
     assert seen.face[0] @ seen.face[1] < 0.9
     swapped, _ = reader.read([image, image], masks[::-1])
     assert_close(swapped.face, seen.face.flip(0))

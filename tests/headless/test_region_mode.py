@@ -7,7 +7,7 @@ import torch
 from story_identity.core.guidance import OWN, TEMPLATES, redenoising_evaluations
 from story_identity.core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
 from story_identity.core.region import regions_around
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.option_values import SAMPLERS
 from story_identity.headless.prompts import Prompt, encode_prompt
 from story_identity.headless.run import run_story
@@ -30,7 +30,7 @@ def prompts(pipe):
 
 @pytest.fixture
 def noise():
-    return starting_noise([7], STANDING.latent_channels, 16, 16)
+    return starting_noise([7], TOY_WORLD.latent_channels, 16, 16)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from story_identity.core.identity import Identity
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.run import run_story
 from story_identity.headless.run_files import read_about
 from story_identity.headless.run_folder import RunFolder, story_of
@@ -16,7 +16,7 @@ from story_identity.headless.run_settings import settings_of
 
 from .stories import PlaceDetector, contents, settings, story
 
-SIDE = STANDING.picture_side
+SIDE = TOY_WORLD.picture_side
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_files_of_a_run(finished):
     portraits = sorted(name for name in names - expected if name.startswith("portraits/Mira/"))
     assert [name.split("/")[-1][:3] for name in portraits] == ["001", "002", "003", "004", "005"]
     kept = [int(name.split("/")[-1][:3]) - 1 for name in portraits if name.endswith("_kept.png")]
-    identity = Identity.load(finished / "identities" / "Mira.safetensors", STANDING.name)
+    identity = Identity.load(finished / "identities" / "Mira.safetensors", TOY_WORLD.name)
     assert kept == identity.metadata["discovery"]["rounds"][-1]["kept"]
     assert not [name for name in names if name.endswith(".tmp")]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from story_identity.core.subject_bank import SubjectBank
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless import cli
 from story_identity.headless.joint_drawing import JointDrawing, open_drawing
 from story_identity.headless.run import run_story
@@ -287,7 +287,7 @@ def test_a_run_is_what_a_batch_of_its_noise_comes_to(toyworld_folder, plain):
     whole = open_drawing(story(FRAMES), chosen, "cpu")
     assert isinstance(whole, JointDrawing)
     assert whole.groups() == [slice(0, 5)]
-    shape = (5, STANDING.latent_channels, STANDING.latent_side, STANDING.latent_side)
+    shape = (5, TOY_WORLD.latent_channels, TOY_WORLD.latent_side, TOY_WORLD.latent_side)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(chosen.seed))
     assert torch.equal(whole._noise(), noise)
     grouped = dataclasses.replace(whole, settings=dataclasses.replace(chosen, anchors=1))

@@ -7,7 +7,7 @@ import torch
 from story_identity.core.guidance import GUIDANCE, OWN, SHARED, TEMPLATES, redenoising_evaluations
 from story_identity.core.layout import Layout
 from story_identity.core.redenoise import ProgressiveMasks, scaled_kernel, to_latent_grid
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.identity_generator import identity_generator
 from story_identity.headless.option_values import SAMPLERS
 from story_identity.headless.prompts import Prompt, encode_prompt
@@ -34,7 +34,7 @@ def prompts(pipe):
 
 @pytest.fixture
 def noise():
-    return starting_noise([7], STANDING.latent_channels, 16, 16)
+    return starting_noise([7], TOY_WORLD.latent_channels, 16, 16)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_background_is_the_templates_bit_for_bit(generator, prompts, noise, 
     pipe, photomaker = generator
     plan, layout = plan_of(pipe, sampler), layout_of((20, 20, 30, 32))
     cache = sample_template(plan, *prompts, noise, 7)
-    face = torch.randn(STANDING.text_width, generator=torch.Generator().manual_seed(0))
+    face = torch.randn(TOY_WORLD.text_width, generator=torch.Generator().manual_seed(0))
     positive = photomaker.fuse(prompts[0], 2, face)
     with identity_generator(pipe):
         found = redenoise(
@@ -133,7 +133,7 @@ def test_a_shared_unconditional_gives_the_same_picture(generator, prompts, noise
     pipe, photomaker = generator
     plan, layout = plan_of(pipe), layout_of((4, 4, 40, 24), (8, 36, 44, 60))
     cache = sample_template(plan, *prompts, noise, 7)
-    faces = torch.randn(2, STANDING.text_width, generator=torch.Generator().manual_seed(0))
+    faces = torch.randn(2, TOY_WORLD.text_width, generator=torch.Generator().manual_seed(0))
     words = {
         name: (photomaker.fuse(prompts[0], 2, face), prompts[1]) for name, face in zip(layout.names, faces, strict=True)
     }
@@ -227,6 +227,6 @@ def test_noise_is_one_stream_per_seed_whatever_the_batch():
 
 def test_pictures_are_in_range_and_of_the_pictures_size(pipe, noise):
     picture = decode(pipe, 30 * noise)
-    assert picture.shape == (1, STANDING.picture_side, STANDING.picture_side, 3)
+    assert picture.shape == (1, TOY_WORLD.picture_side, TOY_WORLD.picture_side, 3)
     assert float(picture.min()) == 0
     assert float(picture.max()) == 1

@@ -7,7 +7,7 @@ from story_identity.core.attention import plain_attention
 from story_identity.core.attention_hooks import Layer, unchanged
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.prompts import Prompt, encode_prompt
 from story_identity.headless.sampling import CONDITIONAL, UNCONDITIONAL, SamplingPlan, sample_template, starting_noise
 from story_identity.headless.shared_frames import encode_together, new_sharing, positions_of, sample_together
@@ -27,7 +27,9 @@ STORY = Story.parse({
 N = len(STORY.frames)
 GRID = (8, 8)
 SIDES = {
-    STANDING.latent_side >> level for level, attention in enumerate((*STANDING.unet_attention[:-1], True)) if attention
+    TOY_WORLD.latent_side >> level
+    for level, attention in enumerate((*TOY_WORLD.unet_attention[:-1], True))
+    if attention
 }
 """Of the grids with attention, which the middle, on the last level's grid, always has."""
 SAME = 2e-5
@@ -36,7 +38,7 @@ SAME = 2e-5
 
 @pytest.fixture
 def noise():
-    return starting_noise(range(20, 20 + N), STANDING.latent_channels, 16, 16)
+    return starting_noise(range(20, 20 + N), TOY_WORLD.latent_channels, 16, 16)
 
 
 def plan_of(pipe, cfg=4.0, steps=STEPS):
@@ -94,7 +96,7 @@ def test_a_frame_sees_what_the_others_show(pipe, noise):
     found, _ = drawn(pipe, noise, Sharing())
     for frame, sees in ((0, [True, True, False, True]), (2, [False, False, True, False])):
         other = noise.clone()
-        other[frame] = starting_noise([99], STANDING.latent_channels, 16, 16)[0]
+        other[frame] = starting_noise([99], TOY_WORLD.latent_channels, 16, 16)[0]
         again, _ = drawn(pipe, other, Sharing())
         assert changed(again, found) == sees
 
@@ -159,8 +161,8 @@ def test_the_words_that_tell_who_it_is_are_found(pipe):
 @torch.no_grad()
 def unet_of(pipe, rows=3):
     random = torch.Generator().manual_seed(4)
-    latents = torch.randn(rows, STANDING.latent_channels, 16, 16, generator=random)
-    text = torch.randn(rows, 7, STANDING.text_width, generator=random)
+    latents = torch.randn(rows, TOY_WORLD.latent_channels, 16, 16, generator=random)
+    text = torch.randn(rows, 7, TOY_WORLD.text_width, generator=random)
     return pipe.unet(latents, 500, encoder_hidden_states=text).sample
 
 
@@ -186,7 +188,7 @@ def test_an_error_leaves_the_unet_as_it_was(pipe):
     assert dict(pipe.unet.attn_processors) == processors
     transformer = next(each for each in pipe.unet.modules() if isinstance(each, Transformer2DModel))
     arguments = {"hidden_states": torch.zeros(1, transformer.config.in_channels, *GRID), "return_dict": False}
-    text = torch.zeros(1, 7, STANDING.text_width)
+    text = torch.zeros(1, 7, TOY_WORLD.text_width)
     transformer(**arguments, encoder_hidden_states=text)  # a hook left behind wants it without a name
     assert torch.equal(unet_of(pipe), before)
 

@@ -100,7 +100,7 @@ def looped(*words: str, steps: int = STEPS, characters: str = CHARACTERS, **each
         "each": node("StoryIdentityEachFrame", story=["story", 0], **chosen),
         "text": node("StoryIdentityEncodeFrame", clip=["toy", 2], frame=["each", 0]),
         "negative": node("CLIPTextEncode", clip=["toy", 2], text=["each", 2]),
-        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "before": node("SayRan", latent=["empty", 0], word="before the loop"),
         "said": node("SayRan", latent=["before", 0], word=["each", 1]),
         "drawn": node(

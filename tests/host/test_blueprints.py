@@ -14,7 +14,6 @@ from .test_workflows_run import SMALL, nodes_of, pixels
 SAMPLED = {"steps": 4, "cfg": 4.0, "scheduler": "simple"}
 TOY: dict[str, dict[str, Any]] = {
     **SMALL,
-    "EmptyLatentImage": {"width": 64, "height": 64},
     "StoryIdentityFindIdentity": {**SMALL["StoryIdentityFindIdentity"], **SAMPLED},
     "StoryIdentityNoisyLatentCache": {**SAMPLED, "keep_from_step": 1},
     "StoryIdentityGroundedSAMLayout": {"box_threshold": 0.0, "text_threshold": 0.0},

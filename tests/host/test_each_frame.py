@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from story_identity.core.toyworld.sizes import TOY_WORLD
 
 from .comfyui import ComfyUI
 from .frame_loops import CHARACTERS, STEPS, WORDS, LoopHost, Prompt, looped, node
@@ -276,6 +277,7 @@ def two_passes(*words: str) -> Prompt:
         "StoryIdentityIdentityDiscovery": {"rank": 2, "iterations": 2},
         "StoryIdentityNoisyLatentCache": {"steps": 16, "keep_from_step": 13},
         "StoryIdentityRedenoise": {"start": 13},
+        "EmptyLatentImage": {"width": TOY_WORLD.picture_side, "height": TOY_WORLD.picture_side},
     }
     for each in graph.values():
         each["inputs"] |= small.get(each["class_type"], {})

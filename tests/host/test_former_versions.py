@@ -1,13 +1,15 @@
-"""Workflows that version 0.1 saved run in today's pack; the toy world's to the same pictures as today's workflow."""
+"""Workflows that version 0.1 saved run in today's pack; the toy world's once its pictures are
+as large as that has become, to the same pictures as today's workflow."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from story_identity.core.toyworld.sizes import TOY_WORLD
 
 from .comfyui import ComfyUI
-from .server import Host
+from .server import Host, RunError
 from .test_workflows_run import SMALL, nodes_of, pixels, saved, saved_by_hand
 from .write_api_twins import TWINS
 
@@ -16,6 +18,12 @@ pytestmark = pytest.mark.slow
 FILES = Path(__file__).parents[1] / "files" / "version_0_1"
 FORMER = FILES / "toyworld_quickstart_api.json"
 FINDING = ("StoryIdentityCharacterPortraits", "StoryIdentityIdentityDiscovery")
+TODAY = {
+    "EmptyLatentImage": {"width": TOY_WORLD.picture_side, "height": TOY_WORLD.picture_side},
+    "StoryIdentityCharacterPortraits": {"count": 8, "batch_size": 8, "steps": 4},
+    "StoryIdentityIdentityDiscovery": {"rank": 2, "iterations": 2},
+}
+"""Pictures as large as the toy world's have become, and few portraits."""
 
 
 def todays(former: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +56,11 @@ def todays(former: dict[str, Any]) -> dict[str, Any]:
 def test_a_workflow_of_version_0_1_draws_what_todays_draws(comfyui: ComfyUI, tmp_path: Path):
     former = json.loads(FORMER.read_text(encoding="utf-8"))
     with Host(comfyui, tmp_path) as server:
-        before = saved_by_hand(server, json.loads(FORMER.read_text(encoding="utf-8")))
+        with pytest.raises(RunError, match="Nobody is found .* 64 x 64 pixels: .* Set width and height to 128"):
+            server.run(json.loads(FORMER.read_text(encoding="utf-8")))
+        for node in former.values():
+            node["inputs"] |= TODAY.get(node["class_type"], {})
+        before = saved_by_hand(server, former)
         drawn = [[pixels(path) for path in before[name]] for name in ("StoryIdentity/frame", "templates")]
         now = saved(server, todays(former))
     assert len(drawn[0]) == 4

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from story_identity.core.toyworld.sizes import TOY_WORLD
 
 from .comfyui import ComfyUI
 from .frame_loops import LoopHost, Prompt, node
@@ -28,6 +29,7 @@ def with_single_nodes(name: str = "Mira", seed: int = 1) -> Prompt:
         "StoryIdentityNoisyLatentCache": {"steps": 4, "keep_from_step": 2},
         "StoryIdentityRedenoise": {"start": 2},
         "StoryIdentityStoryFrames": {"frames": "1", "seed": seed},
+        "EmptyLatentImage": {"width": TOY_WORLD.picture_side, "height": TOY_WORLD.picture_side},
     }
     (toy,) = nodes_of(graph, "StoryIdentityToyWorldLoader")
     for each in graph.values():

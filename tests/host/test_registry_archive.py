@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.archive import is_in_git, write_archive
 
 from .comfyui import ComfyUI
@@ -78,6 +78,6 @@ def test_the_archive_draws_the_toy_story(shipped: Host):
     assert (len(frames), len(sheet)) == (4, 1)
     for path in frames:
         with Image.open(path) as image:
-            assert (image.format, *image.size) == ("PNG", STANDING.picture_side, STANDING.picture_side)
+            assert (image.format, *image.size) == ("PNG", TOY_WORLD.picture_side, TOY_WORLD.picture_side)
     assert len({pixels(path) for path in (*frames, *sheet)}) == 5
     assert "Traceback" not in shipped.log()

@@ -33,7 +33,12 @@ def choosing(*words: str, kept: str = "", by: str = "number", **each: Any) -> Pr
             "StoryIdentitySaveFrame", images=["chosen", 0], frame=["chosen", 1], filename_prefix="tale/final", number=0
         ),
         "sheet": node(
-            "StoryIdentityStorySheet", **pictures, columns=2, cell_width=64, captions=True, filename_prefix="tale/sheet"
+            "StoryIdentityStorySheet",
+            **pictures,
+            columns=2,
+            cell_width=128,
+            captions=True,
+            filename_prefix="tale/sheet",
         ),
         "book": node(
             "StoryIdentityStoryPage",
@@ -93,8 +98,8 @@ def test_another_choice_replaces_one_picture_in_the_folder_and_on_the_sheet(host
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"final_0002.png", "sheet.png", "book_0001.png", "book.pdf"}
     with Image.open(host.output_dir / "tale" / "sheet.png") as sheet:
-        assert sheet.size == (2 * 64 + 3 * 16, sheet.height)
-        cells = [np.asarray(sheet.convert("RGB").crop((16 + 80 * n, 16, 80 + 80 * n, 80)), int) for n in (0, 1)]
+        assert sheet.size == (2 * 128 + 3 * 16, sheet.height)
+        cells = [np.asarray(sheet.convert("RGB").crop((16 + 144 * n, 16, 144 + 144 * n, 144)), int) for n in (0, 1)]
     for number, cell in enumerate(cells, start=1):
         with Image.open(host.output_dir / "tale" / f"final_{number:04}.png") as picture:
             assert np.abs(cell - np.asarray(picture.convert("RGB"), int)).max() <= 1  # files are rounded down

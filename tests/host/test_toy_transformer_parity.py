@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from story_identity.core.frame_sharing import Sharing
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
-from story_identity.core.toyworld.transformer import TRANSFORMER_WORLD
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless import sampling
 from story_identity.headless.flow_sampling import (
     FlowPlan,
@@ -55,8 +55,8 @@ def asked():
     random = torch.Generator().manual_seed(7)
     shapes = {
         "latents": (3, 16, 16, 16),
-        "context": (3, TRANSFORMER_WORLD.text_length, TRANSFORMER_WORLD.text_width),
-        "pooled": (3, TRANSFORMER_WORLD.text_width),
+        "context": (3, TOY_WORLD.text_length, TOY_WORLD.text_width),
+        "pooled": (3, TOY_WORLD.text_width),
         "wide reference": (3, 16, 12, 18),
         "high reference": (3, 16, 24, 12),
     }

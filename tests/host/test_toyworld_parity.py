@@ -16,6 +16,7 @@ from story_identity.core.layout import Layout
 from story_identity.core.story import Story
 from story_identity.core.subject_bank import SubjectBank
 from story_identity.core.toyworld import models
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless import sampling
 from story_identity.headless.identity_generator import identity_generator, load_photomaker
 from story_identity.headless.joint_drawing import open_drawing
@@ -57,15 +58,15 @@ CLOSE = 1e-4
 @pytest.fixture(scope="module")
 def questions() -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(7)
-    masks = torch.zeros(2, models.STANDING.picture_side, models.STANDING.picture_side)
+    masks = torch.zeros(2, TOY_WORLD.picture_side, TOY_WORLD.picture_side)
     masks[0, 14:60, 6:26] = 1
     masks[1, 20:60, 36:56] = 1
     return {
-        "latents": torch.randn(3, models.STANDING.latent_channels, 16, 16, generator=random),
+        "latents": torch.randn(3, TOY_WORLD.latent_channels, 16, 16, generator=random),
         "timesteps": torch.tensor([0.0, 431.0, 999.0]),
-        "context": torch.randn(3, models.STANDING.text_length, models.STANDING.text_width, generator=random),
-        "pictures": torch.rand(2, models.STANDING.picture_side, models.STANDING.picture_side, 3, generator=random),
-        "identities": torch.randn(2, models.STANDING.text_width, generator=random),
+        "context": torch.randn(3, TOY_WORLD.text_length, TOY_WORLD.text_width, generator=random),
+        "pictures": torch.rand(2, TOY_WORLD.picture_side, TOY_WORLD.picture_side, 3, generator=random),
+        "identities": torch.randn(2, TOY_WORLD.text_width, generator=random),
         "masks": masks,
     }
 
@@ -156,7 +157,7 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, 
     (frame,) = Story.parse(STORY).frames
     plan = sampling.SamplingPlan(pipe, sampler, scheduler, SETTINGS["steps"], SETTINGS["cfg"])
     positive, negative = (encode_prompt(pipe, text, frame.label) for text in (frame.prompt, frame.negative))
-    noise = sampling.starting_noise([SETTINGS["seed"]], models.STANDING.latent_channels, 16, 16)
+    noise = sampling.starting_noise([SETTINGS["seed"]], TOY_WORLD.latent_channels, 16, 16)
     cache = sampling.sample_template(plan, positive, negative, noise, SETTINGS["seed"])
     assert largest_difference(comfy[f"template {sampler} {scheduler}"], cache.final) < CLOSE
     layout = Layout(tuple(person.name for person in frame.cast), questions["masks"].bool(), frame.label)
@@ -177,7 +178,7 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, 
 def test_frames_drawn_together_come_out_the_same_from_the_same_noise(comfy, pipe):
     story, seed = Story.parse(LONG_STORY), SETTINGS["seed"]
     plan = sampling.SamplingPlan(pipe, "euler", "simple", SETTINGS["steps"], SETTINGS["cfg"])
-    shape = (len(story.frames), models.STANDING.latent_channels, 16, 16)
+    shape = (len(story.frames), TOY_WORLD.latent_channels, 16, 16)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))  # the host draws a batch as one
     prompts, positions = encode_together(pipe, story.frames), positions_of(pipe, story)
     for name, strength in (("apart", 0.0), ("together", 1.0)):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 
 from .comfyui import ComfyUI
 from .server import Host, RunError
@@ -31,7 +31,7 @@ def test_it_runs_without_any_model_file_to_the_same_bytes_each_time(bare):
     assert {name: len(paths) for name, paths in pictures.items()} == {"frames": 4, "sheet": 1, "templates": 4}
     for frame, template in zip(pictures["frames"], pictures["templates"], strict=True):
         with Image.open(frame) as image:
-            assert (image.format, *image.size) == ("PNG", STANDING.picture_side, STANDING.picture_side)
+            assert (image.format, *image.size) == ("PNG", TOY_WORLD.picture_side, TOY_WORLD.picture_side)
         assert pixels(frame) != pixels(template)
     first = [pixels(path) for paths in pictures.values() for path in paths]
     assert len(set(first)) == 9
@@ -111,5 +111,5 @@ def test_its_loader_does_not_fit_a_workflow_of_another_family(host):
     graph["toy"] = {"class_type": "StoryIdentityToyWorldLoader", "inputs": {}}
     (loader,) = nodes_of(graph, "StoryIdentityPhotoMakerLoader")
     graph[loader]["inputs"]["model"] = ["toy", 0]
-    with pytest.raises(RunError, match=f"are 2048 wide.* ToyWorld model reads {STANDING.text_width}"):
+    with pytest.raises(RunError, match=f"are 2048 wide.* ToyWorld model reads {TOY_WORLD.text_width}"):
         host.run(graph)

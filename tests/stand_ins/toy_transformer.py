@@ -5,8 +5,8 @@ from safetensors.torch import save_file
 from story_identity.core.clip_shapes import text_tower
 from story_identity.core.toyworld.flux_layout import shapes_of
 from story_identity.core.toyworld.models import store
-from story_identity.core.toyworld.transformer import TRANSFORMER, TRANSFORMER_WORLD, transformer_vocabulary
-from story_identity.core.toyworld.worlds import claim_folder
+from story_identity.core.toyworld.sizes import TOY_WORLD
+from story_identity.core.toyworld.transformer import TRANSFORMER, transformer_vocabulary
 from story_identity.lab.toyworld.training.text_encoder import write_tokenizer
 
 from tests.stand_ins.weights import random_weights
@@ -14,12 +14,12 @@ from tests.stand_ins.weights import random_weights
 
 def make_random_transformer(folder, seed=0, sizes=TRANSFORMER):
     """Write transformer, text_encoder and tokenizer; returns the folder."""
-    claim_folder(TRANSFORMER_WORLD, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(store(random_transformer(seed, sizes)), folder / "transformer.safetensors")
     words = transformer_vocabulary()
-    text = random_weights(text_tower({**TRANSFORMER_WORLD.text_encoder, "vocab_size": len(words)}), seed + 1)
+    text = random_weights(text_tower({**TOY_WORLD.text_encoder, "vocab_size": len(words)}), seed + 1)
     save_file(store(text), folder / "text_encoder.safetensors")
-    write_tokenizer(folder / "tokenizer", TRANSFORMER_WORLD, words)
+    write_tokenizer(folder / "tokenizer", words)
     return folder
 
 

@@ -2,7 +2,7 @@
 
     python -m story_identity.lab.toyworld.training all
     python -m story_identity.lab.toyworld.training base --minutes 60 --device cuda
-    python -m story_identity.lab.toyworld.training base --world toy-world-2 --out weights_2 --continue-from weights_2
+    python -m story_identity.lab.toyworld.training base --out weights_2 --continue-from weights_2
 
 Every network continues from its newest checkpoint if there is one. The weights go into `--out`, with a card that says
 how they were made.
@@ -14,8 +14,7 @@ from typing import Annotated
 import typer
 
 from ....core.quoting import quote
-from ....core.toyworld.models import STANDING, WEIGHTS
-from ....core.toyworld.worlds import WORLDS, world_called
+from ....core.toyworld.models import WEIGHTS
 from .stages import STAGES, run_stage
 
 
@@ -28,7 +27,6 @@ def main(
         "toyworld_training"
     ),
     out: Annotated[Path, typer.Option(help="Where the finished weights go.")] = WEIGHTS,
-    world: Annotated[str, typer.Option(help=f"{' or '.join(WORLDS)}.")] = STANDING.name,
     continue_from: Annotated[
         Path | None, typer.Option(help="A folder of finished weights to begin with where there is no checkpoint.")
     ] = None,
@@ -43,7 +41,7 @@ def main(
     for name in usual if stage == "all" else (stage,):
         try:
             chosen = {"device": device, "seed": seed, "minutes": minutes, "work": work, "out": out}
-            run_stage(name, **chosen, world=world_called(world), start=continue_from, compile=compile)
+            run_stage(name, **chosen, start=continue_from, compile=compile)
         except (ValueError, OSError) as error:
             raise typer.BadParameter(str(error)) from error
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ....core.shapes import Float
 from ....core.toyworld.models import noise_levels
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vocabulary import tokenize
 from .train_base import BaseModel
 
@@ -15,12 +16,14 @@ GUIDANCE = 4.0
 @torch.no_grad()
 def draw_latents(base: BaseModel, context: Float[Tensor, "n t d"], generator: torch.Generator) -> Tensor:
     """Latents `(n, channels, side, side)` for text embeddings; the noise comes from the generator."""
-    world, count = base.world, len(context)
+    count = len(context)
     sigmas = noise_levels()
     timesteps = [999 - step * 1000 // STEPS for step in range(STEPS)]
-    nothing = base.text(torch.tensor([tokenize("", world.text_length)]))[0]
+    nothing = base.text(torch.tensor([tokenize("", TOY_WORLD.text_length)]))[0]
     both = torch.cat([nothing.expand(count, -1, -1), context])
-    latent = torch.randn(count, world.latent_channels, world.latent_side, world.latent_side, generator=generator)
+    latent = torch.randn(
+        count, TOY_WORLD.latent_channels, TOY_WORLD.latent_side, TOY_WORLD.latent_side, generator=generator
+    )
     latent = latent * (1 + sigmas[-1] ** 2).sqrt()
     for step, timestep in enumerate(timesteps):
         sigma = sigmas[timestep]

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ....core.toyworld.models import STANDING
 from ....core.toyworld.vocabulary import CLASS_WORDS, CLOTHES_COLOURS, GARMENTS, HAIR_COLOURS
-from ....core.toyworld.worlds import World
 from ..people import Person, sample_person
 from ..world import Scene, draw, portrait_plan, sample_plan
 
@@ -46,7 +44,6 @@ class Order:
         seed: The seed of everything that is drawn at random.
         held_out: Whether the faces have looks that training never shows.
         other_clothes: Every other view shows the face above other clothes.
-        world: The sizes.
     """
 
     faces: int
@@ -55,7 +52,6 @@ class Order:
     seed: int
     held_out: bool = False
     other_clothes: bool = False
-    world: World = STANDING
 
 
 def gallery(order: Order, folder: Path | None = None) -> Gallery:
@@ -97,14 +93,14 @@ def _of_caption(order: Order, caption: int) -> _Views:
 
     for view in range(order.close_ups):
         for face, person in enumerate(people):
-            keep(draw(portrait_plan(_dressed(person, order, view, random)), random, order.world), [face], view)
+            keep(draw(portrait_plan(_dressed(person, order, view, random)), random), [face], view)
     for view in range(order.close_ups, order.close_ups + order.full):
         waiting = random.permutation(order.faces).tolist()
         while waiting:
             count = min(len(waiting), int(random.choice((1, 2, 3), p=(0.4, 0.4, 0.2))))
             faces, waiting = waiting[:count], waiting[count:]
             cast = tuple(_dressed(people[face], order, view, random) for face in faces)
-            keep(draw(replace(sample_plan(random, people=count), people=cast), random, order.world), faces, view)
+            keep(draw(replace(sample_plan(random, people=count), people=cast), random), faces, view)
     return np.stack(pictures), picture_of, boxes
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ....core.toyworld.recogniser import ToyRecogniser
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import tokenize
-from ....core.toyworld.worlds import World
 from ..people import Person, sample_person
 from ..plan import Plan
 from ..world import Scene, draw, portrait_plan, sample_plan
@@ -49,35 +49,35 @@ def measure_photomaker(
         highest to hope for; and that of true portraits of other people with the same caption, what is had for nothing.
     """
     adapter = adapter.eval().cpu()
-    world, measured = adapter.base.world, {}
+    measured = {}
     for kind in ("portraits", "scenes"):
         random = np.random.default_rng(seed)
-        sittings = [_sitting(random, world, kind == "portraits") for _ in range(people)]
+        sittings = [_sitting(random, kind == "portraits") for _ in range(people)]
         drawn = _drawn(adapter, vae, sittings, torch.Generator().manual_seed(seed))
         measured[f"likeness_{kind}"] = _mean_likeness(recogniser, sittings, drawn)
     random = np.random.default_rng(seed)
-    sittings = [_sitting(random, world, True) for _ in range(people)]
-    same = [_portrait(each.person, random, world) for each in sittings]
-    others = [_portrait(_other(each.person, random), random, world) for each in sittings]
+    sittings = [_sitting(random, True) for _ in range(people)]
+    same = [_portrait(each.person, random) for each in sittings]
+    others = [_portrait(_other(each.person, random), random) for each in sittings]
     return measured | {
         "likeness_true": _mean_likeness(recogniser, sittings, same),
         "likeness_others": _mean_likeness(recogniser, sittings, others),
     }
 
 
-def _sitting(random: np.random.Generator, world: World, close_up: bool) -> _Sitting:
+def _sitting(random: np.random.Generator, close_up: bool) -> _Sitting:
     person = sample_person(random, held_out=True)
     plan: Plan = portrait_plan(person) if close_up else replace(sample_plan(random, people=1), people=(person,))
-    caption = draw(replace(plan, names_hair=(True,), names_clothes=(False,)), random, world).caption
-    return _Sitting(person, caption, torch.stack([_portrait(person, random, world) for _ in range(PORTRAITS)]))
+    caption = draw(replace(plan, names_hair=(True,), names_clothes=(False,)), random).caption
+    return _Sitting(person, caption, torch.stack([_portrait(person, random) for _ in range(PORTRAITS)]))
 
 
 def _other(person: Person, random: np.random.Generator) -> Person:
     return sample_person(random, held_out=True, word=person.word, hair=person.hair)
 
 
-def _portrait(person: Person, random: np.random.Generator, world: World) -> Tensor:
-    scene: Scene = draw(portrait_plan(person), random, world)
+def _portrait(person: Person, random: np.random.Generator) -> Tensor:
+    scene: Scene = draw(portrait_plan(person), random)
     return torch.from_numpy(scene.image.copy()).float() / 255
 
 
@@ -85,7 +85,7 @@ def _drawn(adapter: Adapter, vae: ToyVAE, sittings: Sequence[_Sitting], generato
     pictures: list[Tensor] = []
     for start in range(0, len(sittings), _BATCH):
         part = sittings[start : start + _BATCH]
-        tokens = torch.tensor([tokenize(each.caption, adapter.base.world.text_length) for each in part])
+        tokens = torch.tensor([tokenize(each.caption, TOY_WORLD.text_length) for each in part])
         positions = torch.tensor([int(class_positions(row.numpy())[0]) for row in tokens])
         portraits = torch.stack([each.portraits for each in part]).permute(0, 1, 4, 2, 3) * 2 - 1
         context = adapter.context(tokens, positions, adapter.identities(portraits))

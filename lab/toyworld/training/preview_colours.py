@@ -20,7 +20,7 @@ def fit_preview_colours(vae: ToyVAE) -> PreviewColours:
     Returns:
         Factors `(channels, 3)` and bias `(3,)`, for colours in [-1, 1].
     """
-    scenes = [sample_scene(seed, world=vae.world).image for seed in range(SCENES)]
+    scenes = [sample_scene(seed).image for seed in range(SCENES)]
     drawn = torch.stack([torch.tensor(image) for image in scenes]).movedim(-1, 1)
     pictures = 2 * (drawn.float() / 255) - 1
     latents = vae.encode(pictures).movedim(1, -1).flatten(0, 2)

@@ -1,18 +1,15 @@
-"""How the networks of each toy world are trained, where the worlds differ."""
+"""How the toy world's networks are trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, World
-
 
 @dataclass(frozen=True)
 class Recipe:
-    """What training a world's networks takes beside its sizes.
+    """What training takes beside sizes, steps and rates.
 
     Args:
-        stages: Per stage, what differs from `stages.STAGES`: steps, batch, rate, minutes.
         vae_pictures: How many scenes the VAE learns from.
         head_crops: Squares around heads that the VAE sees in every step for each whole picture. They are half as wide
             as the picture, so that four cost what a picture costs.
@@ -30,69 +27,36 @@ class Recipe:
         likeness_below: That loss counts at noise levels (sigma) below this one.
         noisier: Noise levels are drawn as the steps of a uniform number raised to this; below 1, strong noise is more
             frequent, in which alone the identity says what the picture does not.
+        blend: How far, at most, half of a batch's identities are drawn towards others, as a share of the way.
         spread: Weight of the loss that makes the tower's directions equally strong and uncorrelated.
     """
 
-    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    vae_pictures: int = 20_000
-    head_crops: int = 0
-    edge_scales: tuple[int, ...] = (1,)
-    tower: Mapping[str, Any] = field(default_factory=dict)
-    tower_steps: int = 1_000
-    lora_rank: int = 32
-    lora_layers: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    examples: int = 12_000
-    portraits_each: int = 4
-    portraits: float = 0.1
-    text_dropout: float = 0.0
-    identity_dropout: float = 0.0
-    likeness: float = 0.0
-    likeness_below: float = 1.0
-    noisier: float = 1.0
-    spread: float = 0.0
+    vae_pictures: int = 6_000
+    head_crops: int = 4
+    edge_scales: tuple[int, ...] = (1, 2, 4)
+    tower: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "hidden_size": 192,
+            "intermediate_size": 384,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "patch_size": 16,
+            "hidden_act": "quick_gelu",
+        }
+    )
+    tower_steps: int = 3_000
+    lora_rank: int = 48
+    lora_layers: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+    examples: int = 10_000
+    portraits_each: int = 2
+    portraits: float = 0.3
+    text_dropout: float = 0.1
+    identity_dropout: float = 0.1
+    likeness: float = 0.5
+    likeness_below: float = 6.0
+    noisier: float = 0.6
+    blend: float = 0.5
+    spread: float = 0.05
 
 
-_TOWER = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "patch_size": 8,
-    "hidden_act": "quick_gelu",
-}
-RECIPES = {
-    TOY_WORLD_1.name: Recipe(tower=_TOWER),
-    TOY_WORLD_2.name: Recipe(
-        stages={
-            "vae": {"batch": 4, "steps": 12_000, "minutes": 60},
-            "base": {"steps": 24_000, "minutes": 400},
-            "decoder": {"minutes": 15},
-            "identity": {"minutes": 15},
-            "detector": {"minutes": 20},
-            "photomaker": {"minutes": 200},
-            "words": {"minutes": 8},
-            "probe": {"minutes": 15},
-        },
-        vae_pictures=6_000,
-        head_crops=4,
-        edge_scales=(1, 2, 4),
-        tower=_TOWER | {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 3, "patch_size": 16},
-        tower_steps=3_000,
-        lora_rank=48,
-        lora_layers=("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
-        examples=10_000,
-        portraits_each=2,
-        portraits=0.3,
-        text_dropout=0.1,
-        identity_dropout=0.1,
-        likeness=0.5,
-        likeness_below=6.0,
-        noisier=0.6,
-        spread=0.05,
-    ),
-}
-
-
-def recipe_of(world: World) -> Recipe:
-    """How a world's networks are trained."""
-    return RECIPES[world.name]
+RECIPE = Recipe()

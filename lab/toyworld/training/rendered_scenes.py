@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 
 from ....core.atomic_files import atomic_write
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vocabulary import tokenize
-from ....core.toyworld.worlds import World
 from ..world import sample_scene
 
 _CHUNK = 500
 
 
-def scenes(count: int, seed: int, folder: Path, world: World, held_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def scenes(count: int, seed: int, folder: Path, held_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Pictures `(count, side, side, 3)` uint8, memory-mapped, and token ids `(count, 40)` int16 of their captions."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"scenes_{seed}_{count}_{int(held_out)}_{part}.npy" for part in ("pictures", "tokens")]
     if not all(path.is_file() for path in paths):
         pictures, tokens = (
-            np.empty((count, world.picture_side, world.picture_side, 3), np.uint8),
-            np.empty((count, world.text_length), np.int16),
+            np.empty((count, TOY_WORLD.picture_side, TOY_WORLD.picture_side, 3), np.uint8),
+            np.empty((count, TOY_WORLD.text_length), np.int16),
         )
         starts = range(0, count, _CHUNK)
         with ProcessPoolExecutor() as pool:
             for start, (images, ids) in zip(
-                starts, pool.map(partial(_chunk, count, seed, held_out, world), starts), strict=True
+                starts, pool.map(partial(_chunk, count, seed, held_out), starts), strict=True
             ):
                 pictures[start : start + len(images)] = images
                 tokens[start : start + len(ids)] = ids
@@ -38,10 +38,10 @@ def scenes(count: int, seed: int, folder: Path, world: World, held_out: bool = F
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
 
 
-def _chunk(count: int, seed: int, held_out: bool, world: World, start: int) -> tuple[np.ndarray, np.ndarray]:
+def _chunk(count: int, seed: int, held_out: bool, start: int) -> tuple[np.ndarray, np.ndarray]:
     numbers = range(start, min(start + _CHUNK, count))
-    drawn = [sample_scene(seed * 10_000_019 + number, held_out, world=world) for number in numbers]
-    tokens = np.asarray([tokenize(scene.caption, world.text_length) for scene in drawn], np.int16)
+    drawn = [sample_scene(seed * 10_000_019 + number, held_out) for number in numbers]
+    tokens = np.asarray([tokenize(scene.caption, TOY_WORLD.text_length) for scene in drawn], np.int16)
     return np.stack([scene.image for scene in drawn]), tokens
 
 

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from ....core.locking import locked
 from ....core.quoting import printable
 from ....core.toyworld.flux_layout import to_published
 from ....core.toyworld.identity_encoder import load_identity_encoder
-from ....core.toyworld.models import PREVIEW_COLOURS, STANDING, load_weights, store
+from ....core.toyworld.models import PREVIEW_COLOURS, load_weights, store
 from ....core.toyworld.recogniser import load_recogniser
-from ....core.toyworld.transformer import TRANSFORMER, TRANSFORMER_WORLD, transformer_vocabulary
+from ....core.toyworld.transformer import TRANSFORMER, transformer_vocabulary
 from ....core.toyworld.vae import load_vae
-from ....core.toyworld.worlds import TOY_WORLD_1, World, claim_folder
 from ..ldm_keys import unet_to_ldm
 from ..weight_files import weight_file
-from .recipes import recipe_of
+from .recipes import RECIPE
 from .starting_weights import check_start
 from .text_encoder import write_tokenizer
 from .train_base import load_base, text_keys, train_base
@@ -59,7 +58,7 @@ def _make_vae(settings: Settings, out: Path) -> Made:
 
 def _make_base(settings: Settings, out: Path) -> Made:
     model, losses = train_base(load_vae(out).to(settings.device), settings)
-    write_tokenizer(out / "tokenizer", settings.world)
+    write_tokenizer(out / "tokenizer")
     weights = {"unet": unet_to_ldm(model.unet.state_dict()), "text_encoder": text_keys(model.text.state_dict())}
     return Made(weights, {"base": losses}, {})
 
@@ -81,7 +80,7 @@ def _make_tower(settings: Settings, out: Path) -> Made:
         )
     base = load_base(out, settings.seed)
     encoder, losses = tower_of(settings, settings.minutes)
-    measured = measure_tower(encoder, settings.world)
+    measured = measure_tower(encoder)
     return Made({"photomaker": photomaker_file(Adapter(base, encoder))}, {"tower": losses}, measured)
 
 
@@ -89,13 +88,11 @@ def _make_photomaker(settings: Settings, out: Path) -> Made:
     from .measure_photomaker import measure_photomaker
 
     encoder, tower_losses = tower_of(settings)
-    vae, count = load_vae(out).to(settings.device), recipe_of(settings.world).examples
-    examples = draw_examples(vae, settings, count)
-    judge = None
-    if recipe_of(settings.world).likeness:
-        judge = FaceJudge(vae, load_identity_encoder(out).to(settings.device), examples)
+    vae = load_vae(out).to(settings.device)
+    examples = draw_examples(vae, settings, RECIPE.examples)
+    judge = FaceJudge(vae, load_identity_encoder(out).to(settings.device), examples)
     adapter, losses = train_photomaker(load_base(out, settings.seed), encoder, examples, settings, judge)
-    measured = measure_tower(adapter.encoder, settings.world)
+    measured = measure_tower(adapter.encoder)
     if all(weight_file(name, out).is_file() for name in ("detector", "identity_encoder")):
         measured |= measure_photomaker(adapter, vae.cpu(), load_recogniser(out))
     of_tower = {"tower": tower_losses} if tower_losses else {}
@@ -105,8 +102,8 @@ def _make_photomaker(settings: Settings, out: Path) -> Made:
 def tower_of(settings: Settings, minutes: float | int = 0) -> tuple[IdEncoder, list[float]]:
     """The vision tower, trained for so long (0: all its steps), or one for the weights in the settings' `start`."""
     if settings.start is not None:
-        return IdEncoder(settings.seed, settings.world), []
-    return train_tower(_with(settings, steps=recipe_of(settings.world).tower_steps, batch=32, minutes=minutes))
+        return IdEncoder(settings.seed), []
+    return train_tower(_with(settings, steps=RECIPE.tower_steps, batch=32, minutes=minutes))
 
 
 def _make_identity(settings: Settings, out: Path) -> Made:
@@ -128,7 +125,7 @@ def _make_words(settings: Settings, out: Path) -> Made:
     from .train_detector import measure_detector
     from .train_words import teach_words
 
-    network = DetectorNetwork(settings.world)
+    network = DetectorNetwork()
     network.load_state_dict(load_weights("detector", out))
     losses, measured = teach_words(network, load_base(out, settings.seed), load_vae(out), settings)
     return Made({"detector": network.state_dict()}, {"words": losses}, measured | measure_detector(network))
@@ -146,8 +143,7 @@ def _make_transformer(settings: Settings, out: Path) -> Made:
 
     vae = load_vae(out).to(settings.device)
     model, losses = train_dit(vae, settings)
-    claim_folder(TRANSFORMER_WORLD, out / "transformer")
-    write_tokenizer(out / "transformer" / "tokenizer", TRANSFORMER_WORLD, transformer_vocabulary())
+    write_tokenizer(out / "transformer" / "tokenizer", transformer_vocabulary())
     weights = {
         "transformer/transformer": to_published(model.transformer.state_dict(), TRANSFORMER.layers()),
         "transformer/text_encoder": text_keys(model.text.state_dict()),
@@ -177,22 +173,21 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {
-    "vae": Stage(_make_vae, 8_000, 16, 2e-3, 8),
-    "base": Stage(_make_base, 20_000, 32, 1e-3, 92),
-    "decoder": Stage(_make_decoder, 3_000, 16, 5e-4, 5),
-    "identity": Stage(_make_identity, 700, 128, 2e-3, 10),
-    "detector": Stage(_make_detector, 1_300, 32, 2e-3, 10),
+    "vae": Stage(_make_vae, 12_000, 4, 2e-3, 60),
+    "base": Stage(_make_base, 24_000, 32, 1e-3, 400),
+    "decoder": Stage(_make_decoder, 3_000, 16, 5e-4, 15),
+    "identity": Stage(_make_identity, 700, 128, 2e-3, 15),
+    "detector": Stage(_make_detector, 1_300, 32, 2e-3, 20),
     "tower": Stage(_make_tower, 1_000, 32, 1e-3, 0, extra=True),
-    "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 48),
-    "words": Stage(_make_words, 600, 32, 1e-3, 5),
-    "probe": Stage(_make_probe, 3_500, 32, 2e-3, 6),
+    "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 200),
+    "words": Stage(_make_words, 600, 32, 1e-3, 8),
+    "probe": Stage(_make_probe, 3_500, 32, 2e-3, 15),
     "transformer": Stage(_make_transformer, 40_000, 32, 5e-4, 180, extra=True),
 }
 """In the order in which they need each other. The minutes are for two CPU cores; a longer run draws better.
 
 The photomaker stage begins with the tower's. Alone, the tower's stage leaves a file of an identity generator whose LoRA
-adds nothing yet, to be continued from. The transformer needs a VAE whose latents have 16 channels, and no weights of it
-come with the pack yet.
+adds nothing yet, to be continued from.
 """
 
 
@@ -204,17 +199,15 @@ def run_stage(
     minutes: float,
     work: Path,
     out: Path,
-    world: World = STANDING,
     start: Path | None = None,
     compile: bool = False,
 ) -> None:
     """Train one stage, write its weights and add it to the card.
 
     Raises:
-        ValueError: If another training is at work, or a folder holds what belongs to another world.
+        ValueError: If another training is at work.
     """
-    stage = replace(STAGES[name], **recipe_of(world).stages.get(name, {}))
-    folder = work if world == TOY_WORLD_1 else work / world.name
+    stage = STAGES[name]
     settings = Settings(
         stage.steps,
         stage.batch,
@@ -222,16 +215,14 @@ def run_stage(
         minutes or stage.minutes,
         device,
         seed,
-        folder,
-        world=world,
+        work,
         start=start,
         compile=compile,
     )
     check_start(settings)
-    refusal = f"Another training is at work in {printable(str(folder))}. Wait for it, or give another --work."
-    with locked(folder, refusal):
+    refusal = f"Another training is at work in {printable(str(work))}. Wait for it, or give another --work."
+    with locked(work, refusal):
         card, started = _read_card(out / CARD), time.monotonic()
-        claim_folder(world, out)
         made = stage.make(settings, out)
         for file, weights in made.weights.items():
             with atomic_write(weight_file(file, out)) as temporary:
@@ -263,7 +254,7 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _entry(name: str, settings: Settings, made: Made, minutes: float | int) -> dict[str, Any]:
     return {
         "command": f"python -m story_identity.lab.toyworld.training {name} --seed {settings.seed}"
-        f" --minutes {settings.minutes:g} --device {settings.device} --world {settings.world.name}"
+        f" --minutes {settings.minutes:g} --device {settings.device}"
         f"{' --compile' if settings.compile else ''}{' --continue-from ...' if settings.start else ''}",
         "files": sorted(made.weights),
         "parameters": {file: sum(t.numel() for t in weights.values()) for file, weights in made.weights.items()},

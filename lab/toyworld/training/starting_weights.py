@@ -5,7 +5,6 @@ from torch import nn
 from ....core.quoting import printable, quote
 from ....core.state_dict import load_exactly
 from ....core.toyworld.models import load_weights
-from ....core.toyworld.worlds import world_of
 from ..weight_files import weight_file
 from .train_network import Settings
 
@@ -23,14 +22,8 @@ def start_from_weights(network: nn.Module, name: str, settings: Settings) -> Non
 
 
 def check_start(settings: Settings) -> None:
-    """Raise a ValueError if the folder to continue from is of another world, or is none."""
+    """Raise a ValueError if there is no such folder to continue from."""
     if settings.start is None:
         return
     if not settings.start.is_dir():
         raise ValueError(f"--continue-from is {quote(str(settings.start))}, which is no folder.")
-    found = world_of(settings.start)
-    if found != settings.world:
-        raise ValueError(
-            f"The weights in {printable(str(settings.start))} are of {found.name}, which has other sizes than "
-            f"{settings.world.name}: continue from a folder of that world, or train it anew without --continue-from."
-        )

@@ -12,12 +12,11 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from ....core.toyworld.models import STANDING
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vocabulary import END, PATTERN, START, UNKNOWN, vocabulary
-from ....core.toyworld.worlds import World
 
 
-def write_tokenizer(folder: Path, world: World = STANDING, vocabulary: Sequence[str] = tuple(vocabulary())) -> None:
+def write_tokenizer(folder: Path, vocabulary: Sequence[str] = tuple(vocabulary())) -> None:
     """Write a vocabulary as the files that transformers loads, 4.55 (whose class names they bear) and newer."""
     words = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(WordLevel(words, unk_token=UNKNOWN))
@@ -32,7 +31,7 @@ def write_tokenizer(folder: Path, world: World = STANDING, vocabulary: Sequence[
         eos_token=END,
         pad_token=END,
         unk_token=UNKNOWN,
-        model_max_length=world.text_length,
+        model_max_length=TOY_WORLD.text_length,
     )
     fast.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
@@ -41,8 +40,6 @@ def write_tokenizer(folder: Path, world: World = STANDING, vocabulary: Sequence[
     config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def new_text_encoder(
-    seed: int, world: World = STANDING, vocabulary: Sequence[str] = tuple(vocabulary())
-) -> CLIPTextModel:
+def new_text_encoder(seed: int, vocabulary: Sequence[str] = tuple(vocabulary())) -> CLIPTextModel:
     torch.manual_seed(seed)
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary), **world.text_encoder))
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary), **TOY_WORLD.text_encoder))

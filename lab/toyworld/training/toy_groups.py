@@ -7,9 +7,7 @@ import numpy as np
 import torch
 
 from ....core.story import Story
-from ....core.toyworld.models import STANDING
 from ....core.toyworld.vocabulary import CLASS_WORDS, PLACES
-from ....core.toyworld.worlds import World
 from ...training.groups import Group
 from ..captions import describe
 from ..people import sample_person
@@ -24,13 +22,11 @@ class ToyGroups:
         seed: The seed of everything that is drawn at random.
         frames: Pictures per group, at most 6.
         held_out: Draw people whose looks no network was trained on.
-        world: The sizes.
     """
 
     seed: int
     frames: int = 4
     held_out: bool = False
-    world: World = STANDING
 
     def stream(self, first: int, process: int, processes: int) -> Iterator[Group]:
         number = first
@@ -52,7 +48,6 @@ class ToyGroups:
                     names_clothes=tells_clothes,
                 ),
                 random,
-                self.world,
             )
             for place in random.permutation(PLACES)[: self.frames].tolist()
         ]

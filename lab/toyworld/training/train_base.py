@@ -9,10 +9,10 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from ....core.toyworld.models import STANDING, load_weights, noise_levels, text_encoder_weights
+from ....core.toyworld.models import load_weights, noise_levels, text_encoder_weights
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import UNKNOWN, vocabulary
-from ....core.toyworld.worlds import World, world_of
 from ...step_random import StepRandom
 from .cached_tensors import cached
 from .rendered_scenes import scenes, to_pixels
@@ -27,11 +27,10 @@ UNKNOWN_WORD = 0.03
 
 
 class BaseModel(nn.Module):
-    def __init__(self, seed: int, world: World = STANDING) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
-        self.world = world
-        self.text = new_text_encoder(seed, world)
-        self.unet = UNet2DConditionModel(**world.unet)
+        self.text = new_text_encoder(seed)
+        self.unet = UNet2DConditionModel(**TOY_WORLD.unet)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         return self.unet(noisy, timesteps, context).sample
@@ -59,11 +58,9 @@ class Diffusion:
 
 
 def train_base(vae: ToyVAE, settings: Settings) -> tuple[BaseModel, list[float]]:
-    model = (
-        BaseModel(settings.seed, settings.world) if settings.start is None else load_base(settings.start, settings.seed)
-    )
+    model = BaseModel(settings.seed) if settings.start is None else load_base(settings.start, settings.seed)
     model.requires_grad_(True).to(settings.device)
-    pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder, settings.world)
+    pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder)
     latents = encode(vae, pictures, settings)
     diffusion = Diffusion(settings.device)
     ids = torch.from_numpy(tokens.astype(np.int64))
@@ -114,8 +111,8 @@ def encode(vae: ToyVAE, pictures: np.ndarray, settings: Settings, name: str = "l
 
 
 def load_base(folder: Path, seed: int) -> BaseModel:
-    """The base model of a folder of weights, of the folder's world, on the CPU."""
-    model = BaseModel(seed, world_of(folder))
+    """The base model of a folder of weights, on the CPU."""
+    model = BaseModel(seed)
     stored = {f"model.diffusion_model.{key}": value for key, value in load_weights("unet", folder).items()}
     model.unet.load_state_dict(convert_ldm_unet_checkpoint(stored, dict(model.unet.config)))
     load_text_encoder(model.text, folder)

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import tokenize
 from ...step_random import StepRandom
 from ..world import sample_scene
-from .recipes import recipe_of
+from .recipes import RECIPE
 from .rendered_scenes import scenes, to_pixels
 from .train_base import PICTURES, BaseModel, Diffusion, encode
 from .train_network import Settings, train
@@ -35,12 +36,12 @@ def train_decoder(vae: ToyVAE, base: BaseModel, settings: Settings) -> list[floa
     """
     if settings.batch < 2:
         raise ValueError(f"batch is {settings.batch}; it must be 2 or more: half of it is drawn by the base model.")
-    pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder, settings.world)
+    pictures, tokens = scenes(PICTURES, settings.seed + 2, settings.folder)
     latents, ids = encode(vae, pictures, settings), torch.from_numpy(tokens.astype(np.int64))
     vae.encoder.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     base.requires_grad_(False).to(settings.device)
-    scales = recipe_of(settings.world).edge_scales
+    scales = RECIPE.edge_scales
 
     def loss(random: StepRandom) -> Tensor:
         chosen = np.sort(random.numpy.choice(len(pictures), settings.batch, replace=False))
@@ -77,9 +78,9 @@ def redrawn(base: BaseModel, clean: Tensor, words: Tensor, random: StepRandom, s
 def measure_redrawn(vae: ToyVAE, base: BaseModel, settings: Settings, count: int = 200) -> float:
     """Mean PSNR in dB of pictures never trained on, decoded from what the base model makes of them; on the CPU."""
     numbers = range(9_100_000_000, 9_100_000_000 + count)
-    held_out = [sample_scene(number, held_out=True, world=settings.world) for number in numbers]
+    held_out = [sample_scene(number, held_out=True) for number in numbers]
     pixels = to_pixels(np.stack([scene.image for scene in held_out]))
-    words = torch.tensor([tokenize(scene.caption, settings.world.text_length) for scene in held_out])
+    words = torch.tensor([tokenize(scene.caption, TOY_WORLD.text_length) for scene in held_out])
     base, vae, on_cpu = base.cpu(), vae.cpu(), replace(settings, device="cpu")
     scores = []
     for start in range(0, count, 50):

@@ -11,8 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ....core.toyworld.detector import DetectorNetwork, Maps, ToyDetector, box_overlap, mask_overlap
 from ....core.toyworld.identity_encoder import face_crops
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vocabulary import CLASS_WORDS
-from ....core.toyworld.worlds import World
 from ...step_random import StepRandom
 from ..people import sample_person
 from ..world import Scene, draw, portrait_plan, sample_scene
@@ -50,7 +50,7 @@ class Drawn:
 def train_detector(settings: Settings) -> tuple[DetectorNetwork, list[float]]:
     """Train on augmented scenes: the maps (`panoptic_loss`) and the word reader (`words_loss`)."""
     torch.manual_seed(settings.seed)
-    network = DetectorNetwork(settings.world)
+    network = DetectorNetwork()
     start_from_weights(network, "detector", settings)
     network.to(settings.device)
     drawn = drawn_scenes(SCENES, settings.seed + 3, settings)
@@ -79,7 +79,7 @@ def words_loss(
     Heads are cut out as a detector would find them, not quite in place.
     """
     crops = [
-        face_crops(picture.permute(1, 2, 0), jitter(boxes[own], random), settings.world.crop_side)
+        face_crops(picture.permute(1, 2, 0), jitter(boxes[own], random), TOY_WORLD.crop_side)
         for picture, boxes, own in zip(pictures, heads, words > 0, strict=True)
         if own.any()
     ]
@@ -132,16 +132,16 @@ def drawn_scenes(count: int, seed: int, settings: Settings) -> Drawn:
     paths = [folder / f"drawn_{seed}_{count}_{part}.npy" for part in ("pictures", "owners", "words", "heads")]
     if not all(path.is_file() for path in paths):
         with ProcessPoolExecutor() as pool:
-            parts = zip(*pool.map(partial(_chunk, count, seed, settings.world), range(0, count, _CHUNK)), strict=True)
+            parts = zip(*pool.map(partial(_chunk, count, seed), range(0, count, _CHUNK)), strict=True)
             for path, arrays in zip(paths, parts, strict=True):
                 np.save(path, np.concatenate(arrays))
     return Drawn(*(np.load(path, mmap_mode="r") for path in paths))
 
 
-def _chunk(count: int, seed: int, world: World, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     numbers = range(start, min(start + _CHUNK, count))
-    scenes = [scene_of(KINDS[number % len(KINDS)], seed * 10_000_019 + number, world) for number in numbers]
-    owners = np.zeros((len(scenes), world.picture_side, world.picture_side), np.uint8)
+    scenes = [scene_of(KINDS[number % len(KINDS)], seed * 10_000_019 + number) for number in numbers]
+    owners = np.zeros((len(scenes), TOY_WORLD.picture_side, TOY_WORLD.picture_side), np.uint8)
     words, heads = np.zeros((len(scenes), _MOST), np.int64), np.zeros((len(scenes), _MOST, 4), np.float32)
     for row, scene in enumerate(scenes):
         for person, mask in enumerate(scene.masks):
@@ -168,7 +168,7 @@ def measure_detector(network: DetectorNetwork, scenes: int = 200, seed: int = 7_
     for kind in KINDS[1:]:
         counted, people = [], []
         for number in range(scenes):
-            scene = scene_of(kind, seed + number, network.world, held_out=True)
+            scene = scene_of(kind, seed + number, held_out=True)
             right, rows = compare(detector, scene)
             counted.append(right)
             people += rows
@@ -178,12 +178,12 @@ def measure_detector(network: DetectorNetwork, scenes: int = 200, seed: int = 7_
     return measured
 
 
-def scene_of(kind: str, seed: int, world: World, held_out: bool = False) -> Scene:
+def scene_of(kind: str, seed: int, held_out: bool = False) -> Scene:
     """The scene of a seed, of one of `KINDS`."""
     if kind != "close_up":
-        return sample_scene(seed, held_out, None if kind == "any" else int(kind), world)
+        return sample_scene(seed, held_out, None if kind == "any" else int(kind))
     random = np.random.default_rng(seed)
-    return draw(portrait_plan(sample_person(random, held_out)), random, world)
+    return draw(portrait_plan(sample_person(random, held_out)), random)
 
 
 def compare(detector: ToyDetector, scene: Scene) -> tuple[bool, list[tuple[float, float, bool]]]:

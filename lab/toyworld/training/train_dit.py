@@ -26,10 +26,10 @@ from torch.nn.functional import interpolate
 from ....core.reference_words import with_reference
 from ....core.text_search import Span
 from ....core.toyworld.flux_layout import to_diffusers
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.transformer import (
     TIME_LOCATION,
     TRANSFORMER,
-    TRANSFORMER_WORLD,
     TransformerSizes,
     check_channels,
     to_model_scale,
@@ -37,7 +37,6 @@ from ....core.toyworld.transformer import (
     transformer_weights,
 )
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
-from ....core.toyworld.worlds import World
 from ....headless.toy_transformer import new_transformer, predict_velocity
 from ...step_random import StepRandom
 from ..captions import describe
@@ -75,7 +74,7 @@ class Transformer(nn.Module):
 
     def __init__(self, seed: int, sizes: TransformerSizes = TRANSFORMER) -> None:
         super().__init__()
-        self.text = new_text_encoder(seed, TRANSFORMER_WORLD, transformer_vocabulary())
+        self.text = new_text_encoder(seed, transformer_vocabulary())
         self.transformer = new_transformer(sizes)
         _begin_with_nothing(self.transformer)
         for entrance in (self.transformer.x_embedder, self.transformer.context_embedder):
@@ -196,7 +195,7 @@ def draw_lessons(vae: Encoder, settings: Settings, count: int = SCENES, held_out
 def _draw(vae: Encoder, settings: Settings, count: int, held_out: bool) -> dict[str, Any]:
     """The columns of `Lessons`."""
     columns: dict[str, list[Tensor]] = {}
-    starts, drawer = range(0, count, _CHUNK), partial(_chunk, count, settings.seed, held_out, settings.world)
+    starts, drawer = range(0, count, _CHUNK), partial(_chunk, count, settings.seed, held_out)
     with ProcessPoolExecutor() as pool:
         for first in range(0, len(starts), _WAITING):
             some = starts[first : first + _WAITING]
@@ -247,14 +246,14 @@ def measure_dit(model: Transformer, vae: Encoder, settings: Settings, count: int
     return {name: round(float(each) / (2 * count), 5) for name, each in zip(names, sums, strict=True)}
 
 
-def _chunk(count: int, seed: int, held_out: bool, world: World, start: int) -> list[np.ndarray]:
+def _chunk(count: int, seed: int, held_out: bool, start: int) -> list[np.ndarray]:
     """The columns of the lessons from `start` on."""
     random = np.random.default_rng([seed, 78, held_out, start])
-    rows = [_lesson(random, held_out, world) for _ in range(min(_CHUNK, count - start))]
+    rows = [_lesson(random, held_out) for _ in range(min(_CHUNK, count - start))]
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _lesson(random: np.random.Generator, held_out: bool, world: World) -> tuple[np.ndarray, ...]:
+def _lesson(random: np.random.Generator, held_out: bool) -> tuple[np.ndarray, ...]:
     """A picture, its caption's tokens, those that refer to a portrait, who is shown where, and portraits of them."""
     while True:
         plan = sample_plan(random, held_out, people=int(random.choice((1, 2, 3), p=(0.5, 0.4, 0.1))))
@@ -265,15 +264,15 @@ def _lesson(random: np.random.Generator, held_out: bool, world: World) -> tuple[
             told and (number != who or random.random() < 0.3) for number, told in enumerate(plan.names_clothes)
         )
         plan = replace(plan, names_clothes=dressed)
-        scene, words = draw(plan, random, world), transformer_vocabulary()
+        scene, words = draw(plan, random), transformer_vocabulary()
         try:
             tokens, told = (
-                np.asarray(tokenize(text, TRANSFORMER_WORLD.text_length, words), np.int64)
+                np.asarray(tokenize(text, TOY_WORLD.text_length, words), np.int64)
                 for text in (scene.caption, _referring(scene.caption, plan, who))
             )
         except ValueError:  # a caption so long that the words for the portrait do not fit
             continue
-        portraits = [draw(portrait_plan(plan.people[who]), random, world).image for _ in REFERENCE_SIDES]
+        portraits = [draw(portrait_plan(plan.people[who]), random).image for _ in REFERENCE_SIDES]
         return scene.image, tokens, told, scene.masks[who], np.stack(portraits)
 
 

@@ -30,10 +30,10 @@ def train_identity_encoder(settings: Settings) -> tuple[IdentityEncoder, list[fl
     of the training split are shown.
     """
     torch.manual_seed(settings.seed)
-    network = IdentityEncoder(settings.world)
+    network = IdentityEncoder()
     start_from_weights(network, "identity_encoder", settings)
     network.to(settings.device)
-    order = Order(FACES, 2, 4, settings.seed + 2, other_clothes=True, world=settings.world)
+    order = Order(FACES, 2, 4, settings.seed + 2, other_clothes=True)
     views = gallery(order, settings.folder)
     per_caption = settings.batch // (2 * CAPTIONS_PER_BATCH)
 
@@ -85,7 +85,7 @@ def measure_identity_encoder(network: IdentityEncoder, faces: int = 12, seed: in
         For pairs of close-ups, of full figures, and mixed ones: the area under the ROC curve, the equal error rate, and
         the mean cosine of the same and of different faces.
     """
-    views = gallery(Order(faces, 2, 2, seed, held_out=True, world=network.world))
+    views = gallery(Order(faces, 2, 2, seed, held_out=True))
     crops = [_crop(views, *place) for place in product(range(len(CAPTIONS)), range(faces), range(4))]
     device = next(network.parameters()).device
     vectors = network(torch.cat(crops).to(device)).cpu().reshape(len(CAPTIONS), faces * 4, -1)

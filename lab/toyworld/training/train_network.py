@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ....core.atomic_files import atomic_write
 from ....core.quoting import quote
-from ....core.toyworld.models import STANDING
-from ....core.toyworld.worlds import World
+from ....core.toyworld.sizes import TOY_WORLD
 from ...plain_attention import plain_attention
 from ...step_random import StepRandom
 from ...training.loop import LOSSES, Loop
@@ -44,7 +43,6 @@ class Settings:
         seed: The seed of weights, data and noise.
         folder: Where checkpoints and rendered pictures are kept.
         save_every: Steps between checkpoints.
-        world: The sizes of pictures and networks.
         start: A folder of finished weights to begin with where there is no checkpoint; None begins anew.
         compile: Compile the UNet or the transformer before training it.
     """
@@ -57,7 +55,6 @@ class Settings:
     seed: int = 0
     folder: Path = Path("toyworld_training")
     save_every: int = 250
-    world: World = STANDING
     start: Path | None = None
     compile: bool = False
 
@@ -83,7 +80,7 @@ class Settings:
         fast = kind != "cpu" or _processor_has_bfloat16()
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=fast))
-            stack.enter_context(plain_attention(kind, self.world.latent_side**2))
+            stack.enter_context(plain_attention(kind, TOY_WORLD.latent_side**2))
             yield
 
     def compiled(self, function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:

@@ -20,14 +20,14 @@ from ....core.quoting import printable
 from ....core.shapes import Float
 from ....core.toyworld.identity_encoder import IdentityEncoder, face_crops
 from ....core.toyworld.models import load_weights, weights_file
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize, vocabulary
-from ....core.toyworld.worlds import World
 from ...step_random import StepRandom
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
 from .cached_tensors import cached
-from .recipes import recipe_of
+from .recipes import RECIPE
 from .rendered_scenes import to_pixels
 from .train_base import BaseModel, Diffusion
 from .train_network import Settings, train
@@ -69,9 +69,8 @@ def draw_examples(vae: ToyVAE, settings: Settings, count: int) -> Examples:
 
 def _draw(vae: ToyVAE, settings: Settings, count: int) -> dict[str, Tensor]:
     """The columns of `Examples`."""
-    world = settings.world
     with ProcessPoolExecutor() as pool:
-        chunks = pool.map(partial(_chunk, count, settings.seed, world), range(0, count, _CHUNK))
+        chunks = pool.map(partial(_chunk, count, settings.seed), range(0, count, _CHUNK))
         columns = zip(*chunks, strict=True)
     pictures, tokens, positions, masks, heads, portraits, portrait_heads = map(np.concatenate, columns)
     with torch.no_grad():
@@ -82,29 +81,29 @@ def _draw(vae: ToyVAE, settings: Settings, count: int) -> dict[str, Tensor]:
         "latents": latents,
         "tokens": torch.from_numpy(tokens),
         "positions": torch.from_numpy(positions),
-        "masks": interpolate(masks, scale_factor=1 / world.latent_ratio, mode="area"),
+        "masks": interpolate(masks, scale_factor=1 / TOY_WORLD.latent_ratio, mode="area"),
         "heads": torch.from_numpy(heads),
         "portraits": torch.from_numpy(portraits),
         "portrait_heads": torch.from_numpy(portrait_heads),
     }
 
 
-def _chunk(count: int, seed: int, world: World, start: int) -> list[np.ndarray]:
+def _chunk(count: int, seed: int, start: int) -> list[np.ndarray]:
     """The columns of the examples from `start` on."""
     random = np.random.default_rng([seed, 77, start])
-    rows = [_example(random, world) for _ in range(min(_CHUNK, count - start))]
+    rows = [_example(random) for _ in range(min(_CHUNK, count - start))]
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _example(random: np.random.Generator, world: World) -> tuple[np.ndarray, ...]:
+def _example(random: np.random.Generator) -> tuple[np.ndarray, ...]:
     plan: Plan = sample_plan(random, people=int(random.choice((1, 2, 3), p=(0.45, 0.45, 0.1))))
-    if random.random() < recipe_of(world).portraits:
+    if random.random() < RECIPE.portraits:
         plan = portrait_plan(plan.people[0])
     who = int(random.integers(len(plan.people)))
     bare = tuple(flag and number != who for number, flag in enumerate(plan.names_clothes))
-    scene = draw(replace(plan, names_clothes=bare if random.random() < 0.7 else plan.names_clothes), random, world)
-    tokens = np.asarray(tokenize(scene.caption, world.text_length), np.int64)
-    seen = [draw(portrait_plan(plan.people[who]), random, world) for _ in range(recipe_of(world).portraits_each)]
+    scene = draw(replace(plan, names_clothes=bare if random.random() < 0.7 else plan.names_clothes), random)
+    tokens = np.asarray(tokenize(scene.caption, TOY_WORLD.text_length), np.int64)
+    seen = [draw(portrait_plan(plan.people[who]), random) for _ in range(RECIPE.portraits_each)]
     portraits, heads = np.stack([each.image for each in seen]), np.concatenate([each.face_boxes for each in seen])
     position = np.asarray(class_positions(tokens)[who])
     return scene.image, tokens, position, scene.masks[who], scene.face_boxes[who], portraits, heads
@@ -123,9 +122,8 @@ class Adapter(nn.Module):
 
     def __init__(self, base: BaseModel, encoder: IdEncoder) -> None:
         super().__init__()
-        recipe = recipe_of(base.world)
         base.requires_grad_(False)
-        rank, layers = recipe.lora_rank, list(recipe.lora_layers)
+        rank, layers = RECIPE.lora_rank, list(RECIPE.lora_layers)
         base.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=True))
         self.base = base
         self.encoder = encoder.requires_grad_(False)
@@ -163,9 +161,9 @@ def train_photomaker(
 ) -> tuple[Adapter, list[float]]:
     """Train by the error of v, which counts most inside the person's mask, as only that is used in re-denoising.
 
-    The recipe may leave out some identities and captions, and add the loss of `FaceJudge`.
+    Some identities and captions are left out; the judge, if there is one, adds its loss.
     """
-    recipe, device = recipe_of(settings.world), settings.device
+    device = settings.device
     adapter = Adapter(base, encoder)
     _start(adapter, settings)
     adapter.to(device)
@@ -175,18 +173,18 @@ def train_photomaker(
     def loss(random: StepRandom) -> Tensor:
         rows = torch.from_numpy(random.numpy.choice(len(examples.latents), settings.batch, replace=False))
         tokens, kept = left_out(examples.tokens[rows], random, settings)
-        timesteps = (1000 * torch.from_numpy(random.numpy.random(settings.batch)) ** recipe.noisier).long().to(device)
+        timesteps = (1000 * torch.from_numpy(random.numpy.random(settings.batch)) ** RECIPE.noisier).long().to(device)
         clean = examples.latents[rows].to(device)
         noisy, target = diffusion.noisy_and_target(clean, random.normal(*clean.shape).to(device), timesteps)
-        identities = _some_views(seen[rows.to(device)], random)
+        identities = drawn_together(_some_views(seen[rows.to(device)], random), random)
         with settings.autocast():
             context = adapter.context(tokens.to(device), examples.positions[rows].to(device), identities, kept)
             found = predict(noisy, timesteps, context).float()
         value = ((0.25 + 3 * examples.masks[rows].to(device)) * (found - target) ** 2).mean()
-        if judge is not None and recipe.likeness:
+        if judge is not None:
             clean = diffusion.clean(noisy, found, timesteps)
-            counts = kept & (diffusion.sigmas[timesteps] < recipe.likeness_below)
-            value = value + recipe.likeness * judge.unlikeness(clean, rows, counts)
+            counts = kept & (diffusion.sigmas[timesteps] < RECIPE.likeness_below)
+            value = value + RECIPE.likeness * judge.unlikeness(clean, rows, counts)
         return value
 
     return adapter, train("photomaker", adapter, loss, settings)
@@ -194,10 +192,10 @@ def train_photomaker(
 
 def left_out(tokens: Tensor, random: StepRandom, settings: Settings) -> tuple[Tensor, Tensor]:
     """Captions of which some are left out, and which identities are kept: none of those, nor some others."""
-    recipe, chance = recipe_of(settings.world), torch.from_numpy(random.numpy.random((2, len(tokens))))
-    silent = chance[0] < recipe.text_dropout
-    nothing = torch.tensor(tokenize("", settings.world.text_length))
-    kept = ~silent & (chance[1] >= recipe.identity_dropout)
+    chance = torch.from_numpy(random.numpy.random((2, len(tokens))))
+    silent = chance[0] < RECIPE.text_dropout
+    nothing = torch.tensor(tokenize("", TOY_WORLD.text_length))
+    kept = ~silent & (chance[1] >= RECIPE.identity_dropout)
     return torch.where(silent[:, None], nothing, tokens), kept.to(settings.device)
 
 
@@ -220,6 +218,16 @@ def _some_views(seen: Float[Tensor, "n k v d"], random: StepRandom) -> Float[Ten
     """The mean embedding of one or more portraits of each person."""
     count = int(random.numpy.integers(1, 1 + seen.shape[1]))
     return seen[:, :count, int(random.numpy.integers(seen.shape[2]))].mean(dim=1)
+
+
+def drawn_together(identities: Float[Tensor, "n d"], random: StepRandom) -> Float[Tensor, "n d"]:
+    """Half of a batch's identities, drawn some way towards the mean of three others'.
+
+    What discovery finds is a mean over portraits of several people: shorter than one person's, and between them.
+    """
+    others = torch.stack([identities.roll(shift, 0) for shift in (1, 2, 3)]).mean(dim=0)
+    chance = torch.from_numpy(random.numpy.random((2, len(identities), 1))).to(identities)
+    return torch.lerp(identities, others, RECIPE.blend * chance[0] * (chance[1] < 0.5))
 
 
 class FaceJudge:
@@ -252,7 +260,7 @@ class FaceJudge:
         if not len(places):
             return latents.new_zeros(())
         pictures = (self.vae.decode(latents[places]) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-        boxes, side = self.heads[rows[places]].to(latents), self.recogniser.world.crop_side
+        boxes, side = self.heads[rows[places]].to(latents), TOY_WORLD.crop_side
         crops = [face_crops(picture, box[None], side) for picture, box in zip(pictures, boxes, strict=True)]
         features = self.recogniser(torch.cat(crops))
         return (1 - (features * self.people[rows[places]]).sum(dim=-1)).sum() / len(latents)

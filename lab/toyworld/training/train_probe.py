@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ....core.toyworld.worlds import World
+from ....core.toyworld.sizes import TOY_WORLD
 from ...step_random import StepRandom
 from ..probe import ATTRIBUTES, PERSON, SCENE, Probe, answers_of_person, answers_of_scene, split
 from ..world import Scene, sample_scene
@@ -27,7 +27,7 @@ _CHUNK = 250
 def train_probe(settings: Settings) -> tuple[Probe, list[float]]:
     """Train by the cross entropy of every answer that was asked for."""
     torch.manual_seed(settings.seed)
-    network = Probe(settings.world)
+    network = Probe()
     start_from_weights(network, "probe", settings)
     network.to(settings.device)
     pictures, owners, answers = drawn_scenes(SCENES, settings.seed + 5, settings)
@@ -73,19 +73,17 @@ def drawn_scenes(count: int, seed: int, settings: Settings) -> tuple[np.ndarray,
     paths = [folder / f"probed_{seed}_{count}_{part}.npy" for part in ("pictures", "owners", "answers")]
     if not all(path.is_file() for path in paths):
         with ProcessPoolExecutor() as pool:
-            parts = zip(*pool.map(partial(_chunk, count, seed, settings.world), range(0, count, _CHUNK)), strict=True)
+            parts = zip(*pool.map(partial(_chunk, count, seed), range(0, count, _CHUNK)), strict=True)
             for path, arrays in zip(paths, parts, strict=True):
                 np.save(path, np.concatenate(arrays))
     pictures, owners, answers = (np.load(path, mmap_mode="r") for path in paths)
     return pictures, owners, answers
 
 
-def _chunk(count: int, seed: int, world: World, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _chunk(count: int, seed: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     numbers = range(start, min(start + _CHUNK, count))
-    scenes = [
-        sample_scene(seed * 10_000_019 + number, people=PEOPLE[number % len(PEOPLE)], world=world) for number in numbers
-    ]
-    owners = np.zeros((len(scenes), world.picture_side, world.picture_side), np.uint8)
+    scenes = [sample_scene(seed * 10_000_019 + number, people=PEOPLE[number % len(PEOPLE)]) for number in numbers]
+    owners = np.zeros((len(scenes), TOY_WORLD.picture_side, TOY_WORLD.picture_side), np.uint8)
     for row, scene in enumerate(scenes):
         for person, mask in enumerate(scene.masks, start=1):
             owners[row][mask] = person
@@ -106,7 +104,7 @@ def measure_probe(network: Probe, scenes: int = 400, seed: int = 8_000_009) -> d
     network = network.eval().cpu()
     right: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     for number in range(scenes):
-        scene = sample_scene(seed + number, held_out=True, people=PEOPLE[number % len(PEOPLE)], world=network.world)
+        scene = sample_scene(seed + number, held_out=True, people=PEOPLE[number % len(PEOPLE)])
         image = torch.tensor(scene.image).float() / 255
         true, read = answers_of_scene(scene.plan), network.read_scene(image)
         for name in SCENE:

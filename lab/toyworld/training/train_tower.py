@@ -16,13 +16,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from ....core.photomaker import FuseModule, look_at
 from ....core.shapes import Float
-from ....core.toyworld.models import STANDING
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vocabulary import CLASS_WORDS, HAIR_COLOURS
-from ....core.toyworld.worlds import World
 from ...step_random import StepRandom
 from ..people import Person, sample_person
 from ..world import draw, portrait_plan
-from .recipes import recipe_of
+from .recipes import RECIPE
 from .rendered_scenes import to_pixels
 from .train_network import Settings, train
 
@@ -32,11 +31,11 @@ TEMPERATURE = 0.1
 class IdEncoder(nn.Module):
     """The vision tower with its two projections, and the fuse module; keys as in PhotoMaker v1's `id_encoder`."""
 
-    def __init__(self, seed: int, world: World = STANDING) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.side, width = world.picture_side, world.text_width
-        sizes: Mapping[str, Any] = recipe_of(world).tower
+        self.side, width = TOY_WORLD.picture_side, TOY_WORLD.text_width
+        sizes: Mapping[str, Any] = RECIPE.tower
         tower = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=self.side, projection_dim=width // 2))
         self.vision_model = getattr(tower, "vision_model", tower)
         self.visual_projection = nn.Linear(sizes["hidden_size"], width // 2, bias=False)
@@ -52,12 +51,12 @@ class IdEncoder(nn.Module):
 
 def train_tower(settings: Settings) -> tuple[IdEncoder, list[float]]:
     """Two portraits of a person agree, portraits of people with the same caption do not."""
-    encoder, spread = IdEncoder(settings.seed, settings.world).to(settings.device), recipe_of(settings.world).spread
+    encoder, spread = IdEncoder(settings.seed).to(settings.device), RECIPE.spread
     encoder.fuse_module.requires_grad_(False)
 
     def loss(random: StepRandom) -> Tensor:
         people = similar_people(settings.batch, random.numpy)
-        drawn = portraits_of((*people, *people), random.numpy, settings.world)
+        drawn = portraits_of((*people, *people), random.numpy)
         with settings.autocast():
             embeddings = encoder.embed(augment_portraits(to_pixels(drawn).to(settings.device), random)).float()
         units = normalize(embeddings, dim=-1)
@@ -85,7 +84,7 @@ def spread_loss(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
 
 @torch.no_grad()
-def measure_tower(encoder: IdEncoder, world: World, people: int = 400, seed: int = 3_000_017) -> dict[str, float]:
+def measure_tower(encoder: IdEncoder, people: int = 400, seed: int = 3_000_017) -> dict[str, float]:
     """The spectrum of the embeddings of portraits of people never shown in training, one portrait each.
 
     Returns:
@@ -95,7 +94,7 @@ def measure_tower(encoder: IdEncoder, world: World, people: int = 400, seed: int
     random = np.random.default_rng(seed)
     looks = [sample_person(random, held_out=True) for _ in range(people)]
     encoder = encoder.eval().cpu()
-    pictures = to_pixels(portraits_of(looks, random, world))
+    pictures = to_pixels(portraits_of(looks, random))
     embeddings = torch.cat([encoder.embed(part) for part in pictures.split(50)])
     strengths = torch.linalg.svdvals(embeddings - embeddings.mean(dim=0)).square()
     shares = strengths / strengths.sum()
@@ -114,9 +113,9 @@ def augment_portraits(pixels: Tensor, random: StepRandom) -> Tensor:
     return ((pixels + 0.8 * share * (blurred - pixels)) * light + noise).clamp(-1, 1)
 
 
-def portraits_of(people: Sequence[Person], random: np.random.Generator, world: World) -> np.ndarray:
+def portraits_of(people: Sequence[Person], random: np.random.Generator) -> np.ndarray:
     """A portrait `(n, side, side, 3)` uint8 of each."""
-    return np.stack([draw(portrait_plan(person), random, world).image for person in people])
+    return np.stack([draw(portrait_plan(person), random).image for person in people])
 
 
 def similar_people(count: int, random: np.random.Generator, held_out: bool = False) -> list[Person]:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss, pixel_unshuffle
 
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vae import ToyVAE
 from ...step_random import StepRandom
 from ..world import sample_scene
-from .recipes import recipe_of
+from .recipes import RECIPE
 from .rendered_scenes import to_pixels
 from .starting_weights import start_from_weights
 from .train_detector import Drawn, drawn_scenes
@@ -24,20 +25,18 @@ SAMPLE = 2_000
 
 
 def train_vae(settings: Settings) -> tuple[ToyVAE, list[float]]:
-    """Train on rendered scenes, and where the recipe says so on squares around heads: `drawing_loss`."""
+    """Train on rendered scenes and on squares around heads: `drawing_loss`."""
     torch.manual_seed(settings.seed)
-    recipe = recipe_of(settings.world)
-    drawn = drawn_scenes(recipe.vae_pictures, settings.seed + 1, settings)
-    vae = ToyVAE(settings.world)
+    drawn = drawn_scenes(RECIPE.vae_pictures, settings.seed + 1, settings)
+    vae = ToyVAE()
     start_at_principal_components(vae, to_pixels(drawn.pictures[:SAMPLE]))
     start_from_weights(vae, "vae", settings)
     vae.to(settings.device)
 
     def loss(random: StepRandom) -> Tensor:
         chosen = np.sort(random.numpy.choice(len(drawn.pictures), settings.batch, replace=False))
-        parts = [to_pixels(drawn.pictures[chosen])]
-        if recipe.head_crops:
-            parts.append(head_squares(drawn, settings.batch * recipe.head_crops, random.numpy))
+        heads = head_squares(drawn, settings.batch * RECIPE.head_crops, random.numpy)
+        parts = (to_pixels(drawn.pictures[chosen]), heads)
         count = sum(part.shape[0] * part[0].numel() for part in parts)
         values = [_part_loss(vae, part.to(settings.device), random, settings) * part.numel() / count for part in parts]
         return torch.stack(values).sum()
@@ -52,7 +51,7 @@ def _part_loss(vae: ToyVAE, pixels: Tensor, random: StepRandom, settings: Settin
         latents = vae.encode(pixels).float()
         noise = random.normal(*latents.shape).to(pixels.device)
         drawn = vae.decode(latents + LATENT_NOISE * noise).float()
-    scales = recipe_of(settings.world).edge_scales
+    scales = RECIPE.edge_scales
     return drawing_loss(drawn, pixels, scales) + SPREAD_WEIGHT * latents.square().mean()
 
 
@@ -90,7 +89,7 @@ def head_squares(drawn: Drawn, count: int, random: np.random.Generator) -> Tenso
 def start_at_principal_components(vae: ToyVAE, pixels: Tensor) -> None:
     """Set the linear maps to the whitened principal components of the pictures' patches."""
     patches = pixel_unshuffle(pixels, vae.ratio).permute(0, 2, 3, 1).flatten(0, 2)
-    mean, kept = patches.mean(dim=0), vae.world.latent_channels
+    mean, kept = patches.mean(dim=0), TOY_WORLD.latent_channels
     strength, directions = torch.linalg.eigh(torch.cov(patches.T))
     strength, directions = strength.flip(0)[:kept], directions.flip(1)[:, :kept]
     inward = (directions / strength.sqrt()).T
@@ -122,7 +121,7 @@ def normalise_latents(vae: ToyVAE, pixels: Tensor) -> None:
 def measure_vae(vae: ToyVAE, count: int = 500) -> dict[str, float]:
     """Mean peak signal-to-noise ratio, in dB, of pictures never trained on after encoding and decoding."""
     numbers = range(9_000_000_000, 9_000_000_000 + count)
-    drawn_anew = np.stack([sample_scene(number, held_out=True, world=vae.world).image for number in numbers])
+    drawn_anew = np.stack([sample_scene(number, held_out=True).image for number in numbers])
     pixels = to_pixels(drawn_anew)
     drawn = torch.cat([vae.cpu().decode(vae.encode(part)).clamp(-1, 1) for part in pixels.split(50)])
     scores = 10 * torch.log10(4 / ((drawn - pixels) ** 2).mean((1, 2, 3)))

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from ....core.toyworld.detector import DetectorNetwork, ToyDetector
 from ....core.toyworld.identity_encoder import face_crops
+from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.vae import ToyVAE
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
 from ...step_random import StepRandom
@@ -87,14 +88,14 @@ def share_right(network: DetectorNetwork, faces: Faces, count: int) -> float:
 
 
 def _crops(network: DetectorNetwork, pictures: Tensor, boxes: Tensor) -> Tensor:
-    pairs, side = zip(pictures, boxes, strict=True), network.world.crop_side
+    pairs, side = zip(pictures, boxes, strict=True), TOY_WORLD.crop_side
     return torch.cat([face_crops(picture.permute(1, 2, 0), box[None], side) for picture, box in pairs])
 
 
 def generated_faces(network: DetectorNetwork, base: BaseModel, vae: ToyVAE, settings: Settings) -> Faces:
     """Heads in the base model's pictures with as many people as their captions, which name them from left to right."""
     numbers = range(PICTURES)
-    scenes = [sample_scene(_FIRST_SCENE + each, people=1 + each % 2, world=settings.world) for each in numbers]
+    scenes = [sample_scene(_FIRST_SCENE + each, people=1 + each % 2) for each in numbers]
     pictures = generate(base.eval(), vae, [scene.caption for scene in scenes], settings)
     detector = ToyDetector(network.eval())
     rows: list[tuple[Tensor, Tensor, int]] = []
@@ -115,7 +116,7 @@ def generate(base: BaseModel, vae: ToyVAE, captions: list[str], settings: Settin
         random, parts = torch.Generator().manual_seed(settings.seed), []
         for start in range(0, len(captions), BATCH):
             part = captions[start : start + BATCH]
-            tokens = torch.tensor([tokenize(caption, base.world.text_length) for caption in part])
+            tokens = torch.tensor([tokenize(caption, TOY_WORLD.text_length) for caption in part])
             parts.append((vae.decode(draw_latents(base, base.text(tokens)[0], random)) / 2 + 0.5).clamp(0, 1))
         return torch.cat(parts)
 

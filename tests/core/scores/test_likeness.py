@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from story_identity.core.scores.cosines import likeness
-from story_identity.core.toyworld.models import STANDING
 from story_identity.core.toyworld.recogniser import load_recogniser
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.world import draw
 
-SIDE = STANDING.picture_side
+SIDE = TOY_WORLD.picture_side
 
 
 def unit(*values):

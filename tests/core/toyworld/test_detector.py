@@ -15,9 +15,8 @@ from story_identity.core.toyworld.detector import (
     mask_overlap,
     read_maps,
 )
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.vocabulary import CLASS_WORDS
-from story_identity.core.toyworld.worlds import TOY_WORLD_2, WORLDS
 from story_identity.lab.toyworld.training.train_detector import (
     KINDS,
     PEAK_SPREAD,
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from tests.closeness import assert_close
 
-SIDE = STANDING.picture_side
+SIDE = TOY_WORLD.picture_side
 
 
 def picture_of(scene: Scene) -> Tensor:
@@ -158,7 +157,7 @@ def test_masks_follow_their_boxes():
     planted = ToyDetector(Planted(scene))
     image, masks = picture_of(scene), torch.tensor(scene.masks)
     boxes = torch.stack([box_around(mask) for mask in masks])
-    shifted = boxes + torch.tensor([1.0, -2.0, 2.0, 1.0]) * STANDING.scale
+    shifted = boxes + torch.tensor([1.0, -2.0, 2.0, 1.0]) * TOY_WORLD.scale
     for order in ([0, 1, 2], [2, 0, 1], [1, 1]):
         assert torch.equal(planted.segment(image, shifted[order]), masks[order])
     assert planted.segment(image, torch.zeros(0, 4)).shape == (0, SIDE, SIDE)
@@ -185,19 +184,18 @@ def test_overlaps_by_hand():
     assert mask_overlap(masks[0], masks[1]) == pytest.approx(4 / 16)
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=lambda world: world.name)
-def test_the_truth_has_the_lowest_loss(world, tmp_path):
-    settings = Settings(steps=1, batch=1, rate=1.0, folder=tmp_path, world=world)
+def test_the_truth_has_the_lowest_loss(tmp_path):
+    settings = Settings(steps=1, batch=1, rate=1.0, folder=tmp_path)
     drawn, again = (drawn_scenes(5, 0, settings) for _ in range(2))
     assert torch.equal(torch.tensor(drawn.pictures), torch.tensor(again.pictures))
     owners, there = torch.tensor(drawn.owners).long(), torch.tensor(drawn.words) > 0
     heads = torch.tensor(drawn.heads)
-    parts = [true_maps(scene_of(kind, number, world)) for number, kind in enumerate(KINDS)]
+    parts = [true_maps(scene_of(kind, number)) for number, kind in enumerate(KINDS)]
     names = ("somebody", "heads", "offsets", "sizes")
     truth = Maps(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
     lowest = float(panoptic_loss(truth, owners, there, heads))
     for name in names:
-        worse = replace(truth, **{name: getattr(truth, name).roll(3 * world.scale, dims=-1)})
+        worse = replace(truth, **{name: getattr(truth, name).roll(3 * TOY_WORLD.scale, dims=-1)})
         assert float(panoptic_loss(worse, owners, there, heads)) > lowest + 0.01, name
     flat = replace(truth, heads=torch.full_like(truth.heads, -50.0))
     assert float(panoptic_loss(flat, owners, there, heads)) > lowest + 0.01
@@ -210,9 +208,8 @@ def test_an_empty_place_costs_nothing_in_votes():
     assert torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=lambda world: world.name)
-def test_people_of_either_world_are_read_from_true_maps(world):
-    scene = sample_scene(3, people=3, world=world)
+def test_people_are_read_from_true_maps():
+    scene = sample_scene(3, people=3)
     masks, heads = read_maps(true_maps(scene))
     for mask, head, true_mask, true_head in zip(masks, heads, scene.masks, scene.face_boxes, strict=True):
         assert mask_overlap(mask, torch.tensor(true_mask)) > 0.98
@@ -220,12 +217,23 @@ def test_people_of_either_world_are_read_from_true_maps(world):
 
 
 @torch.no_grad()
-def test_the_second_worlds_networks_take_its_sizes():
-    detector = ToyDetector(DetectorNetwork(TOY_WORLD_2).eval())
+def test_the_networks_take_the_worlds_sizes():
+    detector = ToyDetector(DetectorNetwork().eval())
     maps = detector.module(torch.rand(1, 3, 128, 128))
     assert [each.shape[-2:] for each in vars(maps).values()] == [(128, 128)] * 4
     assert detector.module.words(torch.rand(2, 3, 64, 64)).shape == (2, len(CLASS_WORDS))
     assert isinstance(detector.people(torch.rand(90, 60, 3)), list)  # any size; it is scaled
+
+
+def test_nobody_in_a_picture_that_is_too_small_is_an_error_which_says_so(detector: ToyDetector):
+    empty = torch.zeros(64, 96, 3)
+    with pytest.raises(ValueError, match=f"in this picture of 96 x 64 pixels: .* Set width and height to {SIDE}"):
+        detector.find(empty, "woman")
+    assert len(detector.find(torch.zeros(64, SIDE, 3), "woman").boxes) == 0
+    assert len(detector.find(empty, "knight").boxes) == 0
+    scene = sample_scene(9, held_out=True, people=2)
+    small = torch.nn.functional.avg_pool2d(picture_of(scene).movedim(-1, 0), 2).movedim(0, -1)
+    assert len(detector.find(small, scene.plan.people[0].word).boxes) == 2
 
 
 def test_missing_weights_are_named(tmp_path):

@@ -11,7 +11,7 @@ from story_identity.core.toyworld.identity_encoder import (
     face_crops,
     load_identity_encoder,
 )
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.training.face_views import Order, _distinct_faces, _dressed, gallery
 from story_identity.lab.toyworld.training.train_identity_encoder import measure_identity_encoder, nt_xent, verification
@@ -38,8 +38,8 @@ def three_people() -> tuple[Tensor, Tensor]:
 def test_a_crop_by_hand():
     ramp = ((torch.arange(64) + 0.5) / 64).expand(3, 64, 64).permute(1, 2, 0)  # every colour says how far right it is
     crop = face_crops(ramp, torch.tensor([[16.0, 20.0, 48.0, 44.0]]))  # 32 wide, so a square of 35.2 around x = 32
-    expected = (32 + 17.6 * ((torch.arange(STANDING.crop_side) + 0.5) / (STANDING.crop_side / 2) - 1)) / 64
-    assert_close(crop, expected.expand(1, 3, STANDING.crop_side, STANDING.crop_side))
+    expected = (32 + 17.6 * ((torch.arange(TOY_WORLD.crop_side) + 0.5) / (TOY_WORLD.crop_side / 2) - 1)) / 64
+    assert_close(crop, expected.expand(1, 3, TOY_WORLD.crop_side, TOY_WORLD.crop_side))
 
 
 def test_crops_move_with_the_picture():

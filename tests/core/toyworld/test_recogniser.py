@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from story_identity.core.detectors.faces import Recogniser
-from story_identity.core.toyworld.models import STANDING
 from story_identity.core.toyworld.recogniser import MARGIN, load_recogniser
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw, portrait_plan, sample_scene
 
 from tests.closeness import assert_close
 
-SIDE = STANDING.picture_side
+SIDE = TOY_WORLD.picture_side
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from story_identity.core.toyworld import models
 from story_identity.core.toyworld.detector import load_detector
 from story_identity.core.toyworld.identity_encoder import load_identity_encoder
 from story_identity.core.toyworld.shapes import unet_shapes
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.vae import load_vae
-from story_identity.core.toyworld.worlds import TOY_WORLD_2
 from story_identity.headless.components import layer_shapes
 from story_identity.headless.toyworld_pipeline import load_toyworld
 from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
@@ -36,7 +36,7 @@ LOADERS = {
 
 def load_photomaker_parts(folder):
     with torch.device("meta"):
-        layers = layer_shapes(UNet2DConditionModel(**models.STANDING.unet))
+        layers = layer_shapes(UNet2DConditionModel(**TOY_WORLD.unet))
     _, lora = split_file(models.load_weights("photomaker", folder), "photomaker.safetensors")
     check_lora(lora, layers, "photomaker.safetensors")
 
@@ -45,7 +45,6 @@ def load_photomaker_parts(folder):
     "changes",
     [
         {},
-        TOY_WORLD_2.unet,
         {"layers_per_block": 2},
         {
             "block_out_channels": (32, 64, 64),
@@ -55,7 +54,7 @@ def load_photomaker_parts(folder):
     ],
 )
 def test_the_unets_tensors_are_diffusers(changes):
-    config = {**models.STANDING.unet, **changes}
+    config = {**TOY_WORLD.unet, **changes}
     with torch.device("meta"):
         expected = unet_to_ldm(UNet2DConditionModel(**config).state_dict())
     assert unet_shapes(config) == {key: tuple(value.shape) for key, value in expected.items()}
@@ -99,7 +98,7 @@ def test_a_tensor_too_many_is_refused(tmp_path):
 )
 def test_a_damaged_tokenizer_is_named(tmp_path, file, content):
     for path in models.WEIGHTS.rglob("*"):
-        if path.is_file() and re.match("unet|vae|text_enc|tokenizer|world", path.name):
+        if path.is_file() and re.match("unet|vae|text_enc|tokenizer", path.name):
             copy = tmp_path / path.relative_to(models.WEIGHTS)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())

@@ -8,7 +8,7 @@ from frames import on_two_gpus
 from setting import refused
 from story_identity.core.identity import Identity
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.nodes.amsa import AMSANode, LayoutFromAttentionNode, PreviewAttentionMasksNode
 from story_identity.nodes.identity import IdentityConditioningNode
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode
@@ -19,6 +19,7 @@ import nodes
 from tests.closeness import assert_close, largest_difference
 
 MODEL, IDENTITY_MODEL, CLIP, VAE, PHOTOMAKER = range(5)
+SIDE = TOY_WORLD.picture_side
 PEOPLE = [
     {"name": "Mira", "word": "woman", "description": "a woman with red hair"},
     {"name": "Tom", "word": "boy", "description": "a boy with black hair"},
@@ -38,7 +39,7 @@ def story(*captions):
 
 def draw(model, told, seed=4, steps=8):
     positive, negative, frames = EncodeStoryNode.execute(world()[CLIP], told).result
-    (empty,) = nodes.EmptyLatentImage().generate(64, 64, frames)
+    (empty,) = nodes.EmptyLatentImage().generate(SIDE, SIDE, frames)
     return nodes.KSampler().sample(model, seed, steps, 4.0, "euler", "simple", positive, negative, empty)[0]
 
 
@@ -48,7 +49,7 @@ def amsa(told, strength=1.0, layers="all", anchors=0):
 
 def template(frame, keep=True, positive=None, model=None):
     own, negative = EncodeFrameNode.execute(world()[CLIP], frame).result
-    (empty,) = nodes.EmptyLatentImage().generate(64, 64, 1)
+    (empty,) = nodes.EmptyLatentImage().generate(SIDE, SIDE, 1)
     settings = {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "precision": "float32"}
     return NoisyLatentCacheNode.execute(
         model or world()[MODEL],
@@ -74,10 +75,11 @@ def check_a_story_drawn_with_amsa_differs_from_one_without():
     assert moved[0] > 1e-2
     assert moved[1] > 1e-2
     assert moved[2] < 1e-4  # nobody is there, and a background sees nobody
-    assert torch.equal(draw(amsa(told, layers="without the largest"), told)["samples"], shared)  # it has one grid
+    smaller = draw(amsa(told, layers="without the largest"), told)["samples"]
+    assert 1e-3 < largest_difference(smaller, plain) != largest_difference(shared, plain)
     grouped = draw(amsa(told, anchors=2), told)["samples"]
     assert grouped.shape == plain.shape
-    assert nodes.VAEDecode().decode(world()[VAE], {"samples": grouped})[0].shape == (3, 64, 64, 3)
+    assert nodes.VAEDecode().decode(world()[VAE], {"samples": grouped})[0].shape == (3, SIDE, SIDE, 3)
 
 
 def check_keeping_maps_changes_nothing_else():
@@ -88,7 +90,7 @@ def check_keeping_maps_changes_nothing_else():
     assert plain.maps is None
     assert list(cache.maps) == ["Mira", "Tom"]
     for each in cache.maps.values():
-        assert each.shape == (8, 8)
+        assert each.shape == (TOY_WORLD.latent_side, TOY_WORLD.latent_side)
         assert each.dtype == torch.float32
         assert 0 <= each.min() < each.max() <= 1
     assert largest_difference(cache.maps["Mira"], cache.maps["Tom"]) > 1e-3
@@ -102,14 +104,14 @@ def check_a_layout_from_attention_serves_the_second_pass():
     (picture,) = nodes.VAEDecode().decode(loaded[VAE], latent)
     layout, masks, preview = LayoutFromAttentionNode.execute(cache, picture, frame, 0.0, 1, "error").result
     assert layout.names == ("Mira", "Tom")
-    assert layout.size == (64, 64)
+    assert layout.size == (SIDE, SIDE)
     assert torch.equal(masks, layout.masks.float())
     assert preview.shape == picture.shape
     assert all(0.01 < mask.float().mean() < 0.6 for mask in layout.masks)
     cast = ()
     for name in ("Mira", "Tom"):
         who = Identity(
-            name, "", STANDING.name, torch.randn(STANDING.text_width, generator=torch.Generator().manual_seed(9))
+            name, "", TOY_WORLD.name, torch.randn(TOY_WORLD.text_width, generator=torch.Generator().manual_seed(9))
         )
         (positive,) = IdentityConditioningNode.execute(loaded[CLIP], loaded[PHOTOMAKER], who, frame).result
         _, negative = EncodeFrameNode.execute(loaded[CLIP], frame).result
@@ -135,7 +137,7 @@ def check_layouts_ask_for_their_maps():
     assert areas[0] > areas[1]
     nobody, masks, _ = layout(template(told.frames[2])[1], told.frames[2])
     assert nobody.names == ()
-    assert masks.shape == (0, 64, 64)
+    assert masks.shape == (0, SIDE, SIDE)
 
 
 def check_maps_need_a_prompt_that_names_people_before_the_first_unet_call():

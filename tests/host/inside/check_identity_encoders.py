@@ -11,8 +11,8 @@ from setting import refused
 from story_identity.core.detectors.faces import Face
 from story_identity.core.identity import Identity, discover_identity
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import STANDING
 from story_identity.core.toyworld.recogniser import load_recogniser
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw, portrait_plan
 from story_identity.nodes.host.folders import register_folders
@@ -56,11 +56,11 @@ def check_clip_vision_gives_an_identity_and_the_portraits_nearest_to_it():
 
 def check_an_identity_of_another_encoder_is_refused_by_name():
     identity, *_ = discover(clip_vision(), pictures(20))
-    photomaker = SimpleNamespace(encoder_id=STANDING.name)
+    photomaker = SimpleNamespace(encoder_id=TOY_WORLD.name)
     refused(
         lambda: IdentityConditioningNode.execute("clip", photomaker, identity, None, "a woman", "woman"),
         '"Mira" was made with the encoder "clip_vision_model 3-20-7-28"',
-        f'"{STANDING.name}" is in use',
+        f'"{TOY_WORLD.name}" is in use',
     )
     refused(lambda: discover(object(), pictures(20)), "PhotoMaker Loader", "Load CLIP Vision", "Load Face Recogniser")
 

@@ -10,7 +10,7 @@ from setting import counted, refused
 from story_identity.core.identity import Identity
 from story_identity.core.layout import Layout
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.nodes.amsa import AMSANode
 from story_identity.nodes.host.folders import register_folders
 from story_identity.nodes.host.graph_names import (
@@ -29,6 +29,7 @@ from story_identity.nodes.toyworld import ToyWorldLoaderNode
 
 import nodes
 
+SIDE = TOY_WORLD.picture_side
 MIRA = {"name": "Mira", "word": "woman", "description": "a woman with red hair"}
 STORY = Story.parse({"characters": [MIRA], "frames": ["Mira waits", "Mira sleeps"]})
 SAMPLING = (1, 3, 4.0, "euler", "normal", 1.0, 0, "float32")
@@ -73,7 +74,7 @@ def template(model):
 
 def cast():
     identity = Identity(
-        "Mira", MIRA["description"], STANDING.name, torch.ones(STANDING.text_width) / STANDING.text_width**0.5
+        "Mira", MIRA["description"], TOY_WORLD.name, torch.ones(TOY_WORLD.text_width) / TOY_WORLD.text_width**0.5
     )
     (fused,) = IdentityConditioningNode.execute(
         world()["clip"], world()["photomaker"], identity, STORY.frames[0]
@@ -99,8 +100,8 @@ def check_an_identity_generator_as_base_model_is_named_and_a_base_model_is_not()
 
 def check_a_base_model_that_is_to_draw_identities_is_named():
     cache = template(world()["model"]).result[1]
-    masks = torch.zeros(1, 64, 64, dtype=torch.bool)
-    masks[:, 16:48, 16:48] = True
+    masks = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    masks[:, 32:96, 32:96] = True
     layout = Layout(("Mira",), masks, "frame 1")
     _, lines = said(lambda: RedenoiseNode.execute(world()["model"], cast(), cache, layout, 0.2, 0, 4.0, "hard"))
     assert ["Mira" in line and "PhotoMaker's LoRA" in line for line in lines] == [True], lines
@@ -116,7 +117,7 @@ def check_shared_attention_is_refused_where_one_frame_is_sampled():
     assert story
     (shared,) = AMSANode.execute(world()["model"], STORY, 1.0, "all", 0.0, 1.0, True, 0, 0.0, 1.0).result
     cache = template(world()["model"]).result[1]
-    layout = Layout(("Mira",), torch.ones(1, 64, 64, dtype=torch.bool), "frame 1")
+    layout = Layout(("Mira",), torch.ones(1, SIDE, SIDE, dtype=torch.bool), "frame 1")
     with counted(world()["model"]) as evaluations:
         refused(lambda: template(shared), "Noisy Latent Cache", "AMSA Model Patch", "before AMSA Model Patch")
         refused(lambda: portraits(shared), "Character Portraits", "AMSA Model Patch")
@@ -128,7 +129,7 @@ def check_shared_attention_is_refused_where_one_frame_is_sampled():
 
 
 def check_the_layout_reports_on_itself():
-    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    picture = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(1))
     found = GroundedSAMLayoutNode.execute(picture, world()["detector"], 1.0, 1.0, 0, "skip", STORY.frames[0])
     assert '"Mira": not found' in str(found.ui.as_dict()["text"])
 
@@ -148,7 +149,7 @@ def check_names_that_other_nodes_bear():
     register_folders()
     folder = Path(folder_paths.get_folder_paths("identities")[0])
     folder.mkdir(parents=True, exist_ok=True)
-    Identity("Mria", "", STANDING.name, torch.ones(4)).save(folder / "hers.safetensors")
+    Identity("Mria", "", TOY_WORLD.name, torch.ones(4)).save(folder / "hers.safetensors")
     saved = graph("")
     saved["3"]["inputs"]["identity_file"] = "hers.safetensors"
     refused(lambda: check_typed_names(STORY, saved), "Her (node 3)", "the name in identity_file", '"Mria"')

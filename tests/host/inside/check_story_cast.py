@@ -10,7 +10,7 @@ from PIL import Image
 from setting import counted, refused
 from story_identity.core.identity import Identity
 from story_identity.core.story import FRAME, PROMPTS, Story
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.nodes.characters import CharactersNode
 from story_identity.nodes.extension import StoryIdentityExtension
 from story_identity.nodes.find_identity import FindIdentityNode
@@ -38,10 +38,10 @@ FINDING = {"count": 8, "width": 64, "height": 64, "template": "a close-up photo 
 FINDING |= {**DRAWING, "rank": 2, "keep_ratio": 0.6, "iterations": 2, "representatives": 3, "reuse": "if it fits"}
 
 
-def identity(name, seed, width=STANDING.text_width):
+def identity(name, seed, width=TOY_WORLD.text_width):
     generator = torch.Generator().manual_seed(seed)
     portraits = torch.randint(0, 256, (2, 64, 64, 3), generator=generator).byte()
-    return Identity(name, "", STANDING.name, torch.randn(width, generator=generator), {}, portraits)
+    return Identity(name, "", TOY_WORLD.name, torch.randn(width, generator=generator), {}, portraits)
 
 
 EVERYBODY = [identity("Ben", 1), identity("Somebody else", 2), identity("Pip", 3), identity("Mira", 4)]

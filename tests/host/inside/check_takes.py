@@ -172,7 +172,7 @@ def check_what_cannot_be_chosen_by_is_refused_before_anything_runs():
     faces = {"by": [BY_LIKENESS], "recogniser": [recogniser()]}
     refused(lambda: choose(**faces, layouts=None), "frame 2", '"Tom"', "whose face is whose")
     small = [torch.nn.functional.interpolate(each.movedim(-1, 1), scale_factor=0.5).movedim(1, -1) for each in pictures]
-    refused(lambda: choose(**faces, images=small), "frame 1: the layout is 64x64, but the picture is 32x32")
+    refused(lambda: choose(**faces, images=small), "frame 1: the layout is 128x128, but the picture is 64x64")
     refused(lambda: choose(frames=frames[:2]), "2 frames")
 
 

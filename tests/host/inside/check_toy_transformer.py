@@ -20,7 +20,8 @@ from story_identity.core.redenoise import ProgressiveMasks, to_latent_grid
 from story_identity.core.story import Story
 from story_identity.core.toyworld.flux_layout import shapes_of
 from story_identity.core.toyworld.models import PREVIEW_COLOURS
-from story_identity.core.toyworld.transformer import TRANSFORMER, TRANSFORMER_WORLD
+from story_identity.core.toyworld.sizes import TOY_WORLD
+from story_identity.core.toyworld.transformer import TRANSFORMER
 from story_identity.core.toyworld.vocabulary import UNKNOWN
 from story_identity.nodes.amsa import AMSANode, LayoutFromAttentionNode
 from story_identity.nodes.host.references import with_references
@@ -80,8 +81,8 @@ def check_the_host_knows_it_by_its_weights_alone():
     params = model.diffusion_model.params
     assert (params.hidden_size, params.num_heads, params.depth, params.depth_single_blocks) == (256, 2, 1, 4)
     assert (params.context_in_dim, params.vec_in_dim, params.in_channels) == (
-        TRANSFORMER_WORLD.text_width,
-        TRANSFORMER_WORLD.text_width,
+        TOY_WORLD.text_width,
+        TOY_WORLD.text_width,
         16,
     )
     held, stored = model.diffusion_model.state_dict(), load_file(folder() / "transformer.safetensors")
@@ -126,8 +127,8 @@ def check_previews_have_the_colours_of_the_toy_worlds_vae():
 
 def check_prompts_have_a_summary_and_the_words_for_references():
     [[text, extras]] = encode("the woman in image 1 and a boy, the boy in images 1 to 3, on a beach")
-    assert text.shape == (1, TRANSFORMER_WORLD.text_length, TRANSFORMER_WORLD.text_width)
-    assert extras["pooled_output"].shape == (1, TRANSFORMER_WORLD.text_width)
+    assert text.shape == (1, TOY_WORLD.text_length, TOY_WORLD.text_width)
+    assert extras["pooled_output"].shape == (1, TOY_WORLD.text_width)
     clip = world()[1]
     ids = [token for token, _ in clip.tokenize("in images 1 to 3 and image 2")["l"][0]]
     assert clip.tokenizer.clip_l.tokenizer.convert_tokens_to_ids(UNKNOWN) not in ids
@@ -198,9 +199,9 @@ def check_amsa_is_dense_masked_attention_over_the_frames():
     family = Family(
         "Flux.1 schnell",
         lambda seed: world()[0],
-        TRANSFORMER_WORLD.text_width,
+        TOY_WORLD.text_width,
         sixteen_channels,
-        pooled=TRANSFORMER_WORLD.text_width,
+        pooled=TOY_WORLD.text_width,
     )
     told, model = random_story(), world()[0]
     with masks_noted() as noted, warnings() as said:

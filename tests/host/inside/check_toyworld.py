@@ -19,13 +19,15 @@ from story_identity.core.layout import Layout
 from story_identity.core.photomaker import look_at
 from story_identity.core.redenoise import ProgressiveMasks, to_latent_grid
 from story_identity.core.story import Story
-from story_identity.core.toyworld.models import STANDING, WEIGHTS, load_weights
+from story_identity.core.toyworld.models import WEIGHTS, load_weights
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.world import draw as draw_scene
 from story_identity.lab.toyworld.world import portrait_plan, sample_scene
 from story_identity.nodes.host import photomaker as pm
 from story_identity.nodes.host import toyworld
 from story_identity.nodes.host.prompt import word_end_position
+from story_identity.nodes.host.references import with_references
 from story_identity.nodes.identity import CharacterPortraitsNode, IdentityConditioningNode, IdentityDiscoveryNode
 from story_identity.nodes.injector import FaceFeaturesNode, ShuffledIDInjectorNode
 from story_identity.nodes.layout import GroundedSAMLayoutNode
@@ -36,6 +38,7 @@ from story_identity.nodes.toyworld import ToyWorldLoaderNode
 import nodes
 from tests.closeness import assert_close, largest_difference
 
+SIDE = TOY_WORLD.picture_side
 MODEL, IDENTITY_MODEL, CLIP, VAE, PHOTOMAKER, DETECTOR, CLIP_VISION, ADAPTER = range(8)
 UNKNOWN = 2
 PROMPTS = [
@@ -60,12 +63,12 @@ def encode(text):
 
 
 def draw(model, text="a woman with red hair on a beach", seed=1, steps=4, batch=1, sampler="euler"):
-    (empty,) = nodes.EmptyLatentImage().generate(64, 64, batch)
+    (empty,) = nodes.EmptyLatentImage().generate(SIDE, SIDE, batch)
     return nodes.KSampler().sample(model, seed, steps, 4.0, sampler, "simple", encode(text), encode(""), empty)[0]
 
 
 def pictures(count=8):
-    """Scenes of the toy world, (n, 64, 64, 3) in [0, 1]."""
+    """Scenes of the toy world, (n, side, side, 3) in [0, 1]."""
     return torch.stack([torch.tensor(sample_scene(seed).image) for seed in range(count)]).float() / 255
 
 
@@ -77,7 +80,7 @@ def story(*frames):
     return Story.parse({"characters": people, "frames": list(frames)})
 
 
-def identity(name="Mira", encoder=STANDING.name, width=STANDING.text_width, seed=9):
+def identity(name="Mira", encoder=TOY_WORLD.name, width=TOY_WORLD.text_width, seed=9):
     return Identity(name, "", encoder, torch.randn(width, generator=torch.Generator().manual_seed(seed)))
 
 
@@ -134,15 +137,15 @@ def check_weights_that_are_not_whole_are_refused_by_file_and_name():
 
 def check_stock_nodes_take_it():
     samples = draw(world()[MODEL], batch=2)
-    assert samples["samples"].shape == (2, 8, 16, 16)
+    assert samples["samples"].shape == (2, TOY_WORLD.latent_channels, 16, 16)
     (picture,) = nodes.VAEDecode().decode(world()[VAE], samples)
-    assert picture.shape == (2, 64, 64, 3)
+    assert picture.shape == (2, SIDE, SIDE, 3)
     assert picture.dtype == torch.float32
     assert 0 <= picture.min() < picture.max() <= 1
     (tiled,) = nodes.VAEDecodeTiled().decode(world()[VAE], samples, 64, 16)
     assert tiled.shape == picture.shape
     (again,) = nodes.VAEEncode().encode(world()[VAE], picture)
-    assert again["samples"].shape == (2, 8, 16, 16)
+    assert again["samples"].shape == (2, TOY_WORLD.latent_channels, 16, 16)
     (wide,) = nodes.EmptyLatentImage().generate(96, 64, 1)
     (wide,) = nodes.KSampler().sample(world()[MODEL], 1, 2, 1.0, "euler", "normal", encode("a beach"), encode(""), wide)
     assert nodes.VAEDecode().decode(world()[VAE], wide)[0].shape == (1, 64, 96, 3)
@@ -181,8 +184,8 @@ def check_stock_loras_go_on_it():
         down, up = torch.randn(2, width_in, generator=random), torch.randn(width_out, 2, generator=random)
         return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
 
-    unet = pair("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", STANDING.text_width, 128)
-    text = pair("lora_te_text_model_encoder_layers_0_self_attn_q_proj", STANDING.text_width, STANDING.text_width)
+    unet = pair("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", TOY_WORLD.text_width, 128)
+    text = pair("lora_te_text_model_encoder_layers_0_self_attn_q_proj", TOY_WORLD.text_width, TOY_WORLD.text_width)
     folder = Path(folder_paths.get_folder_paths("loras")[0])
     folder.mkdir(parents=True, exist_ok=True)
     save_file({**unet, **text}, folder / "toy.safetensors")
@@ -198,14 +201,14 @@ def check_stock_loras_go_on_it():
 def check_prompts_of_every_kind_are_read():
     clip = world()[CLIP]
     for text in ("", "a woman", "A  WOMAN"):
-        assert encode(text)[0][0].shape == (1, STANDING.text_length, STANDING.text_width)
+        assert encode(text)[0][0].shape == (1, TOY_WORLD.text_length, TOY_WORLD.text_width)
     assert torch.equal(encode("a woman")[0][0], encode("A  WOMAN")[0][0])
     long = encode(", ".join(["a woman with red hair"] * 12))[0][0]
-    assert long.shape[1] > STANDING.text_length
-    assert long.shape[1] % STANDING.text_length == 0
+    assert long.shape[1] > TOY_WORLD.text_length
+    assert long.shape[1] % TOY_WORLD.text_length == 0
     ids = [token for token, _ in clip.tokenize("a zorblax, a woman")["l"][0]]
     assert ids[2] == UNKNOWN
-    assert ids[6:] == [1] * (STANDING.text_length - 6)
+    assert ids[6:] == [1] * (TOY_WORLD.text_length - 6)
     assert torch.equal(encode("a zorblax")[0][0], encode("a knight")[0][0])
     heavy, plain, empty = (encode(text)[0][0] for text in ("a (woman:1.5)", "a woman", ""))
     assert_close(heavy[:, 2], empty[:, 2] + 1.5 * (plain[:, 2] - empty[:, 2]))
@@ -240,11 +243,13 @@ def check_identities_and_encoders_of_another_world_are_refused():
     def condition(whose, clip=None):
         return IdentityConditioningNode.execute(clip or loaded[CLIP], loaded[PHOTOMAKER], whose, frame)
 
-    refused(lambda: condition(identity(encoder="photomaker-v1", width=2048)), '"photomaker-v1"', f'"{STANDING.name}"')
-    refused(lambda: condition(identity(), setting.stand_in_sdxl()[1]), "frame 1", f"{STANDING.text_width} wide", "2048")
+    refused(lambda: condition(identity(encoder="photomaker-v1", width=2048)), '"photomaker-v1"', f'"{TOY_WORLD.name}"')
+    refused(
+        lambda: condition(identity(), setting.stand_in_sdxl()[1]), "frame 1", f"{TOY_WORLD.text_width} wide", "2048"
+    )
     sdxl, sd15 = setting.stand_in_sdxl()[0], setting.tiny_sd15()
     _, lora = toyworld.split_file(load_weights("photomaker"), "")
-    width = STANDING.text_width
+    width = TOY_WORLD.text_width
     refused(lambda: pm.apply_lora(sdxl, lora, 1.0, "toy", width), '"toy"', f"{width} wide;", "model reads 2048")
     refused(lambda: pm.apply_lora(sd15, lora, 1.0, "toy", width), "SD15 model reads 768", "its own model")
     refused(
@@ -271,7 +276,7 @@ def check_previews_resemble_the_picture():
         latent_preview.set_preview_method("default")
     assert all(image.size == (16, 16) for image in shown)
     seen = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in shown]) / 255
-    small = torch.nn.functional.avg_pool2d(drawn.movedim(-1, 1), 4).movedim(1, -1)
+    small = torch.nn.functional.avg_pool2d(drawn.movedim(-1, 1), TOY_WORLD.latent_ratio).movedim(1, -1)
     assert (seen.reshape(small.shape) - small).abs().mean() < 0.03
 
 
@@ -284,7 +289,7 @@ def check_faces_of_portraits_go_into_a_story():
     given = {"images": [portraits], "name": ["Mira"], "clip_vision": [loaded[CLIP_VISION]]}
     (faces,) = FaceFeaturesNode.execute(**given, face_models=["toy world"], crop=["found face"]).result
     assert faces[0].features.face.shape == (2, 64)
-    assert faces[0].features.clip.shape == (2, 65, 128)
+    assert faces[0].features.clip.shape[:2] == (2, 65)
     empty = [torch.tensor(sample_scene(0, people=0).image).float()[None] / 255]
     nobody = {**given, "images": empty, "face_models": ["toy world"], "crop": ["found face"]}
     refused(lambda: FaceFeaturesNode.execute(**nobody), "no face in picture 1 of 1", "the toy world's know its people")
@@ -292,13 +297,29 @@ def check_faces_of_portraits_go_into_a_story():
     lists |= {"mode": ["shuffled"], "seed": [1], "weight": [1.0], "start_percent": [0.0], "end_percent": [1.0]}
     ((injected,),) = ShuffledIDInjectorNode.execute(**lists, picture_weight=[1.0], lora_strength=[1.0]).result
     positive, negative, frames = EncodeStoryNode.execute(loaded[CLIP], told).result
-    (latent,) = nodes.EmptyLatentImage().generate(64, 64, frames)
+    (latent,) = nodes.EmptyLatentImage().generate(SIDE, SIDE, frames)
     with_faces, plain = (
         nodes.KSampler().sample(model, 1, 4, 4.0, "euler", "simple", positive, negative, latent)[0]["samples"]
         for model in (injected, loaded[MODEL])
     )
     assert_close(with_faces[1], plain[1])
     assert largest_difference(with_faces[0], plain[0]) > 1e-2
+
+
+def check_the_loader_gives_the_transformer_which_reads_portraits():
+    loaded = ToyWorldLoaderNode.execute(model="transformer").result
+    assert loaded[MODEL] is loaded[1]
+    assert type(loaded[MODEL].model).__name__ == "Flux"
+    (text,), (negative,) = (nodes.CLIPTextEncode().encode(loaded[CLIP], words) for words in ("a woman waves", ""))
+    portrait = nodes.VAEEncode().encode(loaded[VAE], pictures(1))[0]["samples"]
+    (latent,) = nodes.EmptyLatentImage().generate(SIDE, SIDE)
+    plain, seen = (
+        nodes.KSampler().sample(loaded[MODEL], 1, 3, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+        for positive in (text, with_references(text, [portrait], "the model's own"))
+    )
+    assert largest_difference(plain, seen) > 1e-2
+    assert nodes.VAEDecode().decode(loaded[VAE], {"samples": seen})[0].shape == (1, SIDE, SIDE, 3)
+    assert {"transformer.safetensors", "unet.safetensors"} <= {path.name for path in ToyWorldLoaderNode.weight_files()}
 
 
 def check_a_missing_file_is_named():
@@ -324,14 +345,14 @@ def check_a_story_runs_from_words_to_pictures():
         cfg=4.0,
         sampler_name="euler",
         scheduler="simple",
-        width=64,
-        height=64,
+        width=SIDE,
+        height=SIDE,
     ).result
-    assert portraits.shape == (8, 64, 64, 3)
+    assert portraits.shape == (8, SIDE, SIDE, 3)
     found, kept, *_ = IdentityDiscoveryNode.execute(
         portraits, loaded[PHOTOMAKER], name, description, 2, 0.6, 2, "error"
     ).result
-    assert (found.encoder, found.embedding.shape, len(kept)) == (STANDING.name, (STANDING.text_width,), 2)
+    assert (found.encoder, found.embedding.shape, len(kept)) == (TOY_WORLD.name, (TOY_WORLD.text_width,), 2)
     frame = told.frames[0]
     latent, cache = template(frame)
     (picture,) = nodes.VAEDecode().decode(loaded[VAE], latent)
@@ -340,8 +361,8 @@ def check_a_story_runs_from_words_to_pictures():
     ).result
     assert layout.names == ("Mira", "Tom")
     assert preview.shape == picture.shape
-    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
-    masks[0, 20:60, 8:24] = True
+    masks = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    masks[0, 40:120, 16:48] = True
     only_masked_cells_change(frame, cache, latent, Layout(layout.names, masks, frame.label), found)
     nobody = told.frames[1]
     latent, cache = template(nobody)
@@ -349,7 +370,7 @@ def check_a_story_runs_from_words_to_pictures():
 
 
 def template(frame):
-    (empty,) = nodes.EmptyLatentImage().generate(64, 64, 1)
+    (empty,) = nodes.EmptyLatentImage().generate(SIDE, SIDE, 1)
     prompts = {"positive": encode(frame.prompt), "negative": encode(frame.negative), "latent_image": empty}
     settings = {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "precision": "float32"}
     return NoisyLatentCacheNode.execute(
@@ -370,7 +391,7 @@ def redenoised(frame, cache, layout, found, start=2):
 def only_masked_cells_change(frame, cache, latent, layout, found):
     """What `layout` leaves out of a frame stays bit for bit, what it has changes."""
     final = redenoised(frame, cache, layout, found)
-    schedule = ProgressiveMasks(layout.masks[:1], cache.steps, 2, 50 * 64 / 1024)
+    schedule = ProgressiveMasks(layout.masks[:1], cache.steps, 2, 50 * SIDE / 1024)
     changed = to_latent_grid(schedule.at(cache.steps - 1), 16, 16).any(dim=0)[0]
     assert torch.equal(final[..., ~changed], latent["samples"][..., ~changed])
     assert (final - latent["samples"])[..., changed].abs().max() > 1e-2

@@ -21,7 +21,7 @@ from safetensors.torch import save_file  # noqa: E402
 from story_identity.core.identity import Identity  # noqa: E402
 from story_identity.core.layout import Layout  # noqa: E402
 from story_identity.core.story import Story  # noqa: E402
-from story_identity.core.toyworld.models import STANDING  # noqa: E402
+from story_identity.core.toyworld.sizes import TOY_WORLD  # noqa: E402
 from story_identity.nodes.amsa import AMSANode  # noqa: E402
 from story_identity.nodes.host import photomaker, toyworld  # noqa: E402
 from story_identity.nodes.identity import IdentityConditioningNode  # noqa: E402
@@ -87,7 +87,7 @@ def of_frames(world: World, asked: Tensors, story: Any, ways: list[list[str]], s
     common = {key: settings[key] for key in ("seed", "steps", "cfg")}
     said = {}
     for sampler, scheduler in ways:
-        (empty,) = nodes.EmptyLatentImage().generate(*[STANDING.picture_side] * 2, 1)
+        (empty,) = nodes.EmptyLatentImage().generate(*[TOY_WORLD.picture_side] * 2, 1)
         drawn = {"positive": world.encode(frame.prompt), "negative": negative, "latent_image": empty, **common}
         latent, cache = NoisyLatentCacheNode.execute(
             world.model,
@@ -111,7 +111,7 @@ def of_frames_together(world: World, story: Any, settings: dict[str, Any]) -> Te
     told = Story.parse(story)
     positive, negative, frames = EncodeStoryNode.execute(world.clip, told).result
     sharing = {"strength": 1.0, "layers": "all", "same_character": True, "threshold": 0.0, "decay": 0.5}
-    (empty,) = nodes.EmptyLatentImage().generate(*[STANDING.picture_side] * 2, frames)
+    (empty,) = nodes.EmptyLatentImage().generate(*[TOY_WORLD.picture_side] * 2, frames)
     how = (*(settings[key] for key in ("seed", "steps", "cfg")), "euler", "simple", positive, negative, empty)
     models = {"apart": world.model}
     for name, chosen in settings["together"].items():

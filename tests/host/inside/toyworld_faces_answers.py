@@ -18,7 +18,7 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from story_identity.core.layout import Layout  # noqa: E402
 from story_identity.core.story import Story  # noqa: E402
-from story_identity.core.toyworld.models import STANDING  # noqa: E402
+from story_identity.core.toyworld.sizes import TOY_WORLD  # noqa: E402
 from story_identity.nodes.injector import FaceFeaturesNode, ShuffledIDInjectorNode  # noqa: E402
 from story_identity.nodes.story import EncodeStoryNode  # noqa: E402
 from story_identity.nodes.toyworld import ToyWorldLoaderNode  # noqa: E402
@@ -45,7 +45,7 @@ def of_faces(asked: Tensors, told: Any, ways: dict[str, Any], settings: dict[str
     faces = features(loaded, asked)
     said = {f"{name} {face.name}": value for face in faces for name, value in vars(face.features).items()}
     positive, negative, frames = EncodeStoryNode.execute(loaded[CLIP], story).result
-    (empty,) = nodes.EmptyLatentImage().generate(*[STANDING.picture_side] * 2, frames)
+    (empty,) = nodes.EmptyLatentImage().generate(*[TOY_WORLD.picture_side] * 2, frames)
     layouts = [layout_of(frame, asked["masks"]) for frame in story.frames]
     for way, chosen in ways.items():
         given = {"model": loaded[MODEL], "adapter": loaded[ADAPTER], "faces": faces, "story": story}

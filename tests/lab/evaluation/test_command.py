@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import typer
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.evaluation.__main__ import (
     FEWER,
     PROMPTS,
@@ -13,7 +13,6 @@ from story_identity.lab.evaluation.__main__ import (
     TOYWORLD,
     storynizor,
     toyworld,
-    transformer,
 )
 from story_identity.lab.evaluation.figure import write_strip
 from story_identity.lab.evaluation.folder import claim_folder, numbers_of, pictures_of
@@ -31,7 +30,7 @@ def finished(tmp_path):
     numbers_of(out, 0).parent.mkdir(parents=True)
     for row in ROWS:
         numbers_of(out, row["story"]).write_text(json.dumps(row))
-        black = torch.zeros(STANDING.picture_side, STANDING.picture_side, 3)
+        black = torch.zeros(TOY_WORLD.picture_side, TOY_WORLD.picture_side, 3)
         write_strip(pictures_of(out, row["story"]), {name: [black] * 4 for name in VARIANTS}, VARIANTS)
     (tmp_path / "page.md").write_text(f"before\n{BEGIN}{END}\nafter\n")
     return tmp_path
@@ -87,12 +86,6 @@ def test_a_page_without_markers_is_refused_before_anything_is_drawn(tmp_path):
     with pytest.raises(typer.BadParameter, match="page.md needs the lines"):
         toyworld(tmp_path / "out", stories=2, processes=1, page=tmp_path / "page.md")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_transformer_is_not_measured_before_there_is_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("story_identity.lab.evaluation.__main__.TRANSFORMER_WEIGHTS", tmp_path / "nothing")
-    with pytest.raises(typer.BadParameter, match="cannot be measured yet.*toy-world-2"):
-        transformer(tmp_path / "out", stories=2, processes=1, page=tmp_path / "page.md")
 
 
 def test_a_folder_belongs_to_one_evaluation(tmp_path, finished):

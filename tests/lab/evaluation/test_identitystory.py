@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from story_identity.core.toyworld.models import STANDING, store
+from story_identity.core.toyworld.models import store
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.evaluation.identitystory import (
     DRAWN,
     OTHERS,
@@ -61,7 +62,7 @@ def test_the_background_is_the_templates_and_the_people_are_not(instruments, mea
 
 def test_grown_cells_hold_the_fixed_ones(instruments):
     toy = make_story(STORY)
-    side = STANDING.picture_side
+    side = TOY_WORLD.picture_side
     layout = instruments.studio.find(toy.story.frames[0], torch.zeros(side, side, 3), None)
     fixed, grown = (final_cells(instruments.studio.settings, layout, (16, 16), flag) for flag in (False, True))
     assert (grown >= fixed).all()

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import typer
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.evaluation.__main__ import (
     IDENTITY_FIGURE,
     STORYNIZOR,
@@ -25,7 +25,7 @@ from tests.lab.evaluation.small import STORY
 
 
 def noise(seed):
-    side = STANDING.picture_side
+    side = TOY_WORLD.picture_side
     return [torch.rand(side, side, 3, generator=torch.Generator().manual_seed(seed + n)) for n in range(FRAMES)]
 
 

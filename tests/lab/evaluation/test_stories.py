@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
 from story_identity.lab.evaluation.stories import FRAMES, make_story, with_others
 
@@ -31,7 +31,7 @@ def test_prompts_are_in_the_vocabulary_and_people_are_strangers():
     for toy in STORIES:
         assert all(person.held_out for person in toy.people)
         for frame in toy.story.frames:
-            assert unknown not in tokenize(frame.prompt, STANDING.text_length)
+            assert unknown not in tokenize(frame.prompt, TOY_WORLD.text_length)
 
 
 def test_others_share_what_the_caption_says():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from story_identity.core.scores.statistics import Interval
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.evaluation.__main__ import IDENTITY_FIGURE
 from story_identity.lab.evaluation.figure import SCALE, Figure, write_figure, write_strip
 from story_identity.lab.evaluation.markdown import find_markers, markers, show_interval, write_between_markers
@@ -13,7 +13,7 @@ from story_identity.lab.evaluation.tables import make_tables
 from story_identity.lab.evaluation.variants import VARIANTS
 from story_identity.lab.toyworld.probe import PERSON, SCENE
 
-SIDE = STANDING.picture_side
+SIDE = TOY_WORLD.picture_side
 CELL = SCALE * SIDE
 
 BEGIN, END = markers("toyworld")

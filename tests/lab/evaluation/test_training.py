@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from story_identity.core.injector import ReferenceFeatures
 from story_identity.core.shuffle import MODES
 from story_identity.core.toyworld.identity_encoder import WIDTH
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.vocabulary import POSES
 from story_identity.headless.reference_injection import cross_attention_widths, inject_story
 from story_identity.lab.evaluation import training
@@ -72,8 +72,8 @@ def weights(instruments, tmp_path_factory):
     folder, unet = tmp_path_factory.mktemp("trained"), instruments.studio.pipe.unet
     zeros = load_file(write_lora(folder / f"{WITH}.safetensors", unet))
     save_file({key: torch.zeros_like(value) for key, value in zeros.items()}, folder / f"{WITHOUT}.safetensors")
-    layers = layer_side(list(cross_attention_widths(unet).values()), cross=STANDING.text_width)
-    content = flat({"image_proj": plus_face(STANDING.text_width), "ip_adapter": layers})
+    layers = layer_side(list(cross_attention_widths(unet).values()), cross=TOY_WORLD.text_width)
+    content = flat({"image_proj": plus_face(TOY_WORLD.text_width), "ip_adapter": layers})
     save_file(content, folder / f"{INJECTOR}.safetensors")
     save_file({key: value.roll(1, dims=-1) for key, value in content.items()}, folder / f"{STACKED}.safetensors")
     return folder

@@ -1,54 +1,45 @@
 """One small story drawn by the transformer, with random weights and a detector that knows where to look."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
 from story_identity.core.scores.cosines import mean_cosine_between
 from story_identity.core.toyworld.identity_encoder import IdentityEncoder
 from story_identity.core.toyworld.recogniser import ToyRecogniser
-from story_identity.core.toyworld.transformer import TRANSFORMER_WORLD
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.flow_sampling import load_transformer_pipeline
 from story_identity.headless.studio import open_studio
-from story_identity.lab.evaluation import identitystory, transformer
+from story_identity.lab.evaluation import transformer
 from story_identity.lab.evaluation.identitystory import DRAWN, OTHERS, Instruments, Seen, evaluation_settings
 from story_identity.lab.evaluation.stories import make_story
 from story_identity.lab.evaluation.transformer import ON, SOURCES, VARIANTS, Artist, measure_story
 from story_identity.lab.toyworld.probe import Probe
-from story_identity.lab.toyworld.world import draw
 
 from tests.closeness import assert_close, largest_difference
 from tests.lab.evaluation.small import PORTRAITS, START, STORY, SeesTwo, T
 from tests.stand_ins.toy_transformer import make_random_transformer
 from tests.stand_ins.toyworld import make_random_toyworld
 
-SIDE = TRANSFORMER_WORLD.picture_side
+SIDE = TOY_WORLD.picture_side
 SIZES = {"width": SIDE, "height": SIDE, "portrait_side": SIDE}
 
 
 @pytest.fixture(scope="module")
 def instruments(tmp_path_factory):
-    folder = make_random_toyworld(tmp_path_factory.mktemp("world"), world=TRANSFORMER_WORLD)
+    folder = make_random_toyworld(tmp_path_factory.mktemp("world"))
     files = {"checkpoint": str(folder), "photomaker": str(folder / "photomaker.safetensors")}
     settings = evaluation_settings(**files, **SIZES, steps=T, start=START, portraits=PORTRAITS, rank=1, rounds=1)
     torch.manual_seed(3)
-    detector = SeesTwo([person.word for person in make_story(STORY).people], TRANSFORMER_WORLD)
-    recogniser = ToyRecogniser(detector, IdentityEncoder(TRANSFORMER_WORLD).eval())
-    return Instruments(open_studio(settings, "cpu", detector), detector, recogniser, Probe(TRANSFORMER_WORLD).eval())
+    detector = SeesTwo([person.word for person in make_story(STORY).people])
+    recogniser = ToyRecogniser(detector, IdentityEncoder().eval())
+    return Instruments(open_studio(settings, "cpu", detector), detector, recogniser, Probe().eval())
 
 
 @pytest.fixture(scope="module")
 def artist(instruments, tmp_path_factory):
     weights = make_random_transformer(tmp_path_factory.mktemp("transformer"))
     return Artist(load_transformer_pipeline(weights), instruments.studio)
-
-
-@pytest.fixture(autouse=True)
-def drawn_as_large(monkeypatch):
-    """Drawings are as large as the transformer's pictures."""
-    monkeypatch.setattr(identitystory, "draw", partial(draw, world=TRANSFORMER_WORLD))
-    monkeypatch.setattr(transformer, "draw", partial(draw, world=TRANSFORMER_WORLD))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import story_identity.lab.storydb.build as building
 from PIL import Image
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.storydb.build import build_storydb
 from story_identity.lab.storydb.manifest import read_storydb
 from story_identity.lab.storydb.settings import TOYWORLD_STORYDB, StoryDBSettings
@@ -64,7 +64,7 @@ def test_masks_and_words_of_a_group(pictures, storydb):
         assert character["word"] in [caption[slice(*span)] for span in person["words"]]
         mask = np.array(Image.open(io.BytesIO(files[f"{picture['key']}.mask.png"])))
         assert set(np.unique(mask)) == {0, 1}
-        assert mask.shape == (STANDING.picture_side, STANDING.picture_side)
+        assert mask.shape == (TOY_WORLD.picture_side, TOY_WORLD.picture_side)
         assert files[f"{picture['key']}.png"] == (pictures / picture["source"]).read_bytes()
 
 

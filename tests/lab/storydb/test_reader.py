@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 import torch
 from PIL import Image
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.storydb.manifest import read_storydb
 from story_identity.lab.storydb.reader import StoryDBReader, fitted
 from story_identity.lab.storydb.shards import read_files, write_shard
@@ -23,6 +24,9 @@ class InWorkers(IterableDataset):
 
     def __iter__(self):
         return self.groups()
+
+
+SIDE = TOY_WORLD.picture_side
 
 
 @pytest.fixture
@@ -41,13 +45,13 @@ def damage(db, group, change):
 
 
 def test_a_group_is_what_was_stored(storydb, pictures):
-    by_captions = {group.captions: group for group in StoryDBReader(storydb, 64, 64).epoch()}
+    by_captions = {group.captions: group for group in StoryDBReader(storydb, SIDE, SIDE).epoch()}
     for stored in read_storydb(storydb)["groups"]:
         sources = [pictures / each["source"] for each in stored["pictures"]]
         group = by_captions[tuple(source.with_suffix(".txt").read_text() for source in sources)]
         assert group.names == (stored["source"],)
-        assert group.pictures.shape == (len(sources), 64, 64, 3)
-        assert group.masks.shape == (len(sources), 1, 64, 64)
+        assert group.pictures.shape == (len(sources), SIDE, SIDE, 3)
+        assert group.masks.shape == (len(sources), 1, SIDE, SIDE)
         assert group.masks.flatten(2).any(dim=2).all()
         with Image.open(sources[0]) as picture:
             assert (group.pictures[0, 5, 9] * 255).round().tolist() == list(picture.getpixel((9, 5)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
 from torch import Tensor
 
@@ -29,7 +29,7 @@ FLAT = {
 }
 
 
-@pytest.mark.parametrize("sizes", [TOY_WORLD_1.unet, TOY_WORLD_2.unet, UNEVEN, FLAT])
+@pytest.mark.parametrize("sizes", [TOY_WORLD.unet, UNEVEN, FLAT])
 def test_diffusers_converts_a_unet_back(sizes: dict[str, Any]) -> None:
     unet = UNet2DConditionModel(**sizes)
     stored = unet_to_ldm(unet.state_dict())

@@ -7,15 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from story_identity.core.toyworld.flux_layout import to_published
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.transformer import (
     LATENT_SCALE,
-    TRANSFORMER_WORLD,
     TransformerSizes,
     to_model_scale,
     transformer_vocabulary,
 )
 from story_identity.core.toyworld.vocabulary import tokenize
-from story_identity.core.toyworld.worlds import claim_folder
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
@@ -65,7 +64,7 @@ def lessons(settings):
 def test_lessons_hold_what_they_say_and_are_kept(settings, lessons):
     count, side = len(lessons.latents), lessons.latents.shape[-1]
     assert lessons.latents.shape == (24, 16, side, side)
-    assert lessons.tokens.shape == lessons.told.shape == (count, TRANSFORMER_WORLD.text_length)
+    assert lessons.tokens.shape == lessons.told.shape == (count, TOY_WORLD.text_length)
     assert lessons.masks.shape == (count, 1, side, side)
     assert (lessons.masks.flatten(1).sum(dim=1) > 2).all()
     assert {key: each.shape for key, each in lessons.portraits.items()} == {
@@ -96,8 +95,7 @@ def test_the_portraits_person_is_the_one_who_is_told():
     assert told[0].startswith("a woman with red hair, the woman in image 1, and")
     assert told[1].endswith("black hair, the woman in image 1, waving on a beach")
     assert all(
-        len(tokenize(text, TRANSFORMER_WORLD.text_length, transformer_vocabulary())) == TRANSFORMER_WORLD.text_length
-        for text in told
+        len(tokenize(text, TOY_WORLD.text_length, transformer_vocabulary())) == TOY_WORLD.text_length for text in told
     )
 
 
@@ -164,7 +162,7 @@ def test_a_training_goes_on_from_finished_weights(settings, tmp_path):
         "transformer": to_published(finished.transformer.state_dict(), SMALL.layers()),
         "text_encoder": text_keys(finished.text.state_dict()),
     }
-    claim_folder(TRANSFORMER_WORLD, tmp_path / "transformer")
+    (tmp_path / "transformer").mkdir()
     for name, weights in files.items():
         save_file(weights, tmp_path / "transformer" / f"{name}.safetensors")
     still = replace(first, rate=1e-12, seed=6, folder=settings.folder / "second", start=tmp_path)

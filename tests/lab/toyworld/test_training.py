@@ -17,13 +17,14 @@ from story_identity.core.locking import locked
 from story_identity.core.photomaker import split_file, vision_config
 from story_identity.core.toyworld.convolutions import Block
 from story_identity.core.toyworld.identity_encoder import IdentityEncoder
-from story_identity.core.toyworld.models import STANDING, load_weights, noise_levels
+from story_identity.core.toyworld.models import WEIGHTS, load_weights, noise_levels
+from story_identity.core.toyworld.sizes import TOY_WORLD
+from story_identity.core.toyworld.transformer import TRANSFORMER_WEIGHTS
 from story_identity.core.toyworld.vae import ToyVAE, load_vae
 from story_identity.core.toyworld.vocabulary import UNKNOWN, tokenize, vocabulary
-from story_identity.core.toyworld.worlds import TOY_WORLD_1, TOY_WORLD_2, claim_folder, world_of
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.training import train_decoder, train_network
-from story_identity.lab.toyworld.training.recipes import RECIPES
+from story_identity.lab.toyworld.training.recipes import RECIPE
 from story_identity.lab.toyworld.training.rendered_scenes import to_pixels
 from story_identity.lab.toyworld.training.stages import STAGES, load_base, run_stage, text_keys, tower_of
 from story_identity.lab.toyworld.training.train_base import BaseModel, Diffusion, drop_words, encode
@@ -35,6 +36,7 @@ from story_identity.lab.toyworld.training.train_photomaker import (
     Examples,
     FaceJudge,
     draw_examples,
+    drawn_together,
     left_out,
     photomaker_file,
     train_photomaker,
@@ -250,9 +252,7 @@ def test_a_training_that_its_time_limit_ended_is_not_continued(settings, monkeyp
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
     chosen = {"device": "cpu", "seed": 3, "minutes": 0.0, "work": tmp_path, "out": tmp_path / "out"}
-    folder = tmp_path if STANDING == TOY_WORLD_1 else tmp_path / STANDING.name
-    folder.mkdir(exist_ok=True)
-    with locked(folder, "not expected"), pytest.raises(ValueError, match="Another training is at work in"):
+    with locked(tmp_path, "not expected"), pytest.raises(ValueError, match="Another training is at work in"):
         run_stage("vae", **chosen)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "card.json").write_text("[")
@@ -291,7 +291,7 @@ def test_what_v_is():
 
 
 def test_captions_with_dropped_words_stay_captions():
-    row = torch.tensor([tokenize("a woman with red hair waves on a beach", STANDING.text_length)]).repeat(2000, 1)
+    row = torch.tensor([tokenize("a woman with red hair waves on a beach", TOY_WORLD.text_length)]).repeat(2000, 1)
     changed = drop_words(row, StepRandom.of(0, 0, 0))
     unknown = vocabulary().index(UNKNOWN)
     empty = (changed[:, 1:] == 1).all(dim=1)
@@ -311,57 +311,46 @@ def test_half_of_a_batch_shares_a_caption():
 SHORT = replace(STAGES["vae"], steps=20, batch=4, minutes=0)
 
 
-def few_pictures(monkeypatch, world, **changes):
-    """Let a world's recipe do with little."""
-    recipe = replace(RECIPES[world.name], vae_pictures=64, stages={}, **changes)
-    monkeypatch.setitem(RECIPES, world.name, recipe)
+def few_pictures(monkeypatch, **changes):
+    """Let the recipe do with little."""
+    for name, value in {"vae_pictures": 64, **changes}.items():
+        monkeypatch.setitem(vars(RECIPE), name, value)
     monkeypatch.setattr("story_identity.lab.toyworld.training.train_vae.SAMPLE", 64)
-    return recipe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [TOY_WORLD_1, TOY_WORLD_2], ids=lambda world: world.name)
-def test_a_stage_writes_weights_that_load_and_its_card(tmp_path, monkeypatch, world):
+def test_a_stage_writes_weights_that_load_and_its_card(tmp_path, monkeypatch):
     monkeypatch.setitem(STAGES, "vae", SHORT)
-    few_pictures(monkeypatch, world)
+    few_pictures(monkeypatch)
     out = tmp_path / "out"
-    run_stage("vae", device="cpu", seed=3, minutes=0.0, work=tmp_path / "work", out=out, world=world)
-    assert world_of(out) == world
-    assert load_vae(out).world == world
+    run_stage("vae", device="cpu", seed=3, minutes=0.0, work=tmp_path / "work", out=out)
+    load_vae(out)
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))["vae"]
-    assert f"--seed 3 --minutes 0 --device cpu --world {world.name}" in card["command"]
+    assert "--seed 3 --minutes 0 --device cpu" in card["command"]
     assert card["measured"]["psnr_db"] > 15  # the principal components alone give more
     monkeypatch.setitem(STAGES, "vae", replace(SHORT, steps=1))
-    continued = {"device": "cpu", "seed": 4, "minutes": 0.0, "work": tmp_path / "more", "world": world}
+    continued = {"device": "cpu", "seed": 4, "minutes": 0.0, "work": tmp_path / "more"}
     run_stage("vae", **continued, out=tmp_path / "more", start=out)  # one step more, from what is finished
     better = json.loads((tmp_path / "more" / "card.json").read_text(encoding="utf-8"))["vae"]
     assert better["measured"]["psnr_db"] > card["measured"]["psnr_db"] - 0.5
 
 
-def test_weights_of_another_world_are_no_start_and_no_place(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    make_random_toyworld(first, world=TOY_WORLD_1)
-    make_random_toyworld(second, world=TOY_WORLD_2)
-    chosen = {"device": "cpu", "seed": 0, "minutes": 0.0, "work": tmp_path / "work"}
-    with pytest.raises(ValueError, match="first holds weights of toy-world-1, not of toy-world-2: choose another"):
-        run_stage("vae", **chosen, out=first, world=TOY_WORLD_2)
-    with pytest.raises(ValueError, match="second are of toy-world-2, which has other sizes than toy-world-1"):
-        run_stage("vae", **chosen, out=first, world=TOY_WORLD_1, start=second)
+def test_a_folder_to_continue_from_has_to_be_there(tmp_path):
+    chosen = {"device": "cpu", "seed": 0, "minutes": 0.0, "work": tmp_path / "work", "out": tmp_path / "out"}
     with pytest.raises(ValueError, match='--continue-from is ".*nowhere", which is no folder'):
-        run_stage("vae", **chosen, out=first, world=TOY_WORLD_1, start=tmp_path / "nowhere")
+        run_stage("vae", **chosen, start=tmp_path / "nowhere")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "sizes"), [(TOY_WORLD_1, (64, 8, 2)), (TOY_WORLD_2, (128, 16, 3))])
-def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world, sizes):
-    settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path, world=world)
-    base = BaseModel(0, world)
+def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path):
+    settings = Settings(steps=3, batch=4, rate=1e-3, folder=tmp_path)
+    base = BaseModel(0)
     before = {key: value.clone() for key, value in base.state_dict().items()}
-    vae = ToyVAE(world)
+    vae = ToyVAE()
     examples = draw_examples(vae, settings, count=8)
     assert len(list(tmp_path.glob("examples_8_0_*.pt"))) == 1
-    judge = FaceJudge(vae, IdentityEncoder(world), examples)
-    tower = IdEncoder(0, world)
+    judge = FaceJudge(vae, IdentityEncoder(), examples)
+    tower = IdEncoder(0)
     untrained = {key: value.clone() for key, value in tower.state_dict().items()}
     adapter, _ = train_photomaker(base, tower, examples, settings, judge)
     learnt = {key for key, value in tower.state_dict().items() if not torch.equal(value, untrained[key])}
@@ -370,8 +359,8 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world,
     file = photomaker_file(adapter)
     encoder, lora = split_file(file, "toy")
     found = vision_config(encoder)
-    assert found["projection_dim"] + len(encoder["visual_projection_2.weight"]) == world.text_width
-    assert (found["image_size"], found["patch_size"], found["num_attention_heads"]) == sizes
+    assert found["projection_dim"] + len(encoder["visual_projection_2.weight"]) == TOY_WORLD.text_width
+    assert (found["image_size"], found["patch_size"], found["num_attention_heads"]) == (128, 16, 3)
     assert any(value.abs().max() > 0 for key, value in lora.items() if "lora_B" in key)
     after = {
         key.replace(".base_layer", ""): value for key, value in adapter.base.state_dict().items() if "lora" not in key
@@ -381,8 +370,8 @@ def test_the_adapter_learns_and_its_file_has_photomakers_layout(tmp_path, world,
 
 @pytest.mark.slow
 def test_a_tower_alone_is_an_identity_generator_to_be_continued_from(tmp_path, monkeypatch):
-    few_pictures(monkeypatch, STANDING, tower_steps=2)
-    out, work = make_random_toyworld(tmp_path, world=STANDING), tmp_path / "work"
+    few_pictures(monkeypatch, tower_steps=2)
+    out, work = make_random_toyworld(tmp_path), tmp_path / "work"
     run_stage("tower", device="cpu", seed=3, minutes=0.0, work=work, out=out)
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))["tower"]
     assert card["files"] == ["photomaker"]
@@ -411,8 +400,8 @@ def test_examples_point_at_the_person_in_the_mask(tmp_path):
 def test_the_adapter_changes_one_word_only():
     adapter = Adapter(BaseModel(0), IdEncoder(0)).eval()
     torch.nn.init.normal_(adapter.encoder.fuse_module.mlp1.fc2.weight)  # as if it had learnt
-    tokens = torch.tensor([tokenize("a man and a woman in the snow", STANDING.text_length)])
-    portraits = torch.rand(1, 2, 3, STANDING.picture_side, STANDING.picture_side) * 2 - 1
+    tokens = torch.tensor([tokenize("a man and a woman in the snow", TOY_WORLD.text_length)])
+    portraits = torch.rand(1, 2, 3, TOY_WORLD.picture_side, TOY_WORLD.picture_side) * 2 - 1
     with torch.no_grad():
         identity = adapter.identities(portraits)
         context = adapter.context(tokens, torch.tensor([5]), identity)
@@ -425,16 +414,29 @@ def test_the_adapter_changes_one_word_only():
 
 def test_the_adapter_begins_with_what_the_text_says():
     adapter = Adapter(BaseModel(0), IdEncoder(0)).eval()
-    tokens = torch.tensor([tokenize("a man and a woman in the snow", STANDING.text_length)])
+    tokens = torch.tensor([tokenize("a man and a woman in the snow", TOY_WORLD.text_length)])
     with torch.no_grad():
-        context = adapter.context(tokens, torch.tensor([5]), torch.randn(1, STANDING.text_width))
+        context = adapter.context(tokens, torch.tensor([5]), torch.randn(1, TOY_WORLD.text_width))
         assert_close(context, adapter.base.text(tokens)[0])
 
 
+def test_half_of_the_identities_are_drawn_towards_others_and_become_shorter():
+    people = torch.eye(400) * 3
+    drawn = drawn_together(people, StepRandom.of(0, 0, 0))
+    assert_close(drawn.sum(dim=1), people.sum(dim=1))  # what is taken from one goes to others
+    own = drawn.diagonal() / 3
+    moved = own < 1
+    assert 0.4 < moved.float().mean() < 0.6
+    assert torch.equal(drawn[~moved], people[~moved])
+    assert own.min() >= 1 - RECIPE.blend
+    assert own[moved].mean() == pytest.approx(1 - RECIPE.blend / 2, abs=0.03)
+    assert (drawn[moved].norm(dim=1) < people[moved].norm(dim=1)).all()
+
+
 def test_captions_and_identities_are_left_out_at_the_recipes_shares(monkeypatch):
-    few_pictures(monkeypatch, TOY_WORLD_1, text_dropout=0.2, identity_dropout=0.25)
-    settings = Settings(steps=1, batch=4, rate=1e-3, world=TOY_WORLD_1)
-    row = torch.tensor([tokenize("a woman with red hair", TOY_WORLD_1.text_length)]).repeat(2000, 1)
+    few_pictures(monkeypatch, text_dropout=0.2, identity_dropout=0.25)
+    settings = Settings(steps=1, batch=4, rate=1e-3)
+    row = torch.tensor([tokenize("a woman with red hair", TOY_WORLD.text_length)]).repeat(2000, 1)
     tokens, kept = left_out(row, StepRandom.of(0, 0, 0), settings)
     silent = (tokens != row).any(dim=1)
     assert 0.17 < silent.float().mean() < 0.23
@@ -444,13 +446,12 @@ def test_captions_and_identities_are_left_out_at_the_recipes_shares(monkeypatch)
 
 def test_a_face_that_is_its_person_is_not_unlike(tmp_path):
     """Only latents that count are judged and moved; a face whose own features are asked for has nothing to lose."""
-    world = TOY_WORLD_2
-    settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path, world=world)
-    vae = ToyVAE(world)
+    settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path)
+    vae = ToyVAE()
     examples = draw_examples(vae, settings, count=4)
     torch.manual_seed(0)
-    judge = FaceJudge(vae, IdentityEncoder(world), examples)
-    latents = torch.randn(4, world.latent_channels, 16, 16, requires_grad=True)
+    judge = FaceJudge(vae, IdentityEncoder(), examples)
+    latents = torch.randn(4, TOY_WORLD.latent_channels, 16, 16, requires_grad=True)
     rows, counts = torch.arange(4), torch.tensor([True, False, True, False])
     value = judge.unlikeness(latents, rows, counts)
     value.backward()
@@ -475,17 +476,17 @@ def test_an_even_spread_costs_nothing_and_few_directions_much():
 
 @pytest.mark.slow
 def test_a_short_training_spreads_the_towers_embeddings(tmp_path, monkeypatch):
-    settings = Settings(steps=30, batch=16, rate=1e-3, folder=tmp_path / "with", world=TOY_WORLD_1)
+    settings = Settings(steps=30, batch=16, rate=1e-3, folder=tmp_path / "with")
     directions = {}
     for weight in (0.0, 1.0):
-        few_pictures(monkeypatch, TOY_WORLD_1, spread=weight)
+        few_pictures(monkeypatch, spread=weight)
         encoder, _ = train_tower(replace(settings, folder=tmp_path / str(weight)))
-        directions[weight] = measure_tower(encoder, TOY_WORLD_1, people=60)["directions"]
+        directions[weight] = measure_tower(encoder, people=60)["directions"]
     assert directions[1.0] > 1.5 * directions[0.0]
 
 
 def test_head_squares_hold_heads(tmp_path):
-    settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path, world=TOY_WORLD_2)
+    settings = Settings(steps=1, batch=1, rate=1e-3, folder=tmp_path)
     drawn = drawn_scenes(10, 5, settings)
     marked = np.zeros_like(drawn.pictures)
     for row, person in zip(*np.nonzero(drawn.words), strict=True):
@@ -554,24 +555,21 @@ def test_a_saved_base_model_loads_again(tmp_path):
     from story_identity.lab.toyworld.ldm_keys import unet_to_ldm
 
     base = BaseModel(4)
-    claim_folder(STANDING, tmp_path)
     save_file(unet_to_ldm(base.unet.state_dict()), tmp_path / "unet.safetensors")
     save_file(text_keys(base.text.state_dict()), tmp_path / "text_encoder.safetensors")
     loaded = load_base(tmp_path, seed=9)
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in base.state_dict().items())
     assert isinstance(loaded.unet, UNet2DConditionModel)
-    assert loaded.unet.config.block_out_channels == STANDING.unet["block_out_channels"]
+    assert loaded.unet.config.block_out_channels == TOY_WORLD.unet["block_out_channels"]
 
 
-def test_what_there_is_of_the_second_world_can_be_continued_from():
-    folder = LAB_WEIGHTS / TOY_WORLD_2.name
-    cards = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    assert {name for card in cards.values() for name in card["files"]} == {
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.safetensors")
-    }
-    base, vae, transformer = load_base(folder, seed=0), load_vae(folder), Transformer(0)
-    load_transformer(transformer, folder / "transformer")
-    assert base.world == vae.world == TOY_WORLD_2
+def test_the_weights_are_the_cards_and_can_be_continued_from():
+    cards = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))
+    named = {name for card in cards.values() for name in card["files"]}
+    there = [path.relative_to(folder) for folder in (WEIGHTS, LAB_WEIGHTS) for path in folder.rglob("*.safetensors")]
+    assert named == {path.with_suffix("").as_posix() for path in there}
+    base, vae, transformer = load_base(WEIGHTS, seed=0), load_vae(), Transformer(0)
+    load_transformer(transformer, TRANSFORMER_WEIGHTS)
     for network in (base, vae, transformer):
         assert all(each.isfinite().all() for each in network.state_dict().values())
 
@@ -593,8 +591,8 @@ def test_normalising_the_latents_changes_no_picture():
         normalise_latents(vae, pixels)
         after, again = vae.encode(pixels), vae.decode(vae.encode(pixels))
     assert before.mean() > 1
-    assert_close(after.mean((0, 2, 3)), torch.zeros(STANDING.latent_channels), tolerance=1e-4, scale=1)
-    assert_close(after.std((0, 2, 3)), torch.ones(STANDING.latent_channels), tolerance=1e-3)
+    assert_close(after.mean((0, 2, 3)), torch.zeros(TOY_WORLD.latent_channels), tolerance=1e-4, scale=1)
+    assert_close(after.std((0, 2, 3)), torch.ones(TOY_WORLD.latent_channels), tolerance=1e-3)
     inside = (
         slice(None),
         slice(None),

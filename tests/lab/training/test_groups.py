@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
-from story_identity.core.toyworld.models import STANDING
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.lab.toyworld.training.toy_groups import ToyGroups
 from story_identity.lab.training.groups import GroupSource
 from story_identity.lab.training.loop import _Batches
@@ -64,7 +64,7 @@ def test_toy_groups_are_the_same_again_and_different_between_processes():
 def test_toy_groups_tell_who_is_where():
     for each in islice(ToyGroups(1, frames=3).stream(0, 0, 1), 8):
         assert len(each) == 3
-        assert each.pictures.shape == (3, STANDING.picture_side, STANDING.picture_side, 3)
+        assert each.pictures.shape == (3, TOY_WORLD.picture_side, TOY_WORLD.picture_side, 3)
         assert each.masks.flatten(2).any(dim=2).all()
         assert not (each.masks.sum(dim=1) > 1).any()
         for own in each.words:

@@ -1,4 +1,4 @@
-"""Faces for pictures large enough to show them: lights in the eyes, open mouths, and what tells the class words apart.
+"""Faces: lights in the eyes, open mouths, and what tells the class words apart.
 
 Coordinates are the head's: 0 is its middle, 1 its edge.
 """
@@ -10,7 +10,7 @@ from .colours import EYES, HAIR, INK, Colour, darker
 _WHITE = (255, 255, 255)
 
 
-def draw_detailed_face(figure: Any) -> None:
+def draw_face(figure: Any) -> None:
     """Eyes, brows, nose, mouth, freckles, and by class word cheeks, lashes and earrings, on a `drawing.Figure`."""
     person = figure.person
     child, female = person.word in ("boy", "girl"), person.word in ("woman", "girl")

@@ -1,40 +1,29 @@
-"""The sizes of the toy world, of which there are two: one object says all of them.
+"""The sizes of the toy world: one object says all of them."""
 
-A folder of weights says in `world.json` which world they belong to; folders without that file are of the first.
-"""
-
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..quoting import printable, quote, quote_all
-
-NOTE = "world.json"
-"""The file next to the weights that names their world."""
-
 _GRID = 32
-"""The side on which the detector's and the recogniser's first layers work, whatever the picture's."""
+"""The side on which the detector's and the recogniser's first layers work."""
 
 
 @dataclass(frozen=True)
-class World:
+class Sizes:
     """How large pictures, latents and networks are.
 
     Args:
-        name: What `world.json` and identities call it.
+        name: What identities call the encoder.
         picture_side: Side of the pictures in pixels, a multiple of 64.
         latent_ratio: Pixels per latent cell and side.
         latent_channels: Channels of a latent.
-        text_width: Width of the text embeddings. The worlds differ in it: it tells whose an identity encoder is.
+        text_width: Width of the text embeddings.
+        text_length: Tokens of a prompt.
         unet_widths: Channels of the UNet's levels, from the picture's own grid of cells down.
         unet_attention: Per level, whether it has attention; the middle always has.
         vae_width: Channels of the VAE's convolutions on the grid of cells.
         vae_blocks: Of the encoder and of the decoder.
         vae_fine_width: Channels of the decoder's convolutions on a grid twice as fine.
-        vae_fine_blocks: How many of those there are; 0 leaves them out.
-        figure_sizes: How large grown-ups are drawn where there are 1, 2 and 3 people.
-        detailed: Whether faces are drawn for large pictures: open mouths, lids, lights in the eyes.
+        vae_fine_blocks: How many of those there are.
     """
 
     name: str
@@ -42,15 +31,13 @@ class World:
     latent_ratio: int
     latent_channels: int
     text_width: int
+    text_length: int
     unet_widths: tuple[int, ...]
     unet_attention: tuple[bool, ...]
     vae_width: int
     vae_blocks: tuple[int, int]
     vae_fine_width: int
     vae_fine_blocks: int
-    figure_sizes: tuple[float, float, float]
-    detailed: bool
-    text_length: int = 40
 
     @property
     def latent_side(self) -> int:
@@ -105,75 +92,17 @@ class World:
         }
 
 
-TOY_WORLD_1 = World(
-    name="toy-world-1",
-    picture_side=64,
-    latent_ratio=4,
-    latent_channels=8,
-    text_width=128,
-    unet_widths=(64, 128),
-    unet_attention=(False, True),  # on the 8 x 8 grid alone
-    vae_width=96,
-    vae_blocks=(2, 5),
-    vae_fine_width=0,
-    vae_fine_blocks=0,
-    figure_sizes=(1.0, 1.0, 0.8),
-    detailed=False,
-)
-TOY_WORLD_2 = World(
+TOY_WORLD = Sizes(
     name="toy-world-2",
     picture_side=128,
     latent_ratio=8,
     latent_channels=16,
     text_width=160,
+    text_length=40,
     unet_widths=(64, 128, 128),
     unet_attention=(True, True, False),  # on the 16 x 16 and 8 x 8 grids, and in the middle, which is 4 x 4
     vae_width=96,
     vae_blocks=(2, 2),
     vae_fine_width=64,
     vae_fine_blocks=3,
-    figure_sizes=(1.2, 1.12, 0.86),
-    detailed=True,
 )
-WORLDS = {world.name: world for world in (TOY_WORLD_1, TOY_WORLD_2)}
-
-
-def world_called(name: object) -> World:
-    """The world of a name; ValueError if there is none."""
-    if not isinstance(name, str) or name not in WORLDS:
-        raise ValueError(f"There is no toy world {quote(name)}. There are {quote_all(list(WORLDS))}.")
-    return WORLDS[name]
-
-
-def world_of(folder: Path) -> World:
-    """The world that the weights in a folder belong to: the first, unless `world.json` there names another.
-
-    Raises:
-        ValueError: If the file cannot be read or names no world.
-    """
-    path = folder / NOTE
-    if not path.is_file():
-        return TOY_WORLD_1
-    try:
-        return world_called(json.loads(path.read_text(encoding="utf-8-sig"))["world"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{printable(str(path))} does not say which toy world the weights next to it belong to: "
-            f'{printable(str(error), 300)} It must be such as {{"world": "{TOY_WORLD_2.name}"}}.'
-        ) from error
-
-
-def claim_folder(world: World, folder: Path) -> None:
-    """Say in a folder which world its weights belong to; the first world needs no note.
-
-    Raises:
-        ValueError: If there are weights of another world.
-    """
-    if any(folder.glob("*.safetensors")) and world_of(folder) != world:
-        raise ValueError(
-            f"{printable(str(folder))} holds weights of {world_of(folder).name}, not of {world.name}: choose another "
-            "folder."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    if world != TOY_WORLD_1:
-        (folder / NOTE).write_text(json.dumps({"world": world.name}) + "\n", encoding="utf-8")
