@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from PIL import Image
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.run_files import frame_file
 from story_identity.headless.stopping import Terminated, exit_status, stoppable
 
@@ -64,7 +65,7 @@ def test_sigterm_while_frames_are_drawn_is_one_line_and_the_run_goes_on_to_the_s
     (tmp_path / "story.json").write_text(json.dumps({**STORY, "frames": STORY["frames"][2:3] * 3}))
     (tmp_path / "masks").mkdir()
     for index in range(3):
-        Image.new("L", (64, 64)).save(tmp_path / "masks" / frame_file(index))
+        Image.new("L", (TOY_WORLD.picture_side,) * 2).save(tmp_path / "masks" / frame_file(index))
     chosen = settings(toyworld_folder, steps=15, detector="none", masks=str(tmp_path / "masks"))
 
     def words(out):

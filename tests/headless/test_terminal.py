@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless import terminal
 
 from .stories import options_of, settings
@@ -85,7 +86,7 @@ def words(tmp_path, toyworld_folder):
         }
         (tmp_path / "story.json").write_text(json.dumps(told))
         (tmp_path / "masks").mkdir(exist_ok=True)
-        Image.new("L", (64, 64), 1).save(tmp_path / "masks" / "frame_0001.png")
+        Image.new("L", (TOY_WORLD.picture_side,) * 2, 1).save(tmp_path / "masks" / "frame_0001.png")
         chosen = settings(toyworld_folder, detector="none", masks=str(tmp_path / "masks"))
         command = [sys.executable, "-m", "story_identity.headless", "run", tmp_path / "story.json"]
         return [*map(str, [*command, "--out", tmp_path / "out", *options_of(chosen), *options])]

@@ -121,7 +121,7 @@ def test_a_gallery_shows_its_faces():
     assert views.picture_of.shape == (25, 2, 3)
     assert views.picture_of.max() == len(views.pictures) - 1
     widths = views.boxes[..., 2] - views.boxes[..., 0]
-    assert widths[..., : views.close_ups].min() > 35 > widths[..., views.close_ups :].max()
+    assert widths[..., : views.close_ups].min() > 35 * TOY_WORLD.scale > widths[..., views.close_ups :].max()
 
 
 @pytest.mark.parametrize("held_out", [False, True])

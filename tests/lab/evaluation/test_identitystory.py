@@ -117,9 +117,10 @@ def test_the_probe_answers_with_options(tmp_path):
     torch.manual_seed(0)
     save_file(store(Probe().state_dict()), tmp_path / "probe.safetensors")
     probe = load_probe(tmp_path)
-    image = torch.rand(64, 64, 3)
-    mask = torch.zeros(64, 64, dtype=torch.bool)
-    mask[:32] = True
+    side = TOY_WORLD.picture_side
+    image = torch.rand(side, side, 3)
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask[: side // 2] = True
     for read, options in ((probe.read_scene(image), SCENE), (probe.read_person(image, mask), PERSON)):
         assert set(read) == set(options)
         assert all(read[name] in options[name] for name in options)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.headless.shared_frames import Sharing
 from story_identity.lab.evaluation import auto_masks, storynizor
 from story_identity.lab.evaluation.auto_masks import best_of_grid, measure_found, measure_maps, on_grid
@@ -29,13 +30,16 @@ from tests.lab.evaluation.small import STORY, KnowsTheAnswers
 
 pytestmark = pytest.mark.slow
 
+SIDE = TOY_WORLD.picture_side
 TWO = make_story(STORY)
 ONE_FRAME = replace(TWO.story, frames=TWO.story.frames[:1])
 ADA, BEN = (character.name for character in TWO.story.characters)
 
 
-def rectangle(top, left, bottom, right):
-    mask = torch.zeros(64, 64, dtype=torch.bool)
+def rectangle(*sides):
+    """A mask from top, left, bottom and right, in units of which a picture has 64."""
+    mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    top, left, bottom, right = (TOY_WORLD.scale * side for side in sides)
     mask[top:bottom, left:right] = True
     return mask
 
@@ -62,26 +66,28 @@ def test_clothes_are_told_apart_by_whether_the_caption_tells_them():
         """Reads red and blue by turns in the upper half, and red below."""
 
         def read_person(self, image, mask):
-            return {"clothes": "blue" if mask[:32].any() and image[0, 0, 0] > 0.5 else "red"}
+            return {"clothes": "blue" if mask[: SIDE // 2].any() and image[0, 0, 0] > 0.5 else "red"}
 
     toy = next(toy for toy in map(make_story, range(2, 90, 3)) if len(set(toy.plans[0].names_clothes)) == 2)
     named = toy.plans[0].names_clothes.index(True)
     places = [rectangle(0, 0, 9, 9), rectangle(40, 0, 50, 9)]  # whose clothes the caption names is above
     seen = {toy.story.characters[named].name: Seen(places[0], None)}
     seen[toy.story.characters[1 - named].name] = Seen(places[1], None)
-    pictures = [torch.full((64, 64, 3), level) for level in (0.0, 1.0, 0.0, 1.0)]
+    pictures = [torch.full((SIDE, SIDE, 3), level) for level in (0.0, 1.0, 0.0, 1.0)]
     found = measure_clothes(Alternates({}, {}), toy, pictures, [seen] * 4)
     assert found == {"all": pytest.approx((1 + 1 / 3) / 2), "told": pytest.approx(1 / 3), "untold": 1.0}
 
 
 def test_one_figure_is_alike_wherever_it_stands(probe):
     """And whatever is behind it."""
-    figure, pictures, seen = noise(30, 12, 3), [], []
+    (high, wide), pictures, seen = (30, 12), [], []
+    unit = TOY_WORLD.scale
+    figure = noise(unit * high, unit * wide, 3)
     for number, (row, column) in enumerate([(20, 3), (24, 40), (30, 22)]):
-        picture = noise(64, 64, 3, seed=number + 1)
-        picture[row : row + 30, column : column + 12] = figure
+        picture = noise(SIDE, SIDE, 3, seed=number + 1)
+        picture[unit * row : unit * (row + high), unit * column : unit * (column + wide)] = figure
         pictures.append(picture)
-        seen.append({ADA: Seen(rectangle(row, column, row + 30, column + 12), None)})
+        seen.append({ADA: Seen(rectangle(row, column, row + high, column + wide), None)})
     one = make_story(0)
     assert measure_alike(probe, one, pictures, seen) == pytest.approx(1)
     pictures[2] = 1 - pictures[2]
@@ -89,7 +95,7 @@ def test_one_figure_is_alike_wherever_it_stands(probe):
 
 
 def test_a_figure_as_large_as_the_picture_has_features(probe):
-    features = figure_features(probe, noise(64, 64, 3), rectangle(0, 0, 64, 64))
+    features = figure_features(probe, noise(SIDE, SIDE, 3), rectangle(0, 0, 64, 64))
     assert features.shape == (96 * 16,)
     assert features.isfinite().all()
 
@@ -139,7 +145,7 @@ def test_half_a_mask_by_hand():
 
 def test_what_a_grid_allows():
     cells = rectangle(16, 8, 56, 24)
-    fine = torch.zeros(64, 64, dtype=torch.bool)
+    fine = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     fine[::2] = True
     assert best_of_grid(cells, (64, 64)) == 1
     assert 0.8 < best_of_grid(cells, (8, 8)) < 1
@@ -153,7 +159,7 @@ def test_scenes_are_those_of_the_drawings_with_their_people_in_order():
             assert torch.equal(torch.tensor(scene.image).float() / 255, picture)
     for scene in scenes[DRAWN]:
         assert scene.plan.people == TWO.people
-        assert scene.masks.shape == (2, 64, 64)
+        assert scene.masks.shape == (2, SIDE, SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +175,7 @@ def test_the_row_is_json_and_has_every_way(measured):
         assert set(row[measure]) == set(pictures), measure
     assert set(row["drawn_masks"]["levels"]) == {"1"}  # of 4 steps here
     assert set(row["running_masks"]) == {"2"}
-    assert row["drawn_masks"]["grid"] == [8, 8]
+    assert row["drawn_masks"]["grid"] == [TOY_WORLD.latent_side] * 2
     assert set(row["layouts"]["face_sim"]) == {"template", *LAYOUTS}
     text = make_tables([row, row])
     for table in text.split("\n\n")[1:]:

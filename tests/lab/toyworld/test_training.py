@@ -482,7 +482,7 @@ def test_a_short_training_spreads_the_towers_embeddings(tmp_path, monkeypatch):
         few_pictures(monkeypatch, spread=weight)
         encoder, _ = train_tower(replace(settings, folder=tmp_path / str(weight)))
         directions[weight] = measure_tower(encoder, people=60)["directions"]
-    assert directions[1.0] > 1.5 * directions[0.0]
+    assert directions[1.0] > 1.3 * directions[0.0]
 
 
 def test_head_squares_hold_heads(tmp_path):
