@@ -126,7 +126,7 @@ class FlowPredictor:
     """The x0 prediction for each of several prompts, a call for each, as their references differ in number."""
 
     def __init__(self, pipe: TransformerPipeline) -> None:
-        self._transformer = pipe.transformer
+        self._transformer, self._dtype = pipe.transformer, pipe.transformer.dtype  # diffusers searches for the dtype
 
     @torch.no_grad()
     def __call__(
@@ -138,13 +138,13 @@ class FlowPredictor:
     def _velocity(self, latent: Tensor, sigma: float, prompt: Prompt) -> Tensor:
         assert isinstance(prompt, FlowPrompt)
         assert prompt.pooled is not None
-        count, dtype = len(latent), self._transformer.dtype
+        count = len(latent)
         text, pooled, *references = (
-            each.to(latent.device, dtype).expand(count, *each.shape[1:])
+            each.to(latent.device, self._dtype).expand(count, *each.shape[1:])
             for each in (prompt.embeddings, prompt.pooled, *map(to_model_scale, prompt.references))
         )
         times = torch.full((count,), sigma, device=latent.device)
-        return predict_velocity(self._transformer, latent.to(dtype), times, text, pooled, references).float()
+        return predict_velocity(self._transformer, latent.to(self._dtype), times, text, pooled, references).float()
 
 
 def sample_frames_together(

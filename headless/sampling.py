@@ -104,6 +104,7 @@ class Predictor:
 
     def __init__(self, pipe: Any, region: Region | None = None) -> None:
         self._unet = pipe.unet
+        self._device, self._dtype = pipe.unet.device, pipe.unet.dtype  # diffusers searches all layers for them
         self._logs = log_levels(pipe.scheduler.config)
         self._predicts = prediction_type(pipe.scheduler.config)
         self._pipe, self._region = pipe, region
@@ -114,7 +115,7 @@ class Predictor:
     ) -> list[Float[Tensor, "b c h w"]]:
         """Predict x0 from a latent in variance-exploding scale, both float32; a prediction per prompt."""
         scale = (1 + sigma**2) ** -0.5
-        model_input = torch.cat([latent * scale] * len(prompts)).to(self._unet.dtype)
+        model_input = torch.cat([latent * scale] * len(prompts)).to(self._dtype)
         summaries = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
         pooled = self._repeated(summaries, len(latent)) if summaries else None
         output = self._unet(
@@ -132,7 +133,7 @@ class Predictor:
 
     def _repeated(self, rows: Sequence[Tensor], count: int) -> Tensor:
         """One row per prompt and picture, all pictures of a prompt together."""
-        return torch.cat([row.expand(count, *row.shape[1:]) for row in rows]).to(self._unet.device, self._unet.dtype)
+        return torch.cat([row.expand(count, *row.shape[1:]) for row in rows]).to(self._device, self._dtype)
 
 
 def guided(unconditional: Tensor, conditional: Tensor, cfg: int | float) -> Tensor:
