@@ -68,7 +68,7 @@ DISCOVERY = Evaluation(
     of_discovery.make_tables,
     DISCOVERY_FIGURE,
     reported=of_discovery.REPORTED,
-    made_with={"drawn": list(of_discovery.SOURCES), "pictures": of_discovery.PICTURES},
+    made_with={"drawn": list(of_discovery.SOURCES), "pictures": of_discovery.PICTURES, "steps": of_discovery.STEPS},
 )
 
 PROMPTS_FIGURE = Figure(

@@ -38,6 +38,8 @@ from .stories import FRAMES, ToyStory, make_story
 from .variants import NARROW_RANK, counted_evaluations, draw_directly, make_portraits
 
 PICTURES = 15
+STEPS = 10
+"""Of these pictures; fewer than a story's, as they are many."""
 RANKS = (NARROW_RANK, 10)
 ROUNDS = (1, 2, 3, 4)
 MEAN, TRUE = "mean", "true"
@@ -50,7 +52,7 @@ _SEED = 3  # together with a story's number; `identitystory.drawn_scenes` and `t
 
 def open_measure() -> Callable[[int], tuple[Row, dict[str, list[Picture]]]]:
     """`measure_story` with the shipped weights."""
-    return partial(measure_story, open_instruments(evaluation_settings()))
+    return partial(measure_story, open_instruments(evaluation_settings(steps=STEPS)))
 
 
 def measure_story(instruments: Instruments, number: int) -> tuple[Row, dict[str, list[Picture]]]:
@@ -142,9 +144,9 @@ def make_tables(rows: Rows) -> str:
         "minus the mean's",
     )  # fmt: skip
     return (
-        f"{len(rows)} stories of {PICTURES} pictures of one person, drawn with each of {len(SOURCES)} identities, "
-        f"{pictures:,} in all; {evaluations:,} UNet evaluations. Means over people, with 95 % bootstrap intervals; "
-        "differences are taken person by person.\n\n" + table(titles, lines)
+        f"{len(rows)} stories of {PICTURES} pictures of one person, drawn with each of {len(SOURCES)} identities in "
+        f"{STEPS} steps, {pictures:,} in all; {evaluations:,} UNet evaluations. Means over people, with 95 % bootstrap "
+        "intervals; differences are taken person by person.\n\n" + table(titles, lines)
     )
 
 

@@ -74,7 +74,8 @@ def test_the_table_compares_with_the_mean():
     }
     text = discovery.make_tables([row, row | {"story": 1}])
     assert text.startswith(
-        "2 stories of 15 pictures of one person, drawn with each of 10 identities, 300 in all; 3,000 UNet"
+        "2 stories of 15 pictures of one person, drawn with each of 10 identities in 10 steps, 300 in all; 3,000 UNet "
+        "evaluations. Means over people, with 95 % bootstrap intervals; differences"
     )
     gains = "28 of 30 | 0.500 [0.500, 0.500] | +0.250 [+0.250, +0.250] |"
     assert f"| discovery, rank 3, 1 round | 38 | 0.750 [0.750, 0.750] | 0.375 [0.375, 0.375] | – | {gains}" in text
