@@ -61,8 +61,7 @@ _TOYWORLD_FACES = {"image_encoder": TOYWORLD, "face_models": TOYWORLD}
 """What suits the toy world where it differs from the defaults.
 
 The toy detector's scores are shares that add up to 1 over all words, and boys look like men: whoever is most like the
-word is taken, be the detector ever so unsure. Ten directions hold nearly all that the toy encoder says of portraits, so
-that a filter of rank 10 has nothing to go by (docs/evidence.md).
+word is taken, be the detector ever so unsure.
 """
 
 
