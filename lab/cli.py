@@ -24,6 +24,13 @@ InjectorFile = Annotated[Path, _settings_file("toyworld_injector_stage1, toyworl
 TrainingOut = Annotated[str | None, typer.Option(metavar="DIR", help="In place of the file's out.")]
 TrainingSteps = Annotated[int | None, typer.Option(help="In place of the file's steps.")]
 TrainingDevice = Annotated[str | None, typer.Option(help="In place of the file's device: cpu or cuda.")]
+Assignment = Annotated[
+    str | None, typer.Option(help="In place of the file's references: shuffled, aligned, average or stacked.")
+]
+StartFile = Annotated[str | None, typer.Option(metavar="FILE", help="In place of the file's start: an adapter.")]
+SynchronizerLora = Annotated[
+    str | None, typer.Option(metavar="FILE", help="In place of the file's synchronizer, for stage 2.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what a step takes, in time and memory; write nothing.")]
 
 
@@ -50,13 +57,17 @@ def train_injector(
     out: TrainingOut = None,
     steps: TrainingSteps = None,
     device: TrainingDevice = None,
+    references: Assignment = None,
+    start: StartFile = None,
+    synchronizer: SynchronizerLora = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train an ID injector (Storynizor), through which a checkpoint sees the faces of reference pictures.
 
     Stopping and several processes work as with train-synchronizer.
     """
-    _train("injector", settings, dry_run, out=out, steps=steps, device=device)
+    parts = {"references": references, "start": start, "synchronizer": synchronizer}
+    _train("injector", settings, dry_run, out=out, steps=steps, device=device, **parts)
 
 
 def _train(what: str, settings: Path, dry_run: bool, **changes: Any) -> None:

@@ -73,6 +73,27 @@ def test_an_injector_and_pictures_with_the_faces_of_reference_pictures(options, 
     assert drawn[0] != drawn[1]
 
 
+def test_stage_2_takes_what_stage_1_made_and_the_way_to_assign_references_from_the_command_line(options, tmp_path):
+    sizes = {"image_encoder": "toyworld", "tokens": 2, "resampler_heads": 2, "resampler_depth": 1}
+    values = {name: value for name, value in {**options, **sizes}.items() if name != "rank"}
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["--steps", 1, "--references", "stacked", "--out"]
+    done = call(tmp_path, values, *words, first, command="train-injector")
+    assert done.exit_code == 0, done.output
+    words += [second, "--start", first / "injector.safetensors"]
+    done = call(tmp_path, {**values, "stage": 2}, *words, command="train-injector")
+    assert done.exit_code == 0, done.output
+    assert (second / "injector.safetensors").is_file()
+    for stage, name, wrong in (
+        (1, "references", "sideways"),
+        (2, "synchronizer", "there_is_none"),
+        (2, "start", "nor"),
+    ):
+        done = call(tmp_path, {**values, "stage": stage}, f"--{name}", wrong, command="train-injector")
+        assert done.exit_code == 2
+        assert wrong in done.output
+
+
 def test_a_dry_run_says_what_a_step_takes_and_writes_nothing(options, tmp_path):
     done = call(tmp_path, {**options, "tracker": "tensorboard"}, "--dry-run")
     assert done.exit_code == 0, done.output
