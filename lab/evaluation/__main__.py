@@ -2,7 +2,7 @@
 
     python -m story_identity.lab.evaluation toyworld --stories 60 --out evaluation --processes 2
     python -m story_identity.lab.evaluation discovery --stories 60 --out evaluation_discovery --processes 2
-    python -m story_identity.lab.evaluation prompts --stories 30 --out evaluation_prompts --processes 2
+    python -m story_identity.lab.evaluation prompts --stories 60 --out evaluation_prompts --processes 2
     python -m story_identity.lab.evaluation fewer-evaluations --stories 60 --out evaluation_fewer --processes 2
     python -m story_identity.lab.evaluation storynizor --stories 60 --out evaluation_storynizor --processes 2
     python -m story_identity.lab.evaluation training --stories 60 --out evaluation_training --processes 2
@@ -183,7 +183,7 @@ def discovery(out: Out, stories: Stories = 60, processes: Processes = 1, page: P
 
 
 @app.command()
-def prompts(out: Out, stories: Stories = 30, processes: Processes = 1, page: Page = _IDENTITYSTORY) -> None:
+def prompts(out: Out, stories: Stories = 60, processes: Processes = 1, page: Page = _IDENTITYSTORY) -> None:
     """Re-denoise from the frame's prompt and from the character's description, and write the tables and the figure."""
     _run(PROMPTS, out, stories, processes, page)
 
