@@ -1,13 +1,13 @@
 """A pipeline whose UNet is frozen and has the hooks of training; what both trainers are made on."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...core.shapes import Float
 from ...headless.unet_attention import hooked_attention
-from ..plain_attention import plain_attention
+from ..float32_attention import Float32Attention
 from .denoising_task import DenoisingTask
 from .group_attention import TrainingAttention
 from .settings import TrainingSettings
@@ -38,9 +38,8 @@ class FrozenPipeline(nn.Module):
 
     def predict(self, task: DenoisingTask) -> Float[Tensor, "n c h w"]:
         """What the UNet predicts, to learn from."""
-        if self.unet.is_gradient_checkpointing:  # what the backward pass computes again would be computed otherwise
-            return task.predict(self.pipe)
-        with plain_attention(self.unet.device.type, task.noisy[0, 0].numel()):
+        # With checkpointing, the backward pass would compute again what was computed otherwise.
+        with nullcontext() if self.unet.is_gradient_checkpointing else Float32Attention():
             return task.predict(self.pipe)
 
     @property

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ....core.atomic_files import atomic_write
 from ....core.quoting import quote
-from ....core.toyworld.sizes import TOY_WORLD
-from ...plain_attention import plain_attention
+from ...float32_attention import Float32Attention
 from ...step_random import StepRandom
 from ...training.loop import LOSSES, Loop
 from ...training.settings import LoopSettings
@@ -74,13 +73,13 @@ class Settings:
     def autocast(self) -> Iterator[None]:
         """Inside, networks run in bfloat16 where that is faster; without instructions for it, it is 20 times slower.
 
-        On a processor, attention is computed in plain steps.
+        On a processor, attention is computed in float32.
         """
         kind = self.device.partition(":")[0]
         fast = kind != "cpu" or _processor_has_bfloat16()
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=fast))
-            stack.enter_context(plain_attention(kind, TOY_WORLD.latent_side**2))
+            stack.enter_context(Float32Attention())
             yield
 
     def compiled(self, function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
