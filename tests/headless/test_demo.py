@@ -288,4 +288,4 @@ def test_the_story_that_comes_with_the_demo():
     for sentence, cast in itertools.chain(zip(raw["told"], casts, strict=True)):
         assert not re.search(r"[<>&]", sentence)
         assert cast
-    assert demo_settings().on_missing == "skip"
+    assert (demo_settings().on_missing, demo_settings().threads) == ("skip", 2)
