@@ -71,7 +71,7 @@ def check_lora(
     wrong = [
         f"{layer} has matrices of {tuple(down.shape)} and {tuple(up.shape)} for weights of {tuple(shape)}"
         for layer, (down, up) in sorted(pairs.items())
-        if (shape := layers.get(layer)) is not None and (up.shape[0], down.shape[1]) != tuple(shape[:2])
+        if (shape := layers.get(layer)) is not None and not _fits(down, up, shape)
     ]
     refuse_gaps(missing, pairs.keys() - layers.keys(), wrong, f"The LoRA in {name}", model)
 
@@ -79,6 +79,12 @@ def check_lora(
 def _kind(layer: str) -> str:
     """What a layer is within its block: attn1.to_q. One outside of transformer blocks is of a kind of its own."""
     return re.sub(r"^.*\.transformer_blocks\.\d+\.", "", layer)
+
+
+def _fits(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
+    """Whether the product of both has a weight's shape; linear layers may be written as convolutions of 1 x 1."""
+    sides = [[side for side in each if side != 1] for each in (up.shape[2:], down.shape[2:], shape[2:])]
+    return (up.shape[0], down.shape[1]) == tuple(shape[:2]) and not sides[0] and sides[1] == sides[2]
 
 
 def _go_together(down: Tensor, up: Tensor) -> bool:

@@ -93,11 +93,9 @@ def clip_tower(kind: Any, config: Any, weights: Mapping[str, Tensor]) -> Any:
 
 
 def layer_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's weights of two axes and more by the names of its layers, adapters left out."""
+    """The shapes of a network's weights of two axes and more by the names of its layers."""
     weights = {name.removesuffix(".weight"): value for name, value in network.named_parameters() if value.ndim > 1}
-    return {
-        name.removesuffix(".base_layer"): tuple(value.shape) for name, value in weights.items() if ".lora_" not in name
-    }
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Studio:
             each.character.name: (self._prompt_with(identities[each.character.name], frame, each), negative)
             for each in frame.appearances
         }
-        with identity_generator(self.pipe):
+        with identity_generator(self.pipe, self.photomaker):
             return redenoise(
                 self._plan(settings.steps, settings.cfg),
                 cache,

@@ -170,7 +170,7 @@ def draw_directly(
     negative = Prompt.joined([encode_prompt(pipe, frame.negative, frame.label) for frame in frames])
     plan = SamplingPlan(pipe, settings.sampler, settings.scheduler, settings.steps, settings.cfg)
     solver = Solver(plan.sampler, plan.sigmas(), seed)
-    with identity_generator(pipe):
+    with identity_generator(pipe, studio.photomaker):
         latents = sample(solver, plan.denoiser(positive, negative), noise, plan.levels())
     return from_model_scale(pipe, latents)
 

@@ -29,17 +29,17 @@ def prediction(pipe):
 
 
 def test_the_lora_is_on_inside_and_off_outside_bit_for_bit(generator, pipe):
-    with_lora, _ = generator
+    with_lora, photomaker = generator
     base = prediction(pipe)
     assert torch.equal(prediction(with_lora), base)
-    with identity_generator(with_lora):
+    with identity_generator(with_lora, photomaker):
         assert largest_difference(prediction(with_lora), base) > 1e-3
     assert torch.equal(prediction(with_lora), base)
 
 
 def test_the_lora_is_off_again_after_an_error(generator, pipe):
     def fail():
-        with identity_generator(generator[0]):
+        with identity_generator(*generator):
             raise KeyError
 
     pytest.raises(KeyError, fail)
@@ -56,7 +56,7 @@ def test_the_lora_is_what_adding_its_product_to_the_weights_gives(generator, toy
             weight.data += lora[f"{stem}.lora_B.weight"].float() @ lora[f"{stem}.lora_A.weight"].float()
             changed += 1
     assert changed == len([key for key in lora if key.endswith("lora_A.weight")]) > 0
-    with identity_generator(generator[0]):
+    with identity_generator(*generator):
         assert_close(prediction(generator[0]), prediction(merged))
 
 
@@ -249,6 +249,6 @@ def test_a_lora_under_older_names_is_the_same(generator, toyworld_folder, tmp_pa
         renamed[key] = value
     save_file(renamed, tmp_path / "older.safetensors")
     older = load_checkpoint(str(toyworld_folder))
-    load_photomaker(tmp_path / "older.safetensors", older)
-    with identity_generator(generator[0]), identity_generator(older):
+    photomaker = load_photomaker(tmp_path / "older.safetensors", older)
+    with identity_generator(*generator), identity_generator(older, photomaker):
         assert torch.equal(prediction(generator[0]), prediction(older))

@@ -65,11 +65,11 @@ def touched(layout):
 
 @pytest.mark.parametrize("people", [0, 1, 2])
 def test_a_frame_costs_two_evaluations_per_step_and_character(generator, prompts, noise, count, people):
-    pipe, _ = generator
+    pipe, photomaker = generator
     plan, layout = plan_of(pipe), layout_of(*[(4, 4, 40, 24), (8, 36, 44, 60)][:people])
     cache = sample_template(plan, *prompts, noise, 7)
     assert count() == 2 * STEPS
-    with identity_generator(pipe):
+    with identity_generator(pipe, photomaker):
         redenoise(plan, cache, layout, dict.fromkeys(layout.names, prompts), start=START, max_kernel=50)
     assert count() == 2 * STEPS + 2 * people * (STEPS - START)
 
@@ -87,7 +87,7 @@ def test_the_background_is_the_templates_bit_for_bit(generator, prompts, noise, 
     cache = sample_template(plan, *prompts, noise, 7)
     face = torch.randn(TOY_WORLD.text_width, generator=torch.Generator().manual_seed(0))
     positive = photomaker.fuse(prompts[0], 2, face)
-    with identity_generator(pipe):
+    with identity_generator(pipe, photomaker):
         found = redenoise(
             plan,
             cache,
@@ -137,7 +137,7 @@ def test_a_shared_unconditional_gives_the_same_picture(generator, prompts, noise
     words = {
         name: (photomaker.fuse(prompts[0], 2, face), prompts[1]) for name, face in zip(layout.names, faces, strict=True)
     }
-    with identity_generator(pipe):
+    with identity_generator(pipe, photomaker):
         own, shared = (
             redenoise(plan, cache, layout, words, start=START, max_kernel=50, guidance=each) for each in (OWN, SHARED)
         )
@@ -187,9 +187,9 @@ def test_each_character_has_a_mask_of_their_own(pipe, prompts, noise):
 
 
 def test_a_pass_leaves_nothing_behind(generator, prompts, noise):
-    pipe, _ = generator
+    pipe, photomaker = generator
     one, two = (sample_template(plan_of(pipe), *prompts, noise, 7) for _ in range(2))
-    with identity_generator(pipe):
+    with identity_generator(pipe, photomaker):
         redenoise(plan_of(pipe), one, layout_of((0, 0, 64, 64)), {"person 0": prompts}, start=START, max_kernel=0)
     three = sample_template(plan_of(pipe), *prompts, noise, 7)
     assert torch.equal(one.final, two.final)

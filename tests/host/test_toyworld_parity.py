@@ -168,7 +168,7 @@ def test_a_frame_comes_out_the_same_from_the_same_noise(comfy, questions, pipe, 
         position = word_position(pipe, frame.prompt, span, frame.label)
         prompts[person.name] = photomaker.fuse(positive, position, identity), negative
     passes = {key: SETTINGS[key] for key in ("start", "max_kernel")}
-    with identity_generator(pipe):
+    with identity_generator(pipe, photomaker):
         again = sampling.redenoise(plan, cache, layout, prompts, **passes)
     assert largest_difference(comfy[f"frame {sampler} {scheduler}"], again) < CLOSE
     assert largest_difference(again, cache.final) > 100 * CLOSE
