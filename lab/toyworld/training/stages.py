@@ -142,7 +142,7 @@ def _make_transformer(settings: Settings, out: Path) -> Made:
     from .train_dit import measure_dit, train_dit
 
     vae = load_vae(out).to(settings.device)
-    model, losses = train_dit(vae, settings)
+    model, losses = train_dit(vae, settings, words=out)
     write_tokenizer(out / "transformer" / "tokenizer", transformer_vocabulary())
     weights = {
         "transformer/transformer": to_published(model.transformer.state_dict(), TRANSFORMER.layers()),

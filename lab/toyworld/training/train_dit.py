@@ -1,10 +1,13 @@
 """The diffusion transformer: a text encoder and a network of the Flux.1 family, trained together by flow matching.
 
-One network and one training make both the base model and the identity generator: half of every batch is drawn from the
-caption alone, half from the caption and a portrait of one of its people, which the network reads as reference latents.
-Two stages would have needed a second file as large as the first, since references go through every layer, and the
-template would have been drawn by another network than the one that re-draws its people. The loss of the second half
-counts most where that person is, as only that part is used in re-denoising.
+One network and one training make both the base model and the identity generator: three quarters of every batch are
+drawn from the caption alone, the others from the caption and a portrait of one of its people, which the network reads
+as reference latents: portraits are learned much sooner than words. Two stages would have needed a second file as large
+as the first, since references go through every layer, and the template would have been drawn by another network than
+the one that re-draws its people. With a portrait the loss counts most where that person is, as only that part is used
+in re-denoising.
+
+The text encoder begins as the UNet's, which tells already which word belongs to which.
 
 Noise and time are those of Esser et al. 2024 (arXiv:2403.03206): latents and noise are mixed linearly, the network is
 asked for their difference, and times are logit-normal. The family multiplies latents by 0.36, so the times' middle is
@@ -26,6 +29,7 @@ from torch.nn.functional import interpolate
 from ....core.reference_words import with_reference
 from ....core.text_search import Span
 from ....core.toyworld.flux_layout import to_diffusers
+from ....core.toyworld.models import text_encoder_weights
 from ....core.toyworld.sizes import TOY_WORLD
 from ....core.toyworld.transformer import (
     TIME_LOCATION,
@@ -45,7 +49,7 @@ from ..world import draw, portrait_plan, sample_plan
 from .cached_tensors import cached
 from .rendered_scenes import to_pixels
 from .text_encoder import new_text_encoder
-from .train_base import drop_words, load_text_encoder
+from .train_base import drop_words, load_text_encoder, text_keys
 from .train_network import Settings, train
 from .train_photomaker import augment_portraits
 
@@ -54,7 +58,9 @@ HELD_OUT = 512
 REFERENCE_SIDES = (96, 144)
 """Pixels: what Reference Conditioning makes of a square portrait for 0.01 and 0.02 megapixels."""
 OUTSIDE, INSIDE = 0.25, 3.25
-"""What the error of the half with references counts outside the person and on them."""
+"""What the error of rows with references counts outside the person and on them."""
+INSIDE_ALONE = 3.0
+"""What the error of rows without references counts on one of the people; outside it counts 1."""
 _CHUNK, _WAITING = 64, 32
 """Lessons that are drawn at a time, and how many such parts may wait to be encoded."""
 
@@ -110,59 +116,94 @@ class Lessons:
 
 
 def train_dit(
-    vae: Encoder, settings: Settings, scenes: int = SCENES, sizes: TransformerSizes = TRANSFORMER
+    vae: Encoder,
+    settings: Settings,
+    scenes: int = SCENES,
+    sizes: TransformerSizes = TRANSFORMER,
+    words: Path | None = None,
 ) -> tuple[Transformer, list[float]]:
     """Train both parts; the VAE stays as it is.
+
+    Args:
+        vae: Makes the latents.
+        settings: How; their `start` is a folder with a folder `transformer` of finished weights.
+        scenes: How many are drawn to learn from.
+        sizes: Of the transformer.
+        words: A folder with the UNet's text encoder, to begin with where there is no `start`.
 
     Raises:
         ValueError: If the VAE's latents are not of 16 channels, or a batch has fewer than two rows.
     """
     if settings.batch < 2:
-        raise ValueError(f"batch is {settings.batch}; it must be 2 or more: half of it has references.")
+        raise ValueError(f"batch is {settings.batch}; it must be 2 or more: a part of it has references.")
     lessons = draw_lessons(vae, settings, scenes)
     model = Transformer(settings.seed, sizes)
     if settings.start is not None:
         load_transformer(model, settings.start / "transformer", sizes)
+    elif words is not None:
+        begin_with_words(model.text, words)
     model.to(settings.device)
-    velocity = settings.compiled(model.velocity)
+    velocity, alone = settings.compiled(model.velocity), settings.batch * 3 // 4
 
     def loss(random: StepRandom) -> Tensor:
         rows = torch.from_numpy(random.numpy.choice(len(lessons.latents), settings.batch, replace=False))
         side = int(random.numpy.choice(list(lessons.portraits)))
         with settings.autocast():
-            alone, shown = flow_losses(velocity, lessons, rows, side, random, settings.device)
-        return (alone.mean() + shown.mean()) / 2
+            parts = flow_losses(velocity, lessons, rows[:alone], rows[alone:], side, random, settings.device)
+        return torch.cat(parts).mean()
 
     return model.train(), train("transformer", model, loss, settings)
 
 
 def flow_losses(
-    velocity: Callable[..., Tensor], lessons: Lessons, rows: Tensor, side: int, random: StepRandom, device: str
+    velocity: Callable[..., Tensor],
+    lessons: Lessons,
+    alone: Tensor,
+    shown: Tensor,
+    side: int,
+    random: StepRandom,
+    device: str,
 ) -> tuple[Tensor, Tensor]:
-    """The weighted squared errors of the first half of the rows, without references, and of the others, with them.
+    """The weighted squared errors of rows without references, and of rows with them.
 
     Args:
         velocity: `Transformer.velocity`.
         lessons: What is drawn.
-        rows: Which of them.
+        alone: Which of them without references.
+        shown: Which with them.
         side: Of the portraits, in pixels.
         random: Gives noise, times and dropped words.
         device: Of the model.
     """
+    rows, first = torch.cat([alone, shown]), len(alone)
     clean = to_model_scale(lessons.latents[rows].float()).to(device)
     noise, times = random.normal(*clean.shape).to(device), draw_times(len(rows), random).to(device)
     noisy = clean.lerp(noise, times.view(-1, 1, 1, 1))
-    half = len(rows) // 2
-    plain, shown = slice(half), slice(half, None)
-    words = [
-        drop_words(tokens, random).to(device) for tokens in (lessons.tokens[rows[plain]], lessons.told[rows[shown]])
-    ]
-    portraits = to_model_scale(lessons.portraits[side][rows[shown]].float()).to(device)
-    alone = velocity(noisy[plain], times[plain], words[0])
-    seen = velocity(noisy[shown], times[shown], words[1], [portraits])
-    weight = OUTSIDE + (INSIDE - OUTSIDE) * lessons.masks[rows[shown]].to(device)
-    target = noise - clean
-    return (alone - target[plain]) ** 2, weight * (seen - target[shown]) ** 2
+    words = [drop_words(tokens, random).to(device) for tokens in (lessons.tokens[alone], lessons.told[shown])]
+    portraits = to_model_scale(lessons.portraits[side][shown].float()).to(device)
+    found = (
+        velocity(noisy[:first], times[:first], words[0]),
+        velocity(noisy[first:], times[first:], words[1], [portraits]),
+    )
+    errors, people = (torch.cat(found) - (noise - clean)) ** 2, lessons.masks[rows].to(device)
+    return (
+        (1 + (INSIDE_ALONE - 1) * people[:first]) * errors[:first],
+        (OUTSIDE + (INSIDE - OUTSIDE) * people[first:]) * errors[first:],
+    )
+
+
+@torch.no_grad()
+def begin_with_words(text: nn.Module, folder: Path) -> None:
+    """Put the UNet's text encoder in a folder into the transformer's, which knows more words; those stay as they are.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it cannot be read, or has other tensors.
+    """
+    state, (loaded, known) = text.state_dict(), text_encoder_weights(folder)
+    for key, stored in zip(state, text_keys(state), strict=True):
+        part = state[key][:known] if "token_embedding" in key else state[key]
+        part.copy_(loaded[stored])
 
 
 def load_transformer(model: Transformer, folder: Path, sizes: TransformerSizes = TRANSFORMER) -> None:
@@ -234,16 +275,15 @@ def measure_dit(model: Transformer, vae: Encoder, settings: Settings, count: int
     model.eval()
     sums = torch.zeros(3)
     for start in range(0, count, 64):
-        rows = torch.arange(start, min(start + 64, count)).repeat(2)
+        rows = torch.arange(start, min(start + 64, count))
         parts = []
         for known in (lessons, strangers):
-            alone, shown = flow_losses(
-                model.velocity, known, rows, side, StepRandom.of(settings.seed, 1, start), settings.device
-            )
-            parts += [alone.mean(), shown.mean()]
+            random = StepRandom.of(settings.seed, 1, start)
+            both = flow_losses(model.velocity, known, rows, rows, side, random, settings.device)
+            parts += [each.mean() for each in both]
         sums += torch.stack([parts[0], parts[1], parts[3]]).cpu() * len(rows)
     names = ("error", "error_with_reference", "error_with_a_strangers_reference")
-    return {name: round(float(each) / (2 * count), 5) for name, each in zip(names, sums, strict=True)}
+    return {name: round(float(each) / count, 5) for name, each in zip(names, sums, strict=True)}
 
 
 def _chunk(count: int, seed: int, held_out: bool, start: int) -> list[np.ndarray]:

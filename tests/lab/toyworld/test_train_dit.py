@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from story_identity.core.toyworld.flux_layout import to_published
+from story_identity.core.toyworld.models import WEIGHTS, text_encoder_weights
 from story_identity.core.toyworld.sizes import TOY_WORLD
 from story_identity.core.toyworld.transformer import (
     LATENT_SCALE,
@@ -14,11 +15,12 @@ from story_identity.core.toyworld.transformer import (
     to_model_scale,
     transformer_vocabulary,
 )
-from story_identity.core.toyworld.vocabulary import tokenize
+from story_identity.core.toyworld.vocabulary import tokenize, vocabulary
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
 from story_identity.lab.toyworld.training import train_dit as trainer
+from story_identity.lab.toyworld.training.text_encoder import new_text_encoder
 from story_identity.lab.toyworld.training.train_base import text_keys
 from story_identity.lab.toyworld.training.train_dit import (
     INSIDE,
@@ -108,14 +110,29 @@ def test_times_are_logit_normal_about_where_noise_and_latents_are_as_strong():
 
 
 def test_before_training_the_error_is_the_targets_square(settings, lessons):
-    """The network begins with a prediction of 0; what lies on the person of the portrait counts thirteen times."""
+    """The network begins with a prediction of 0; what lies on the person of the portrait counts thirteen times.
+
+    Without a portrait it counts three times.
+    """
     model, rows = Transformer(0, SMALL), torch.arange(8)
-    alone, shown = flow_losses(model.velocity, lessons, rows, 96, StepRandom.of(0, 0, 1), "cpu")
+    alone, shown = flow_losses(model.velocity, lessons, rows[:6], rows[6:], 96, StepRandom.of(0, 0, 1), "cpu")
     random = StepRandom.of(0, 0, 1)
     clean = to_model_scale(lessons.latents[:8].float())
     target = (random.normal(*clean.shape) - clean) ** 2
-    assert_close(alone, target[:4])
-    assert_close(shown, (OUTSIDE + (INSIDE - OUTSIDE) * lessons.masks[4:8]) * target[4:])
+    assert_close(alone, (1 + 2 * lessons.masks[:6]) * target[:6])
+    assert_close(shown, (OUTSIDE + (INSIDE - OUTSIDE) * lessons.masks[6:8]) * target[6:])
+
+
+def test_the_text_encoder_begins_as_the_unets():
+    text = new_text_encoder(3, transformer_vocabulary())
+    before = text.state_dict()["embeddings.token_embedding.weight"].clone()
+    trainer.begin_with_words(text, WEIGHTS)
+    (loaded, known), state = text_encoder_weights(), text_keys(text.state_dict())
+    table = "text_model.embeddings.token_embedding.weight"
+    assert transformer_vocabulary()[:known] == vocabulary()
+    assert torch.equal(state[table][:known], loaded[table])
+    assert torch.equal(state[table][known:], before[known:])
+    assert all(torch.equal(state[key], value) for key, value in loaded.items() if key != table)
 
 
 @pytest.mark.slow
@@ -124,9 +141,8 @@ def test_the_loss_falls_on_a_fixed_batch(lessons):
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
     def loss():
-        return sum(
-            part.mean() for part in flow_losses(model.velocity, lessons, rows, 96, StepRandom.of(0, 0, 1), "cpu")
-        )
+        parts = flow_losses(model.velocity, lessons, rows[:4], rows[4:], 96, StepRandom.of(0, 0, 1), "cpu")
+        return sum(part.mean() for part in parts)
 
     losses = []
     for _ in range(20):
