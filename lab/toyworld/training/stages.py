@@ -182,7 +182,7 @@ STAGES: dict[str, Stage] = {
     "photomaker": Stage(_make_photomaker, 8_000, 32, 1e-3, 200),
     "words": Stage(_make_words, 600, 32, 1e-3, 8),
     "probe": Stage(_make_probe, 3_500, 32, 2e-3, 15),
-    "transformer": Stage(_make_transformer, 40_000, 32, 5e-4, 180, extra=True),
+    "transformer": Stage(_make_transformer, 40_000, 32, 1e-3, 180, extra=True),
 }
 """In the order in which they need each other. The minutes are for two CPU cores; a longer run draws better.
 
