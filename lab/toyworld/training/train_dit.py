@@ -43,7 +43,7 @@ from ....core.toyworld.transformer import (
 from ....core.toyworld.vocabulary import CLASS_WORDS, tokenize
 from ....headless.toy_transformer import new_transformer, predict_velocity
 from ...step_random import StepRandom
-from ..captions import describe
+from ..captions import caption_of, describe
 from ..plan import Plan
 from ..world import draw, portrait_plan, sample_plan
 from .cached_tensors import cached
@@ -61,6 +61,8 @@ OUTSIDE, INSIDE = 0.25, 3.25
 """What the error of rows with references counts outside the person and on them."""
 INSIDE_ALONE = 3.0
 """What the error of rows without references counts on one of the people; outside it counts 1."""
+TELLS_CLOTHES = 0.5
+"""Share of the people, of one or two in a picture, whose clothes the caption tells."""
 _CHUNK, _WAITING = 64, 32
 """Lessons that are drawn at a time, and how many such parts may wait to be encoded."""
 
@@ -294,21 +296,25 @@ def _chunk(count: int, seed: int, held_out: bool, start: int) -> list[np.ndarray
 
 
 def _lesson(random: np.random.Generator, held_out: bool) -> tuple[np.ndarray, ...]:
-    """A picture, its caption's tokens, those that refer to a portrait, who is shown where, and portraits of them."""
+    """A picture, its caption's tokens, those that refer to a portrait, who is shown where, and portraits of them.
+
+    Captions tell what people wear more often than the world's own do; those with a portrait, which shows it, seldom.
+    """
     while True:
         plan = sample_plan(random, held_out, people=int(random.choice((1, 2, 3), p=(0.5, 0.4, 0.1))))
+        dressed = tuple(bool(random.random() < TELLS_CLOTHES) and len(plan.people) < 3 for _ in plan.people)
+        plan = replace(plan, names_clothes=dressed)
         if random.random() < 0.1:
-            plan = portrait_plan(plan.people[0], plan.names_hair[0])
+            plan = portrait_plan(plan.people[0], plan.names_hair[0], dressed[0])
         who = int(random.integers(len(plan.people)))
-        dressed = tuple(
+        less = tuple(
             told and (number != who or random.random() < 0.3) for number, told in enumerate(plan.names_clothes)
         )
-        plan = replace(plan, names_clothes=dressed)
-        scene, words = draw(plan, random), transformer_vocabulary()
+        scene, shown, words = draw(plan, random), replace(plan, names_clothes=less), transformer_vocabulary()
         try:
             tokens, told = (
                 np.asarray(tokenize(text, TOY_WORLD.text_length, words), np.int64)
-                for text in (scene.caption, _referring(scene.caption, plan, who))
+                for text in (scene.caption, _referring(caption_of(shown, random), shown, who))
             )
         except ValueError:  # a caption so long that the words for the portrait do not fit
             continue
