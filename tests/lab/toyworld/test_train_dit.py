@@ -15,7 +15,7 @@ from story_identity.core.toyworld.transformer import (
     to_model_scale,
     transformer_vocabulary,
 )
-from story_identity.core.toyworld.vocabulary import tokenize, vocabulary
+from story_identity.core.toyworld.vocabulary import GARMENTS, tokenize, vocabulary
 from story_identity.lab.step_random import StepRandom
 from story_identity.lab.toyworld.people import sample_person
 from story_identity.lab.toyworld.plan import Plan
@@ -85,6 +85,15 @@ def test_each_caption_refers_to_one_portrait_in_words_that_are_known(lessons):
     assert ((lessons.told == image).sum(dim=1) == 1).all()
     assert (lessons.told[:, 1:][lessons.told[:, :-1] == image] == one).all()
     assert not torch.isin(torch.tensor(words.index("<|unknown|>")), lessons.told)
+
+
+def test_captions_with_a_portrait_tell_less_of_the_clothes(lessons):
+    words = transformer_vocabulary()
+    garments = torch.tensor([words.index(each) for each in GARMENTS])
+    alone, shown = (torch.isin(each, garments).any(dim=1) for each in (lessons.tokens, lessons.told))
+    assert alone.float().mean() > 0.4  # the world's own captions: 0.3 of one person, 0.5 of two
+    assert alone.sum() > shown.sum()
+    assert not (shown & ~alone).any()
 
 
 def test_the_portraits_person_is_the_one_who_is_told():
