@@ -19,7 +19,7 @@ from ..core.region import MARGIN
 from ..core.story import Frame
 from .host.checkpoint_parts import require_parts
 from .host.latents import as_latent, frame_latent
-from .host.miswiring import base_as_generator, generator_as_base, refuse_shared_attention
+from .host.miswiring import base_as_generator, generator_as_base, refuse_fused_prompts, refuse_shared_attention
 from .host.node_text import report, warn
 from .host.passes import check_sampler, redenoise, sample_template, sampler_name_of, schedule, shares_seen
 from .host.references import warn_if_ignored
@@ -401,6 +401,7 @@ class RedenoiseNode(io.ComfyNode):
     ) -> io.NodeOutput:
         require_parts("Progressive-Mask Re-denoise", model=model)
         refuse_shared_attention("Progressive-Mask Re-denoise", model)
+        refuse_fused_prompts(model, cast)
         warn_if_ignored(model, cast)
         warn(base_as_generator(model, cast))
         done = redenoise(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
 from ...core.quoting import quote
@@ -47,6 +48,23 @@ def generator_as_base(node: str, model: Any) -> list[str]:
         f"{node}: the MODEL is an identity generator's (it holds PhotoMaker's LoRA), which follows prompts less well. "
         "Connect the checkpoint's own MODEL here, and this one to Progressive-Mask Re-denoise."
     ]
+
+
+def refuse_fused_prompts(model: Any, cast: Cast) -> None:
+    """Refuse prompts with which PhotoMaker has merged an identity where another network than a UNet is to draw them.
+
+    Raises:
+        ValueError: If one of the cast has such a prompt and is drawn by a diffusion transformer.
+    """
+    for member in cast:
+        drawing = model if member.model is None else member.model
+        if _is_fused(member.positive) and not isinstance(drawing.model.diffusion_model, UNetModel):
+            raise ValueError(
+                f"Progressive-Mask Re-denoise: {quote(member.name)} has a prompt of PhotoMaker's (Identity "
+                "Conditioning, or Story Cast with photomaker), but a diffusion transformer is to draw it and cannot "
+                "read that. Connect vae in place of photomaker at Story Cast, or use Reference Conditioning: a "
+                "transformer takes portraits as reference latents."
+            )
 
 
 def base_as_generator(model: Any, cast: Cast) -> list[str]:

@@ -21,6 +21,7 @@ from story_identity.nodes.host.graph_names import (
     with_fault,
 )
 from story_identity.nodes.host.miswiring import base_as_generator, generator_as_base
+from story_identity.nodes.host.toy_transformer import load_transformer
 from story_identity.nodes.identity import CharacterPortraitsNode, IdentityConditioningNode
 from story_identity.nodes.layout import GroundedSAMLayoutNode
 from story_identity.nodes.sampling import CastNode, NoisyLatentCacheNode, RedenoiseNode
@@ -110,6 +111,19 @@ def check_a_base_model_that_is_to_draw_identities_is_named():
     assert "steps 2 to 3 of 3" in str(done.ui.as_dict()["text"])
     with_own_model = CastNode.execute(cast()[0].identity, cast()[0].positive, prompts()[1], model=world()["generator"])
     assert base_as_generator(world()["model"], with_own_model.result[0]) == []
+
+
+def check_photomakers_prompts_are_refused_for_a_transformer():
+    transformer = load_transformer()
+    cache, layout = template(world()["model"]).result[1], Layout(("Mira",), torch.ones(1, SIDE, SIDE) > 0, "frame 1")
+    fused = cast()[0]
+    own = CastNode.execute(fused.identity, fused.positive, prompts()[1], model=transformer).result[0]
+    for model, members in ((transformer, cast()), (world()["generator"], own)):
+        given = (model, members, cache, layout, 0.2, 0, 4.0, "hard")
+        refused(
+            lambda given=given: RedenoiseNode.execute(*given),
+            "Progressive-Mask Re-denoise", '"Mira"', "diffusion transformer", "Reference Conditioning",
+        )  # fmt: skip
 
 
 def check_shared_attention_is_refused_where_one_frame_is_sampled():
